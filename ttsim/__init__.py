@@ -1,0 +1,1 @@
+"""Predict how a language model runs on Tenstorrent hardware: speed, time to first token and accuracy."""
