@@ -1,1 +1,1 @@
-""""""
+"""Figures that the package carries: published tables, model sizes, calibrated constants."""

@@ -1,0 +1,210 @@
+"""Attention: heads, rotary embedding, KV cache and flash attention, for decode and prefill.
+
+Decode arrays are [B, heads, head_dim] (one token per user), prefill arrays [heads, S, head_dim] (one user).
+Rotary embedding rotates the pairs (2i, 2i + 1): Meta's order, which the device uses; checkpoints in Hugging Face's
+half-split order are permuted when they are loaded.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ttsim.fidelity import get_setting, mask_activations, mask_weights
+from ttsim.formats import round_to
+from ttsim.ops._op import op
+
+# Rows of queries that the simulator (not the device) computes at once: bounds the score matrix's memory.
+_QUERY_ROWS = 1024
+
+
+@op
+def create_heads_decode(qkv, *, kv_heads, head_dim, format):
+    """Splits the fused projection into heads.
+
+    Args:
+      qkv: [B, kv_heads * (group + 2) * head_dim]; for each KV head its group of query heads, then K, then V.
+      kv_heads, head_dim: local KV heads, head size.
+      format: format of qkv.
+
+    Returns:
+      q [B, kv_heads * group, head_dim], k and v [B, kv_heads, head_dim].
+    """
+    del format
+    batch = qkv.shape[0]
+    heads = qkv.reshape(batch, kv_heads, -1, head_dim)
+    q = heads[:, :, :-2].reshape(batch, -1, head_dim)
+    return q, heads[:, :, -2], heads[:, :, -1]
+
+
+@op
+def create_heads_prefill(qkv, *, kv_heads, head_dim, format):
+    """Splits the fused projection of one user into heads: [S, ...] -> q [heads, S, d], k and v [kv_heads, S, d]."""
+    del format
+    rows = qkv.shape[0]
+    heads = qkv.reshape(rows, kv_heads, -1, head_dim).transpose(1, 2, 0, 3)
+    q = heads[:, :-2].reshape(-1, rows, head_dim)
+    return q, heads[:, -2], heads[:, -1]
+
+
+@op
+def rotary_tables(positions, inverse_frequencies, *, scaling, format):
+    """cos and sin of position x frequency, looked up on the device in two tables.
+
+    Args:
+      positions: [...] int32; inverse_frequencies: [head_dim / 2].
+      scaling: factor on both (long rope's attention factor).
+      format: format of the tables.
+
+    Returns:
+      cos, sin: [..., head_dim / 2].
+    """
+    angles = positions.astype(jnp.float32)[..., None] * inverse_frequencies.reshape((1,) * positions.ndim + (-1,))
+    return round_to(jnp.cos(angles) * scaling, format), round_to(jnp.sin(angles) * scaling, format)
+
+
+@op
+def rotary(x, cos, sin, *, out_format):
+    """Rotates each pair (x[2i], x[2i+1]) by its angle.
+
+    Args:
+      x: [..., head_dim]; cos, sin: [..., head_dim / 2], broadcastable to x's pairs.
+      out_format: format of the result.
+    """
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    rotated = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
+    return round_to(rotated.reshape(x.shape), out_format)
+
+
+@op
+def update_cache(cache, x, positions, *, format):
+    """Writes one token per user into the KV cache.
+
+    Args:
+      cache: [B, kv_heads, S, head_dim]; x: [B, kv_heads, head_dim]; positions: [B] int32.
+      format: the cache's format.
+
+    Returns:
+      The cache with x at each user's position.
+    """
+    x = round_to(x, format).astype(cache.dtype)[:, :, None]
+    return jax.vmap(lambda c, row, p: jax.lax.dynamic_update_slice_in_dim(c, row, p, axis=1))(cache, x, positions)
+
+
+@op
+def fill_cache(cache, x, user, *, start, format, users_axis=None):
+    """Writes one user's prompt (or a chunk of it) into the KV cache.
+
+    Args:
+      cache: [B, kv_heads, S, head_dim]; x: [kv_heads, s, head_dim], in the cache's format; user: int32 scalar.
+      start: position of x's first row.
+      format: the cache's format.
+      users_axis: mesh axis over which the users are spread (then `user` counts all of them, and the devices that
+        don't hold this user leave their cache as it is).
+    """
+    del format
+    block = x.astype(cache.dtype)[None]
+    zero = jnp.zeros((), user.dtype)
+    if users_axis is None:
+        return jax.lax.dynamic_update_slice(cache, block, (user, zero, zero + start, zero))
+    local = user - jax.lax.axis_index(users_axis) * cache.shape[0]
+    held = (local >= 0) & (local < cache.shape[0])
+    index = (jnp.clip(local, 0, cache.shape[0] - 1), zero, zero + start, zero)
+    old = jax.lax.dynamic_slice(cache, index, block.shape)
+    return jax.lax.dynamic_update_slice(cache, jnp.where(held, block, old), index)
+
+
+@op
+def read_cache(cache, user, *, length, users_axis=None):
+    """One user's first `length` positions of the cache, which chunked attention reads in place.
+
+    Args:
+      cache: [B, kv_heads, S, head_dim]; user: int32 scalar, counted as in `fill_cache`.
+
+    Returns:
+      [kv_heads, length, head_dim].
+    """
+    if users_axis is not None:
+        user = jnp.clip(user - jax.lax.axis_index(users_axis) * cache.shape[0], 0, cache.shape[0] - 1)
+    return jax.lax.dynamic_index_in_dim(cache, user, axis=0, keepdims=False)[:, :length]
+
+
+@op
+def sdpa_decode(q, keys, values, positions, *, setting, kv_format, out_format):
+    """Flash decode: softmax(q K^T / sqrt(d)) V over positions 0..p of each user.
+
+    Args:
+      q: [B, heads, d]; keys, values: [B, kv_heads, S, d]; positions: [B] int32, the newest position.
+      setting: compute setting of both products. kv_format: the cache's format. out_format: the result's.
+
+    Returns:
+      [B, heads, d].
+    """
+    del kv_format
+    setting = get_setting(setting)
+    batch, heads, head_dim = q.shape
+    kv_heads = keys.shape[1]
+    grouped = mask_activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), setting.fidelity)
+    keys, values = (mask_weights(x.astype(jnp.float32), setting.fidelity) for x in (keys, values))
+    scores = jnp.einsum("bkgd,bksd->bkgs", grouped, keys) * head_dim**-0.5
+    visible = jnp.arange(keys.shape[2])[None, :] <= positions[:, None]
+    scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
+    weights = mask_activations(_softmax(scores, setting), setting.fidelity)
+    return round_to(jnp.einsum("bkgs,bksd->bkgd", weights, values).reshape(q.shape), out_format)
+
+
+@op
+def sdpa_prefill(q, keys, values, *, start, setting, kv_format, out_format):
+    """Flash attention: causal softmax(q K^T / sqrt(d)) V of rows start..start+S-1.
+
+    Args:
+      q: [heads, S, d]; keys, values: [kv_heads, start + S, d].
+      start: position of the first query row (chunked prefill reads the earlier ones from the cache).
+      setting, kv_format, out_format: see `sdpa_decode`.
+
+    Returns:
+      [heads, S, d].
+    """
+    del kv_format
+    setting = get_setting(setting)
+    heads, rows, head_dim = q.shape
+    kv_heads = keys.shape[0]
+    grouped = mask_activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), setting.fidelity)
+    keys, values = (mask_weights(x.astype(jnp.float32), setting.fidelity) for x in (keys, values))
+
+    def attend(q_block, first):
+        scores = jnp.einsum("kgqd,ksd->kgqs", q_block, keys) * head_dim**-0.5
+        row = start + first + jnp.arange(q_block.shape[2])
+        visible = jnp.arange(keys.shape[1])[None, :] <= row[:, None]
+        scores = jnp.where(visible[None, None], scores, -jnp.inf)
+        weights = mask_activations(_softmax(scores, setting), setting.fidelity)
+        return jnp.einsum("kgqs,ksd->kgqd", weights, values)
+
+    if rows <= _QUERY_ROWS or rows % _QUERY_ROWS:
+        out = attend(grouped, 0)
+    else:
+        blocks = grouped.reshape(kv_heads, heads // kv_heads, -1, _QUERY_ROWS, head_dim).transpose(2, 0, 1, 3, 4)
+        firsts = jnp.arange(blocks.shape[0]) * _QUERY_ROWS
+        out = jax.lax.map(lambda block: attend(*block), (blocks, firsts)).transpose(1, 2, 0, 3, 4)
+    return round_to(out.reshape(q.shape), out_format)
+
+
+def _softmax(scores, setting):
+    """Softmax whose result is a bf16 tile, as the device keeps it (float32 for the exact setting)."""
+    weights = jax.nn.softmax(scores, axis=-1)
+    return weights if setting.name == "exact" else round_to(weights, "bf16")
+
+
+@op
+def concat_heads_decode(x, *, format):
+    """[B, heads, d] -> [B, heads * d]."""
+    del format
+    return x.reshape(x.shape[0], -1)
+
+
+@op
+def concat_heads_prefill(x, *, format):
+    """[heads, S, d] -> [S, heads * d]."""
+    del format
+    return x.transpose(1, 0, 2).reshape(x.shape[1], -1)

@@ -1,0 +1,56 @@
+"""Ops that only move data: between shardings, memories and layouts."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ttsim.ops._op import op
+
+
+@op
+def reshard(x, *, format, cores=None):
+    """The same values in another sharding of L1."""
+    del format, cores
+    return x
+
+
+@op
+def untilize(x, *, format):
+    """From tiles to rows, as the host or a row-major op reads it."""
+    del format
+    return x
+
+
+@op
+def take_rows(x, start, *, rows, format):
+    """`rows` consecutive rows of x [S, ...] from `start` (a multiple of a tile's 32 rows on the device)."""
+    del format
+    return jax.lax.dynamic_slice_in_dim(x, start, rows, axis=0)
+
+
+@op
+def select_users(x, *, axis, format):
+    """This column's users: rows [i * B/n, (i+1) * B/n) of x [B, ...] on device i of the axis.
+
+    The device multiplies by a selection matrix. A batch that the axis doesn't divide is replicated: x unchanged.
+    """
+    del format
+    devices = jax.lax.axis_size(axis)
+    if x.shape[0] % devices:
+        return x
+    rows = x.shape[0] // devices
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * rows, rows, axis=0)
+
+
+@op
+def select_rows(x, *, rows, format):
+    """The first `rows` rows of what was gathered from all columns, by a selection matrix: drops the padding."""
+    del format
+    return x[:rows]
+
+
+@op
+def argmax(logits):
+    """The index of the largest logit of each row, the first one on a tie. [..., V] -> [...] int32."""
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)

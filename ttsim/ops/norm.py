@@ -1,0 +1,58 @@
+"""Root-mean-square normalisation, on one device and distributed over a mesh axis."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ttsim.formats import round_to
+from ttsim.ops._op import op
+
+
+@op
+def rms_norm(x, weight, *, eps, out_format, cores=None):
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last axis.
+
+    Args:
+      x: [..., H]; weight: [H].
+      eps: added to the mean square.
+      out_format: format of y.
+      cores: cores that the rows are width-sharded over (decode); None: interleaved in DRAM, a core per row of tiles.
+
+    Returns:
+      [..., H] float32.
+    """
+    del cores
+    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    return round_to(x * jax.lax.rsqrt(mean_square + eps) * weight.astype(jnp.float32), out_format)
+
+
+@op
+def rms_norm_stats(x, *, out_format, cores=None):
+    """The local part of a distributed norm: mean(x^2) over this device's slice of the hidden size.
+
+    Args:
+      x: [..., H / devices].
+      out_format, cores: see `rms_norm`.
+
+    Returns:
+      [..., 1] float32. (The device writes a tile column of 32.)
+    """
+    del cores
+    return round_to(jnp.mean(jnp.square(x), axis=-1, keepdims=True), out_format)
+
+
+@op
+def rms_norm_apply(x, stats, weight, *, eps, out_format, cores=None):
+    """The second part of a distributed norm: normalise with every device's statistics.
+
+    Args:
+      x: [..., H / devices]; stats: [..., devices] gathered mean squares; weight: [H / devices].
+      eps, out_format, cores: see `rms_norm`.
+
+    Returns:
+      [..., H / devices] float32.
+    """
+    del cores
+    mean_square = jnp.mean(stats, axis=-1, keepdims=True)
+    return round_to(x * jax.lax.rsqrt(mean_square + eps) * weight.astype(jnp.float32), out_format)
