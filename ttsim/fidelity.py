@@ -5,9 +5,9 @@ A pass ("phase") of the multiplier takes 5 significand bits of SrcA and 7 of Src
     phase 0: A0 * B0    phase 1: A1 * B0    phase 2: A0 * B2    phase 3: A1 * B2
     A0 = 4 top fraction bits, A1 = the next 5;  B0 = 6 top fraction bits, B2 = the next 4
 
-LoFi, HiFi2, HiFi3 and HiFi4 sum the first 1, 2, 3 and 4 phases. LoFi, HiFi2 and HiFi4 factor, so each is one matmul of
-truncated operands; HiFi3 is two. In a matmul the weights are SrcA and the activations SrcB; an element-wise multiply has
-its first operand in SrcA.
+LoFi, HiFi2, HiFi3 and HiFi4 sum the first 1, 2, 3 and 4 phases. LoFi, HiFi2 and HiFi4 factor, so each is one matmul
+of truncated operands; HiFi3 is two. In a matmul the weights are SrcA and the activations SrcB; an element-wise multiply
+has its first operand in SrcA.
 
 Sources: tt-isa-documentation MVMUL and ELWMUL; tt-llk `llk_unpack_AB_matmul.h` for the operand order.
 """
@@ -85,7 +85,7 @@ def get_setting(name_or_setting: str | ComputeSetting) -> ComputeSetting:
 
 
 def srca_fraction_bits(fidelity: MathFidelity) -> int:
-    """Returns the fraction bits of SrcA (weights) that take part: 4, or 9 from HiFi2 on (the last TF32 bit never does)."""
+    """Returns the fraction bits of SrcA (weights) that take part: 4, or 9 from HiFi2 on (never TF32's last bit)."""
     return 4 if fidelity is MathFidelity.LOFI else 9
 
 
@@ -112,9 +112,9 @@ def _truncate_jvp(fraction_bits, primals, tangents):
 
 
 def mask_weights(w: ArrayLike, fidelity: MathFidelity) -> jax.Array:
-    """Returns the part of SrcA operands (weights) that a level multiplies: LoFi ``bits & 0xfff80000``, else ``0xffffc000``.
+    """Returns the part of SrcA operands (weights) that a level multiplies.
 
-    The derivative is straight-through.
+    LoFi: ``bits & 0xfff80000``, else ``bits & 0xffffc000``. The derivative is straight-through.
 
     Args:
       w: float32 or bfloat16, any shape.
@@ -124,10 +124,10 @@ def mask_weights(w: ArrayLike, fidelity: MathFidelity) -> jax.Array:
 
 
 def mask_activations(x: ArrayLike, fidelity: MathFidelity) -> jax.Array:
-    """Returns the part of SrcB operands (activations) that a level multiplies: LoFi and HiFi2 ``bits & 0xfffe0000``, else
-    ``0xffffe000``.
+    """Returns the part of SrcB operands (activations) that a level multiplies.
 
-    In HiFi3 the lowest 4 of these bits meet only the LoFi part of the weights. The derivative is straight-through.
+    LoFi and HiFi2: ``bits & 0xfffe0000``, else ``bits & 0xffffe000``. In HiFi3 the lowest 4 of these bits meet only the
+    LoFi part of the weights. The derivative is straight-through.
 
     Args:
       x: float32 or bfloat16, any shape.
@@ -235,7 +235,7 @@ def matmul(
     """
     setting = get_setting(setting)
     if isinstance(w, BlockArray):
-        w, weight_format = dequantize(w), w.fmt
+        weight_format, w = w.fmt, dequantize(w)
     x, w = _operand(x), _operand(w)
     if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
         raise ValueError(f"matmul takes x [..., K] and w [K, N], got {x.shape} and {w.shape}")

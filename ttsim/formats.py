@@ -5,10 +5,10 @@ each keeps a sign and a magnitude ``q`` of ``W`` bits with no hidden one:
 
     value = (-1)**sign * q * 2**(E - 127 - (W - 1))
 
-Everything here works on the integer bits of float32, because float arithmetic is not exact enough: ``exp2`` is off by an
-ulp for most integers on CPU, and a float maximum flushes denormals.
+Everything here works on the integer bits of float32, because float arithmetic is not exact enough: ``exp2`` is off by
+an ulp for most integers on CPU, and a float maximum flushes denormals.
 
-Source of the packing and unpacking rules: tt-metal ``blockfloat_common.cpp`` (host) and the packer's format conversion in
+Sources of the packing and unpacking rules: tt-metal ``blockfloat_common.cpp`` (host) and the packer's conversions in
 tt-isa-documentation, ``WormholeB0/TensixTile/TensixCoprocessor/Packers/FormatConversion`` (device).
 """
 
@@ -72,7 +72,7 @@ class Format:
         return 8 // (self.mantissa_bits + 1)
 
 
-# Tile sizes: tt-metal, `tile_size(DataFormat)`; 64 exponent bytes plus 1024 codes of 8, 4 or 2 bits for the block formats.
+# Tile sizes: tt-metal `tile_size(DataFormat)`; a block format has 64 exponent bytes and 1024 codes of 8, 4 or 2 bits.
 FORMATS: dict[str, Format] = {
     "bfp8": Format("bfp8", 7, 6, 1088),
     "bfp4": Format("bfp4", 3, 2, 576),
@@ -134,9 +134,9 @@ class BlockArray:
     """Values in a block format: a pytree of two uint8 arrays, 1.0625, 0.5625 or 0.3125 bytes per value.
 
     Invariants (of arrays made by `quantize`):
-      * ``exponents`` is uint8 [..., n_blocks], ``codes`` uint8 [..., n_blocks * 16 / codes_per_byte]; equal leading axes.
-      * A code is ``sign << W | q``; a byte of ``codes`` holds one code (bfp8), two (bfp4) or four (bfp2), the first in the
-        lowest bits, so it is the byte the device stores.
+      * ``exponents`` is uint8 [..., n_blocks], ``codes`` uint8 [..., n_blocks * 16 / codes_per_byte].
+      * A code is ``sign << W | q``; a byte of ``codes`` holds one code (bfp8), two (bfp4) or four (bfp2), the first in
+        the lowest bits, so it is the byte the device stores.
       * No code is a negative zero (``1 << W``), which the device would read as minus infinity.
       * The last axis is padded with zeros to whole blocks. Only ``padding`` (0 to 15) is static: the shape follows from
         the arrays, so mapping, scanning and sharding over leading axes, or over whole blocks of an unpadded last axis,
@@ -329,7 +329,8 @@ def _decode(sign: jax.Array, magnitude: jax.Array, shared: jax.Array, w: int) ->
     """Returns float32 bits of ``(-1)**sign * magnitude * 2**(shared - 127 - (w - 1))``.
 
     The conversion of the magnitude to float32 normalises it; adding to the exponent field then scales it exactly, also
-    where a float multiplication would flush. Exponents below 0 give +0, as in tt-metal ``blockfloat_common.cpp``.
+    where a float multiplication would flush. As in tt-metal ``blockfloat_common.cpp``, a zero magnitude keeps its sign,
+    a value whose exponent falls below 0 becomes +0, and one at exponent 0 leaves its fraction as a denormal.
 
     Args:
       sign: uint32 [..., n_blocks, 16], the sign in bit 31, other bits zero.
@@ -339,8 +340,8 @@ def _decode(sign: jax.Array, magnitude: jax.Array, shared: jax.Array, w: int) ->
     """
     unscaled = lax.bitcast_convert_type(magnitude.astype(jnp.int32).astype(jnp.float32), jnp.int32)
     scaled = unscaled + ((shared.astype(jnp.int32) - (126 + w)) << 23)
-    is_zero = (magnitude == 0) | (scaled < 0)
-    return jnp.where(is_zero, 0, sign | scaled.astype(jnp.uint32))
+    nonzero = jnp.where(scaled < 0, 0, sign | scaled.astype(jnp.uint32))
+    return jnp.where(magnitude == 0, sign, nonzero)
 
 
 def _pack_codes(codes: jax.Array, per_byte: int) -> jax.Array:
@@ -459,7 +460,8 @@ def _round_to(x: jax.Array, fmt: Format, rounding: str) -> jax.Array:
     values = x if x.ndim else x[None]
     bits = _blocks(_to_bits(values))
     shared, magnitude = _encode(bits, fmt.mantissa_bits, rounding)
-    rounded = _decode(bits & jnp.uint32(0x80000000), magnitude, shared, fmt.mantissa_bits)
+    sign = jnp.where(magnitude == 0, 0, bits & jnp.uint32(0x80000000))
+    rounded = _decode(sign, magnitude, shared, fmt.mantissa_bits)
     rounded = rounded.reshape(*values.shape[:-1], shared.shape[-2] * BLOCK)
     return _from_bits(rounded[..., : values.shape[-1]], x.dtype).reshape(x.shape)
 
