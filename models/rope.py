@@ -34,9 +34,9 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int, sequence_length: int) -
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     wavelengths = (np.float64(rope.theta) ** exponents).astype(np.float32)  # over 2 pi
     if rope.kind == "longrope":
-        original = _original_context(rope)
-        divisors = rope.long_factor if sequence_length > original else rope.short_factor
-        return 1 / (np.asarray(divisors, np.float32) * wavelengths), _longrope_attention_factor(rope, original)
+        outgrown = sequence_length > rope.original_max_position_embeddings
+        divisors = rope.long_factor if outgrown else rope.short_factor
+        return 1 / (np.asarray(divisors, np.float32) * wavelengths), _longrope_attention_factor(rope)
     if rope.kind == "yarn":
         return _yarn_frequencies(rope, head_dim, wavelengths), _yarn_attention_factor(rope)
     frequencies = 1 / wavelengths
@@ -78,7 +78,7 @@ def rope_tables(
 
 
 def _llama3_frequencies(rope: RopeConfig, frequencies: np.ndarray) -> np.ndarray:
-    original = _original_context(rope)
+    original = rope.original_max_position_embeddings
     turns = original * frequencies / np.float32(2 * math.pi)  # over the original context
     smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     kept = np.clip(smooth, 0, 1).astype(np.float32)
@@ -86,7 +86,7 @@ def _llama3_frequencies(rope: RopeConfig, frequencies: np.ndarray) -> np.ndarray
 
 
 def _yarn_frequencies(rope: RopeConfig, head_dim: int, wavelengths: np.ndarray) -> np.ndarray:
-    original = _original_context(rope)
+    original = rope.original_max_position_embeddings
 
     def pair_that_turns(times: float) -> float:
         return head_dim * math.log(original / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
@@ -113,13 +113,9 @@ def _yarn_attention_factor(rope: RopeConfig) -> float:
     return growth(1)
 
 
-def _longrope_attention_factor(rope: RopeConfig, original: int) -> float:
+def _longrope_attention_factor(rope: RopeConfig) -> float:
     if rope.attention_factor is not None:
         return rope.attention_factor
-    return math.sqrt(1 + math.log(rope.factor) / math.log(original)) if rope.factor > 1 else 1.0
-
-
-def _original_context(rope: RopeConfig) -> int:
-    if rope.original_max_position_embeddings is None:
-        raise ValueError(f"rope_type={rope.kind!r} needs original_max_position_embeddings")
-    return rope.original_max_position_embeddings
+    if rope.factor <= 1:
+        return 1.0
+    return math.sqrt(1 + math.log(rope.factor) / math.log(rope.original_max_position_embeddings))
