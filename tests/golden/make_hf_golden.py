@@ -47,13 +47,14 @@ SMALL: dict[str, Any] = {
     "pad_token_id": None,
     "tie_word_embeddings": False,
 }
-# 16 original positions put three wavelengths of head_dim 16 on either side of the interpolated band.
+# With head_dim 16 and theta 10000 the wavelengths are 6.3, 19.9, 62.8, 199 ... positions: 64 original positions keep
+# the first, interpolate two and stretch the rest, and 24 tokens are enough to tell.
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
+    "original_max_position_embeddings": 64,
 }
 
 
