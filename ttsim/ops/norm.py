@@ -24,7 +24,7 @@ def rms_norm(x, weight, *, eps, out_format, cores=None):
     """
     del cores
     mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    return round_to(x * jax.lax.rsqrt(mean_square + eps) * weight.astype(jnp.float32), out_format)
+    return round_to(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
 
 
 @op
@@ -43,16 +43,26 @@ def rms_norm_stats(x, *, out_format, cores=None):
 
 
 @op
-def rms_norm_apply(x, stats, weight, *, eps, out_format, cores=None):
+def rms_norm_apply(x, stats, weight, *, axis, eps, out_format, cores=None):
     """The second part of a distributed norm: normalise with every device's statistics.
 
     Args:
-      x: [..., H / devices]; stats: [..., devices] gathered mean squares; weight: [H / devices].
+      x: [..., H / devices]; stats: [..., devices] gathered mean squares; weight: [H / devices], or [H], of which
+        this device takes its slice.
+      axis: mesh axis of the hidden size.
       eps, out_format, cores: see `rms_norm`.
 
     Returns:
       [..., H / devices] float32.
     """
     del cores
+    width = x.shape[-1]
+    if weight.shape[0] != width:
+        weight = jax.lax.dynamic_slice_in_dim(weight, jax.lax.axis_index(axis) * width, width)
     mean_square = jnp.mean(stats, axis=-1, keepdims=True)
-    return round_to(x * jax.lax.rsqrt(mean_square + eps) * weight.astype(jnp.float32), out_format)
+    return round_to(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
+
+
+def _row(weight, x):
+    """The weight as a row that multiplies every row of x."""
+    return weight.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
