@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 
-from ttsim.formats import round_to
 from ttsim.ops._op import op
+from ttsim.ops._pack import pack
 
 
 @op
@@ -21,7 +21,7 @@ def reduce_scatter(x, *, axis, dim, format):
 
     The sum is rounded once to `format`; the device rounds after each hop, which for two devices is the same.
     """
-    return round_to(jax.lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True), format)
+    return pack(jax.lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True), format)
 
 
 @op
@@ -35,4 +35,4 @@ def all_reduce(x, *, axis, format, composite=False):
       composite: reduce-scatter + all-gather; otherwise all-gather + a local reduction over the gathered copies.
     """
     del composite
-    return round_to(jax.lax.psum(x, axis), format)
+    return pack(jax.lax.psum(x, axis), format)

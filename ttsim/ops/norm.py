@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.formats import round_to
 from ttsim.ops._op import op
+from ttsim.ops._pack import pack
 
 
 @op
@@ -24,7 +24,7 @@ def rms_norm(x, weight, *, eps, out_format, cores=None):
     """
     del cores
     mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    return round_to(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
+    return pack(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
 
 
 @op
@@ -39,7 +39,7 @@ def rms_norm_stats(x, *, out_format, cores=None):
       [..., 1] float32. (The device writes a tile column of 32.)
     """
     del cores
-    return round_to(jnp.mean(jnp.square(x), axis=-1, keepdims=True), out_format)
+    return pack(jnp.mean(jnp.square(x), axis=-1, keepdims=True), out_format)
 
 
 @op
@@ -60,7 +60,7 @@ def rms_norm_apply(x, stats, weight, *, axis, eps, out_format, cores=None):
     if weight.shape[0] != width:
         weight = jax.lax.dynamic_slice_in_dim(weight, jax.lax.axis_index(axis) * width, width)
     mean_square = jnp.mean(stats, axis=-1, keepdims=True)
-    return round_to(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
+    return pack(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
 
 
 def _row(weight, x):
