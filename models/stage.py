@@ -16,8 +16,6 @@ from ttsim.models.cache import KVCache
 from ttsim.models.layout import LM_HEAD_COLUMNS, Layout
 from ttsim.precision import LayerPrecision, Precision
 
-GALAXY_FORMAT = "bfp8"  # ccl_dtype: what a Galaxy's collectives carry
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -112,7 +110,7 @@ class Stage:
     def column(self, x, w, weight_format, setting, *, cores=None, pass_rows=1024):
         """A column-parallel matmul: whole sums in 1-D, summed over the columns of a Galaxy."""
         p = self.precision
-        out = GALAXY_FORMAT if self.layout.two_d and p.activation != "fp32" else p.linear_out
+        out = p.galaxy_sum if self.layout.two_d else p.linear_out
         y = self._linear(
             x, w, weight_format, setting, out_format=out, in_format=p.residual, cores=cores, pass_rows=pass_rows
         )
@@ -123,7 +121,7 @@ class Stage:
         p, layout = self.precision, self.layout
         if not (layout.two_d and layout.composite_reduce):
             return tuple(self.column(x, w, p.ff1_3, p.li_ff1_3, cores=cores) for w in (w1, w3))
-        out = GALAXY_FORMAT if p.activation != "fp32" else p.linear_out
+        out = p.galaxy_sum
 
         def partial(w):
             return self._linear(
@@ -142,9 +140,7 @@ class Stage:
     def row(self, x, w, weight_format, setting, *, in_format, cores=None, out_format=None):
         """A row-parallel matmul whose partial sums are reduced into the residual stream."""
         p, layout = self.precision, self.layout
-        out = out_format or p.linear_out
-        if layout.two_d and p.activation != "fp32":
-            out = GALAXY_FORMAT
+        out = p.galaxy_sum if layout.two_d else out_format or p.linear_out
         y = self._linear(x, w, weight_format, setting, out_format=out, in_format=in_format, cores=cores, pass_rows=1024)
         if layout.two_d:
             y = tt.all_reduce(y, axis=ROW_AXIS, format=out, composite=layout.composite_reduce)

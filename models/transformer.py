@@ -86,8 +86,7 @@ class Attention(nnx.Module):
                 raise ValueError("chunked prefill of users that are spread over columns is not possible")
             k = tt.read_cache(keys, user, length=start + x_td.shape[0])
             v = tt.read_cache(values, user, length=start + x_td.shape[0])
-        if stage.query_format != p.rope_in:
-            q = tt.typecast(q, in_format=p.rope_in, out_format=stage.query_format)
+        q = tt.typecast(q, in_format=p.rope_in, out_format=stage.query_format)
         out = tt.sdpa_prefill(
             q,
             k,
@@ -200,7 +199,7 @@ class Transformer(nnx.Module):
         x = tt.reshard(x, format=first.precision.residual, cores=layout.residual_cores)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, layer_precision) in enumerate(self._text_layers(layout.config, precision)):
-            x, keys[slot], values[slot] = _decode_layer(
+            x, keys[slot], values[slot] = decode_layer(
                 layer, x, cos, sin, positions, keys[slot], values[slot], layout=layout, precision=layer_precision
             )
         stage = Stage.decode(layout, precision.layer(layout.config.num_layers - 1), tokens_b.shape[0])
@@ -243,7 +242,7 @@ class Transformer(nnx.Module):
         cos, sin = (table[None] for table in _rotary_tables(positions_t, layout, stage.precision))
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, layer_precision) in enumerate(self._text_layers(layout.config, precision)):
-            x, keys[slot], values[slot] = _prefill_layer(
+            x, keys[slot], values[slot] = prefill_layer(
                 layer,
                 x,
                 cos,
@@ -281,7 +280,7 @@ def _rotary_tables(positions, layout: Layout, precision: LayerPrecision):
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "precision"))
-def _decode_layer(layer, x, cos, sin, positions, keys, values, *, layout, precision):
+def decode_layer(layer, x, cos, sin, positions, keys, values, *, layout, precision):
     stage = Stage.decode(layout, precision, x.shape[0])
     h = stage.norm(x, layer.attention_norm_d, cores=layout.attention_cores)
     out, keys, values = layer.attention.decode(h, cos, sin, positions, keys, values, stage)
@@ -292,7 +291,7 @@ def _decode_layer(layer, x, cos, sin, positions, keys, values, *, layout, precis
 
 
 @functools.partial(jax.jit, static_argnames=("start", "stage"))
-def _prefill_layer(layer, x, cos, sin, user, keys, values, *, start, stage):
+def prefill_layer(layer, x, cos, sin, user, keys, values, *, start, stage):
     residual = stage.precision.residual
     h = stage.norm(x, layer.attention_norm_d)
     out, keys, values = layer.attention.prefill(h, cos, sin, user, keys, values, stage, start)
