@@ -72,7 +72,7 @@ class RopeConfig:
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
-    original_max_position_embeddings: int | None = None
+    original_max_position_embeddings: int = 0
     short_factor: tuple[float, ...] = ()
     long_factor: tuple[float, ...] = ()
     attention_factor: float | None = None
@@ -240,6 +240,7 @@ def _from_mapping(data: Mapping[str, Any], name: str | None) -> ModelConfig:
     hidden_size, num_heads = _size(data, "hidden_size"), _size(data, "num_attention_heads")
     if not data.get("head_dim") and hidden_size % num_heads:
         raise ValueError(f"hidden_size={hidden_size} is not a multiple of num_attention_heads={num_heads}")
+    cross = data.get("cross_attention_layers") or () if family == "mllama_text_model" else ()
     eos = data.get("eos_token_id")
     return ModelConfig(
         name=name or family,
@@ -252,11 +253,11 @@ def _from_mapping(data: Mapping[str, Any], name: str | None) -> ModelConfig:
         head_dim=data.get("head_dim") or hidden_size // num_heads,
         vocab_size=_size(data, "vocab_size"),
         max_position_embeddings=_size(data, "max_position_embeddings"),
-        rms_norm_eps=float(data["rms_norm_eps"]),
+        rms_norm_eps=float(_required(data, "rms_norm_eps")),
         rope=_rope(data),
         qkv_bias=family == "qwen2",
         tie_word_embeddings=bool(data.get("tie_word_embeddings", False)),
-        cross_attention_layers=tuple(data["cross_attention_layers"]) if family == "mllama_text_model" else (),
+        cross_attention_layers=tuple(cross),
         sliding_window=_sliding_window(data),
         bos_token_id=data.get("bos_token_id"),
         eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,),

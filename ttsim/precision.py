@@ -9,61 +9,48 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import difflib
-import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-TENSOR_GROUPS = ("ff1_3", "ff2", "wqkv", "wo", "kv_cache", "activation")
-OP_GROUPS = (
-    "li_ff1_3",
-    "li_ff2",
-    "li_qkv_decode",
-    "li_o_decode",
-    "sdpa_decode",
-    "li_qkv_prefill",
-    "li_o_prefill",
-    "sdpa_prefill",
+from ttsim.precision_text import (
+    FORMATS,
+    LAYER_GROUPS,
+    MODEL_GROUPS,
+    OP_GROUPS,
+    SETTINGS,
+    TENSOR_GROUPS,
+    check_value,
+    decoders_from_json,
+    decoders_to_json,
+    format_parts,
+    parse_parts,
+    unknown,
 )
-FORMATS = ("bfp4", "bfp8", "bf16", "bfp2", "fp32")  # bfp2 and fp32 (no rounding) are ours; tt_transformers has the rest
-SETTINGS = ("lofi", "hifi2", "hifi2na", "hifi2fp16", "hifi2nol1acc", "hifi4", "hifi4fp32", "exact")  # "exact" is ours
+
+__all__ = [
+    "FORMATS",
+    "LAYER_GROUPS",
+    "MODEL_GROUPS",
+    "OP_GROUPS",
+    "PRESETS",
+    "SETTINGS",
+    "TABLE_DATE",
+    "TENSOR_GROUPS",
+    "LayerPrecision",
+    "Precision",
+    "base_model_name",
+    "default_precision",
+    "preset",
+    "resolve",
+]
+
 PRESETS = ("performance", "accuracy", "bf16", "fp32")
 
 # The code the published tables were generated with; what `date=None` means.
 TABLE_DATE = datetime.date(2025, 5, 12)
-
-# tt_transformers' enum names, as its decoder JSON spells them (tt-metal models/tt_transformers/tt/model_config.py).
-_JSON_GROUPS = {g: g.upper().replace("FF1_3", "FF1_FF3") for g in TENSOR_GROUPS + OP_GROUPS}
-_JSON_FORMATS = {"bfp4": "BFP4", "bfp8": "BFP8", "bf16": "BF16"}
-_JSON_SETTINGS = {
-    "lofi": "LOFI",
-    "hifi2": "HIFI2",
-    "hifi2na": "HIFI2_NA",
-    "hifi2fp16": "HIFI2_FP16",
-    "hifi2nol1acc": "HIFI2_NOL1ACC",
-    "hifi4": "HIFI4",
-    "hifi4fp32": "HIFI4_FP32",
-}
-
-
-def nearest_first(name: str, valid: Iterable[str]) -> list[str]:
-    """Returns `valid` sorted by likeness to `name`, ignoring case."""
-    return sorted(valid, key=lambda v: -difflib.SequenceMatcher(None, name.lower(), v.lower()).ratio())
-
-
-def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
-    """Returns the one-line error for a name that is not one of `valid`, nearest names first."""
-    return ValueError(f"unknown {kind} {name!r}; valid: {', '.join(nearest_first(str(name), valid))}")
-
-
-def _check_value(group: str, value: str) -> None:
-    is_setting = group.startswith(("li_", "sdpa_"))
-    valid = SETTINGS if is_setting else (*FORMATS, "mixed") if group == "activation" else FORMATS
-    if value not in valid:
-        raise unknown(f"{'setting' if is_setting else 'format'} for {group}:", value, valid)
 
 
 def base_model_name(model: str) -> str:
@@ -105,8 +92,8 @@ class LayerPrecision:
     sdpa_prefill: str = "hifi4"
 
     def __post_init__(self) -> None:
-        for group in TENSOR_GROUPS + OP_GROUPS:
-            _check_value(group, getattr(self, group))
+        for group in LAYER_GROUPS:
+            check_value(group, getattr(self, group))
 
     # What the device rounds activations to, op by op. Source: the `dtype=` arguments of tt_transformers' decoder.py,
     # attention.py and mlp.py (2025-05): `activation_dtype or <the mixed value here>`.
@@ -152,12 +139,9 @@ class LayerPrecision:
     def replace(self, **changes: str) -> LayerPrecision:
         """Returns a copy with some groups changed; an unknown group raises ValueError."""
         for group in changes:
-            if group not in TENSOR_GROUPS + OP_GROUPS:
-                raise unknown("group", group, TENSOR_GROUPS + OP_GROUPS)
+            if group not in LAYER_GROUPS:
+                raise unknown("group", group, LAYER_GROUPS)
         return dataclasses.replace(self, **changes)
-
-
-_MODEL_FIELDS = ("lm_head", "logits", "embedding", "norm", "bias", "li_lm_head", "li_norm")
 
 
 @dataclass(frozen=True)
@@ -185,8 +169,8 @@ class Precision:
     li_norm: str = "hifi2"
 
     def __post_init__(self) -> None:
-        for field in _MODEL_FIELDS:
-            _check_value(field, getattr(self, field))
+        for field in MODEL_GROUPS:
+            check_value(field, getattr(self, field))
         overrides = dict(self.layers)
         if len(overrides) != len(self.layers):
             raise ValueError(f"a decoder layer is overridden twice: {sorted(i for i, _ in self.layers)}")
@@ -222,11 +206,11 @@ class Precision:
         `p.replace(ff2="bfp4", lm_head="bf16")`. Groups are applied after `default` and `layers`.
         """
         fields = {f.name for f in dataclasses.fields(self)}
-        groups = {k: v for k, v in changes.items() if k in TENSOR_GROUPS + OP_GROUPS}
+        groups = {k: v for k, v in changes.items() if k in LAYER_GROUPS}
         own = {k: v for k, v in changes.items() if k not in groups}
         for name in own:
             if name not in fields:
-                raise unknown("group", name, (*TENSOR_GROUPS, *OP_GROUPS, *_MODEL_FIELDS))
+                raise unknown("group", name, (*LAYER_GROUPS, *MODEL_GROUPS))
         p = dataclasses.replace(self, **own)
         if not groups:
             return p
@@ -251,12 +235,12 @@ class Precision:
             "fidelity_cfg": {g: getattr(self.default, g) for g in OP_GROUPS},
         }
         plain = Precision()
-        if model := {f: getattr(self, f) for f in _MODEL_FIELDS if getattr(self, f) != getattr(plain, f)}:
+        if model := {f: getattr(self, f) for f in MODEL_GROUPS if getattr(self, f) != getattr(plain, f)}:
             parts["model_cfg"] = model
         for i, layer in self.layers:
-            differs = (g for g in TENSOR_GROUPS + OP_GROUPS if getattr(layer, g) != getattr(self.default, g))
+            differs = (g for g in LAYER_GROUPS if getattr(layer, g) != getattr(self.default, g))
             parts[f"decoder_{i}"] = {g: getattr(layer, g) for g in differs}
-        return ", ".join(f"{k} = {{{', '.join(f'{g}: {v}' for g, v in part.items())}}}" for k, part in parts.items())
+        return format_parts(parts)
 
     __str__ = to_text
 
@@ -272,19 +256,9 @@ class Precision:
           ValueError: the text has another shape, or names an unknown part, group, format or setting.
         """
         p = base or cls()
-        for name, body in _split_parts(text):
-            values = _split_pairs(name, body)
-            if name in ("precision_cfg", "fidelity_cfg"):
-                _check_keys(name, values, TENSOR_GROUPS if name == "precision_cfg" else OP_GROUPS)
-                p = p.replace(**values)
-            elif name == "model_cfg":
-                _check_keys(name, values, _MODEL_FIELDS)
-                p = p.replace(**values)
-            elif decoder := re.fullmatch(r"decoder_(\d+)", name):
-                _check_keys(name, values, TENSOR_GROUPS + OP_GROUPS)
-                p = p.replace_layer(int(decoder.group(1)), **values)
-            else:
-                raise unknown("part", name, ("precision_cfg", "fidelity_cfg", "model_cfg", "decoder_0"))
+        for name, values in parse_parts(text):
+            index = name.removeprefix("decoder_")
+            p = p.replace(**values) if index == name else p.replace_layer(int(index), **values)
         return p
 
     # tt_transformers' decoder JSON
@@ -299,19 +273,8 @@ class Precision:
         """
         p = base or cls()
         layers = dict(p.layers)
-        for key, decoder in _load_decoders(source).items():
-            if not str(key).isdecimal():
-                raise ValueError(f"decoder JSON: decoder {key!r} is not an index")
-            _check_keys(f"decoder {key}", decoder, ("precision_cfg", "fidelity_cfg"))
-            changes: dict[str, str] = {}
-            for part, groups, values in (
-                ("precision_cfg", TENSOR_GROUPS, _JSON_FORMATS),
-                ("fidelity_cfg", OP_GROUPS, _JSON_SETTINGS),
-            ):
-                for name, value in decoder.get(part, {}).items():
-                    group = _from_enum(f"{part} key", name, {g: _JSON_GROUPS[g] for g in groups})
-                    changes[group] = _from_enum(f"value of {name}", value, values)
-            layers[int(key)] = p.layer(int(key)).replace(**changes)
+        for i, groups in decoders_from_json(source).items():
+            layers[i] = p.layer(i).replace(**groups)
         return dataclasses.replace(p, layers=tuple(layers.items()))
 
     def to_decoder_json(self, num_layers: int) -> str:
@@ -323,15 +286,7 @@ class Precision:
           ValueError: a format or setting is ours alone, or a layer at or past `num_layers` is overridden.
         """
         self._check_depth(num_layers)
-        decoders = {}
-        for i in range(num_layers):
-            layer = self.layer(i)
-            tensors = {g: getattr(layer, g) for g in TENSOR_GROUPS if getattr(layer, g) != "mixed"}
-            decoders[str(i)] = {
-                "precision_cfg": {_JSON_GROUPS[g]: _to_enum(g, v, _JSON_FORMATS) for g, v in tensors.items()},
-                "fidelity_cfg": {_JSON_GROUPS[g]: _to_enum(g, getattr(layer, g), _JSON_SETTINGS) for g in OP_GROUPS},
-            }
-        return json.dumps({"decoders": decoders}, indent=2) + "\n"
+        return decoders_to_json({i: dataclasses.asdict(self.layer(i)) for i in range(num_layers)})
 
     def _check_depth(self, num_layers: int) -> None:
         if self.layers and self.layers[-1][0] >= num_layers:
@@ -342,7 +297,7 @@ class Precision:
 
 # Presets
 
-_70B_CLASS = ("Llama3.1-70B", "Llama3.2-90B", "DeepSeek-R1-Distill-Llama-70B", "DeepSeek-R1-Llama-70B", "Qwen2.5-72B")
+_70B_CLASS = ("llama3.1-70b", "llama3.2-90b", "deepseek-r1-distill-llama-70b", "deepseek-r1-llama-70b", "qwen2.5-72b")
 _BFP4_FF1_3 = {"ff1_3": "bfp4", "li_ff1_3": "lofi"}
 _BF16_ATTENTION = {
     **dict.fromkeys(("wqkv", "wo", "kv_cache"), "bf16"),
@@ -381,25 +336,25 @@ def preset(name: str, model: str, date: datetime.date | str | None = None) -> Pr
     """
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
-    day, model = _day(date), base_model_name(model)
+    day, model = _day(date), base_model_name(model).lower()
     if name == "bf16":
         return _uniform("bf16", "hifi4")
     if name == "fp32":
         return _uniform("fp32", "exact")
 
-    if model == "Qwen2.5-7B" and day >= datetime.date(2025, 6, 3):
+    if model == "qwen2.5-7b" and day >= datetime.date(2025, 6, 3):
         return default_precision(day).replace(**_BF16_ATTENTION, activation="bf16", li_ff1_3="hifi4", li_ff2="hifi4")
-    if model == "Llama3.2-90B" and day >= datetime.date(2026, 3, 1):
+    if model == "llama3.2-90b" and day >= datetime.date(2026, 3, 1):
         return default_precision(day).replace(**_BFP4_FF1_3, li_qkv_decode="hifi2nol1acc")
 
     if name == "accuracy" and model not in _70B_CLASS:
         # Before 2025-05-12 nothing but the 70B class departed from the default.
-        insensitive = model.startswith(("Llama3", "Mistral-7B")) or day < TABLE_DATE
+        insensitive = model.startswith(("llama3", "mistral-7b")) or day < TABLE_DATE
         return default_precision(day) if insensitive else default_precision(day).replace(**_BF16_ATTENTION)
-    if model == "Qwen2.5-7B" and day >= TABLE_DATE:
+    if model == "qwen2.5-7b" and day >= TABLE_DATE:
         return default_precision(day).replace(**_BF16_ATTENTION)
     p = default_precision(day).replace(**_BFP4_FF1_3)
-    if model == "Llama3.1-8B" and day >= datetime.date(2025, 5, 15):
+    if model == "llama3.1-8b" and day >= datetime.date(2025, 5, 15):
         p = p.replace_layer(31, ff1_3="bfp8", li_ff1_3="hifi2fp16")
     return p
 
@@ -418,7 +373,7 @@ def resolve(precision: Precision | str, model: str, date: datetime.date | str | 
 
 def _uniform(fmt: str, setting: str) -> Precision:
     layer = LayerPrecision(**dict.fromkeys(TENSOR_GROUPS, fmt), **dict.fromkeys(OP_GROUPS, setting))
-    return Precision(layer).replace(**{f: setting if f.startswith("li_") else fmt for f in _MODEL_FIELDS})
+    return Precision(layer).replace(**{f: setting if f.startswith("li_") else fmt for f in MODEL_GROUPS})
 
 
 def _day(date: datetime.date | str | None) -> datetime.date:
@@ -432,65 +387,3 @@ def _day(date: datetime.date | str | None) -> datetime.date:
         return datetime.date.fromisoformat(date)
     except ValueError:
         raise ValueError(f"{date!r} is not an ISO date such as '2025-05-12'") from None
-
-
-def _check_keys(where: str, keys: Iterable[str], valid: tuple[str, ...]) -> None:
-    for key in keys:
-        if key not in valid:
-            raise unknown(f"key in {where}:", key, valid)
-
-
-def _split_parts(text: str) -> list[tuple[str, str]]:
-    part = r"\s*(\w+)\s*=\s*\{([^{}]*)\}\s*"
-    if not re.fullmatch(rf"{part}(?:,{part})*", text):
-        raise ValueError(
-            f"{text!r} is not 'precision_cfg = {{group: format, ...}}, fidelity_cfg = {{group: setting, ...}}'"
-        )
-    parts = [(name.lower(), body.lower()) for name, body in re.findall(part, text)]
-    if len({name for name, _ in parts}) != len(parts):
-        raise ValueError(f"a part is given twice in {text!r}")
-    # decoder_<i> holds differences from the default, so the default must be complete first.
-    return sorted(parts, key=lambda named: named[0].startswith("decoder_"))
-
-
-def _split_pairs(name: str, body: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for item in filter(None, map(str.strip, body.split(","))):
-        key, colon, value = map(str.strip, item.partition(":"))
-        if not (key and colon and value):
-            raise ValueError(f"{item!r} in {name} is not 'group: value'")
-        if key in pairs:
-            raise ValueError(f"{key} is given twice in {name}")
-        pairs[key] = value
-    return pairs
-
-
-def _load_decoders(source: str | os.PathLike | Mapping) -> Mapping:
-    if isinstance(source, str) and source.lstrip().startswith("{"):
-        source = _loads(source)
-    elif not isinstance(source, Mapping):
-        with open(source, encoding="utf-8") as file:
-            source = _loads(file.read())
-    if not isinstance(source, Mapping) or not isinstance(source.get("decoders"), Mapping):
-        raise ValueError('a decoder JSON has the form {"decoders": {"0": {"precision_cfg": ..., "fidelity_cfg": ...}}}')
-    return source["decoders"]
-
-
-def _loads(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"decoder JSON: {error}") from None
-
-
-def _from_enum(kind: str, name: str, names: Mapping[str, str]) -> str:
-    for ours, theirs in names.items():
-        if theirs == name:
-            return ours
-    raise unknown(f"{kind} in decoder JSON:", name, names.values())
-
-
-def _to_enum(group: str, value: str, names: Mapping[str, str]) -> str:
-    if value not in names:
-        raise ValueError(f"tt_transformers has no {value!r} (for {group}); valid: {', '.join(names)}")
-    return names[value]

@@ -182,12 +182,13 @@ def _(call, machine):
 
 
 @op
-def sdpa_decode(q, keys, values, positions, *, setting, kv_format, out_format):
+def sdpa_decode(q, keys, values, positions, *, setting, kv_format, out_format, window=None):
     """Flash decode: softmax(q K^T / sqrt(d)) V over positions 0..p of each user.
 
     Args:
       q: [B, heads, d]; keys, values: [B, kv_heads, S, d]; positions: [B] int32, the newest position.
       setting: compute setting of both products. kv_format: the cache's format. out_format: the result's.
+      window: newest positions that are attended to, the token itself included; None for all.
 
     Returns:
       [B, heads, d].
@@ -199,7 +200,7 @@ def sdpa_decode(q, keys, values, positions, *, setting, kv_format, out_format):
     grouped = mask_activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), setting.fidelity)
     keys, values = (mask_weights(x.astype(jnp.float32), setting.fidelity) for x in (keys, values))
     scores = jnp.einsum("bkgd,bksd->bkgs", grouped, keys) * head_dim**-0.5
-    visible = jnp.arange(keys.shape[2])[None, :] <= positions[:, None]
+    visible = _visible(positions, keys.shape[2], window)
     scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
     weights = mask_activations(_softmax(scores, setting), setting.fidelity)
     return round_to(jnp.einsum("bkgs,bksd->bkgd", weights, values).reshape(q.shape), out_format)
@@ -214,13 +215,13 @@ def _(call, machine):
 
 
 @op
-def sdpa_prefill(q, keys, values, *, start, setting, kv_format, out_format):
+def sdpa_prefill(q, keys, values, *, start, setting, kv_format, out_format, window=None):
     """Flash attention: causal softmax(q K^T / sqrt(d)) V of rows start..start+S-1.
 
     Args:
       q: [heads, S, d]; keys, values: [kv_heads, start + S, d].
       start: position of the first query row (chunked prefill reads the earlier ones from the cache).
-      setting, kv_format, out_format: see `sdpa_decode`.
+      setting, kv_format, out_format, window: see `sdpa_decode`.
 
     Returns:
       [heads, S, d].
@@ -234,8 +235,7 @@ def sdpa_prefill(q, keys, values, *, start, setting, kv_format, out_format):
 
     def attend(q_block, first):
         scores = jnp.einsum("kgqd,ksd->kgqs", q_block, keys) * head_dim**-0.5
-        row = start + first + jnp.arange(q_block.shape[2])
-        visible = jnp.arange(keys.shape[1])[None, :] <= row[:, None]
+        visible = _visible(start + first + jnp.arange(q_block.shape[2]), keys.shape[1], window)
         scores = jnp.where(visible[None, None], scores, -jnp.inf)
         weights = mask_activations(_softmax(scores, setting), setting.fidelity)
         return jnp.einsum("kgqs,ksd->kgqd", weights, values)
@@ -254,6 +254,13 @@ def _(call, machine):
     heads, rows, head_dim = call.inputs[0].shape
     options = {"fmt": call["kv_format"], "setting": call["setting"], "machine": machine}
     return [attention.flash_attention(heads, call.inputs[1].shape[0], rows, call["start"], head_dim, **options)]
+
+
+def _visible(rows, length, window):
+    """Which of `length` positions each row (its own position) attends to: [rows, length] booleans."""
+    columns = jnp.arange(length)[None, :]
+    visible = columns <= rows[:, None]
+    return visible if window is None else visible & (columns > rows[:, None] - window)
 
 
 def _softmax(scores, setting):

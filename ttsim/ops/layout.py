@@ -37,10 +37,10 @@ def _(call, machine):
 
 
 @op
-def take_rows(x, start, *, rows, format):
-    """`rows` consecutive rows of x [S, ...] from `start` (a multiple of a tile's 32 rows on the device)."""
+def take_rows(x, row, *, rows, format):
+    """The tile of rows that contains `row`: rows [row // rows * rows, + rows) of x [S, ...]."""
     del format
-    return jax.lax.dynamic_slice_in_dim(x, start, rows, axis=0)
+    return jax.lax.dynamic_slice_in_dim(x, row // rows * rows, rows, axis=0)
 
 
 @take_rows.cost

@@ -26,7 +26,7 @@ def rms_norm(x, weight, *, eps, out_format, cores=None):
     """
     del cores
     mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    return round_to(x * jax.lax.rsqrt(mean_square + eps) * weight.astype(jnp.float32), out_format)
+    return round_to(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
 
 
 @rms_norm.cost
@@ -62,19 +62,24 @@ def _(call, machine):
 
 
 @op
-def rms_norm_apply(x, stats, weight, *, eps, out_format, cores=None):
+def rms_norm_apply(x, stats, weight, *, axis, eps, out_format, cores=None):
     """The second part of a distributed norm: normalise with every device's statistics.
 
     Args:
-      x: [..., H / devices]; stats: [..., devices] gathered mean squares; weight: [H / devices].
+      x: [..., H / devices]; stats: [..., devices] gathered mean squares; weight: [H / devices], or [H], of which
+        this device takes its slice.
+      axis: mesh axis of the hidden size.
       eps, out_format, cores: see `rms_norm`.
 
     Returns:
       [..., H / devices] float32.
     """
     del cores
+    width = x.shape[-1]
+    if weight.shape[0] != width:
+        weight = jax.lax.dynamic_slice_in_dim(weight, jax.lax.axis_index(axis) * width, width)
     mean_square = jnp.mean(stats, axis=-1, keepdims=True)
-    return round_to(x * jax.lax.rsqrt(mean_square + eps) * weight.astype(jnp.float32), out_format)
+    return round_to(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
 
 
 @rms_norm_apply.cost
@@ -84,3 +89,8 @@ def _(call, machine):
         return [tensix.small("rms_norm_post_all_gather", 8e-6), tensix.small("sharded_to_interleaved", 3e-6)]
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
     return [tensix.stream_rows("rms_norm_post_all_gather", moved, rows, machine)]
+
+
+def _row(weight, x):
+    """The weight as a row that multiplies every row of x."""
+    return weight.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -1,0 +1,212 @@
+"""How one model lies on one system: sharding rules, padding and core grids.
+
+Everything here is tt_transformers' own arithmetic (tt-metal models/tt_transformers/tt/model_config.py, May 2025), so
+that a model's program has the shapes and grids that the device's has.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from ttsim.meshes.sharding import ONE_D, RING, TWO_D, ShardingError, ShardingRules
+from ttsim.meshes.systems import COLUMN_AXIS, ROW_AXIS, TENSOR_AXIS, System, Topology
+from ttsim.models.config import ModelConfig
+
+TILE = 32
+MAX_GRID_SIDE = 8
+LM_HEAD_COLUMNS = 32_064  # widest piece of the vocabulary that one LM-head matmul computes: 128,256 / 4
+GALAXY_VOCAB_MULTIPLE = 16_384  # a Galaxy's LM head pads 128,256 to 131,072: 16,384 columns a row of chips
+
+# Cores that the intermediate size is padded for, where tt_transformers does so (PAD_MLP_CORES' defaults).
+PAD_MLP_CORES = {"Qwen2.5-7B": 16, "Qwen2.5-72B": 32}
+
+# max_prefill_chunk_size in thousands of tokens, by model and device; other models have 4 everywhere.
+_CHUNK_SIZES = {
+    "Llama3.2-1B": {"N150": 128, "N300": 128, "T3K": 128, "TG": 128},
+    "Llama3.2-3B": {"N150": 8, "N300": 128, "T3K": 128, "TG": 128},
+    "Llama3.1-8B": {"N150": 4, "N300": 64, "T3K": 128, "TG": 128},
+    "Llama3.2-11B": {"N150": 4, "N300": 64, "T3K": 128, "TG": 128},
+    "Qwen2.5-7B": {"N150": 4, "N300": 64, "T3K": 128, "TG": 128},
+    "Llama3.1-70B": {"T3K": 32, "TG": 128},
+    "Llama3.2-90B": {"T3K": 32, "TG": 128},
+    "Qwen2.5-72B": {"T3K": 32, "TG": 128},
+    "Phi3.5-mini": {"N150": 128, "N300": 128, "T3K": 128, "TG": 128},
+}
+_DEFAULT_CHUNK = 4
+
+
+def tiles(size: int) -> int:
+    """Tiles of 32 that cover a size."""
+    return -(-size // TILE)
+
+
+def round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _is_grid(cores: int) -> bool:
+    """Whether so many cores form a rectangle of at most 8 x 8."""
+    return any(cores % rows == 0 and cores // rows <= MAX_GRID_SIDE for rows in range(1, MAX_GRID_SIDE + 1))
+
+
+@functools.cache
+def closest_grid(size_tiles: int, target: int = 32) -> int:
+    """Cores of a grid that divide the tiles evenly, as close to `target` as possible (`find_grid`)."""
+    divisors = [c for c in range(1, MAX_GRID_SIDE**2 + 1) if size_tiles % c == 0 and _is_grid(c)]
+    return min(divisors, key=lambda cores: abs(cores - target))
+
+
+@functools.cache
+def largest_grid(k_tiles: int, n_tiles: int) -> int:
+    """The most cores whose number divides both tile counts (`find_grid_k_n`)."""
+    return max(c for c in range(1, MAX_GRID_SIDE**2 + 1) if k_tiles % c == 0 and n_tiles % c == 0 and _is_grid(c))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One model on one system.
+
+    Attributes:
+      config: the model.
+      system: the system; its replicas are independent.
+      max_seq_len: longest sequence that the run may reach; long rope chooses its factors by it.
+
+    Raises:
+      ShardingError: the model's heads or sizes don't divide over the chips.
+    """
+
+    config: ModelConfig
+    system: System
+    max_seq_len: int = 1024
+
+    def __post_init__(self) -> None:
+        config, ways = self.config, self.ways
+        for what, count in (("heads", config.num_heads), ("KV heads", config.num_kv_heads)):
+            if count % ways:
+                fit = [n for n in (1, 2, 4, 8, 16, 32) if config.num_heads % n == 0 and config.num_kv_heads % n == 0]
+                raise ShardingError(
+                    f"{config.name} has {count} {what}, which {ways} chips of {self.system.label} can't share evenly; "
+                    f"its heads divide over {', '.join(map(str, fit))} chips"
+                )
+        for ways_out, what in ((self.residual_ways, "hidden size"),):
+            if config.hidden_size % (16 * ways_out):
+                raise ShardingError(
+                    f"{config.name}'s {what} {config.hidden_size} does not cut into {ways_out} slices of whole blocks "
+                    f"of 16 on {self.system.label}"
+                )
+
+    # Which chips share what.
+
+    @property
+    def two_d(self) -> bool:
+        return self.system.topology is Topology.GRID
+
+    @property
+    def ways(self) -> int:
+        """Chips that share the heads and the intermediate size."""
+        return self.system.grid[0]
+
+    @property
+    def residual_ways(self) -> int:
+        """Chips that share the hidden size of the residual stream."""
+        return self.system.grid[-1]
+
+    @property
+    def axis(self) -> str:
+        """Mesh axis of the heads."""
+        return ROW_AXIS if self.two_d else TENSOR_AXIS
+
+    @property
+    def residual_axis(self) -> str:
+        """Mesh axis of the residual stream."""
+        return COLUMN_AXIS if self.two_d else TENSOR_AXIS
+
+    @property
+    def fused_wo(self) -> bool:
+        """Whether wo runs as the fused all-gather-matmul: on a ring, where its 8 output columns are whole."""
+        return self.system.topology is Topology.RING and (self.config.hidden_size // TILE // self.ways) % 8 == 0
+
+    @property
+    def rules(self) -> ShardingRules:
+        if self.two_d:
+            return TWO_D
+        return RING if self.fused_wo else ONE_D
+
+    @property
+    def composite_reduce(self) -> bool:
+        """Whether a Galaxy's all-reduce is reduce-scatter + all-gather (hidden size 8192) or gather + sum."""
+        return self.config.hidden_size == 8192
+
+    @property
+    def distributed_prefill_norm(self) -> bool:
+        """Whether prefill normalises each slice with gathered statistics before it gathers the slices."""
+        return self.two_d or (self.ways > 1 and self.config.hidden_size > 4096)
+
+    # Padded sizes.
+
+    @property
+    def intermediate_size(self) -> int:
+        """The MLP's width, padded so that every chip's share is whole tiles on whole cores."""
+        cores = PAD_MLP_CORES.get(self.config.name, 1)
+        if self.two_d:
+            cores *= 1
+        return round_up(self.config.intermediate_size, cores * TILE * self.ways)
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the LM head over all chips."""
+        return round_up(self.config.vocab_size, GALAXY_VOCAB_MULTIPLE if self.two_d else self.ways)
+
+    # Heads of one chip.
+
+    @property
+    def local_heads(self) -> int:
+        return self.config.num_heads // self.ways
+
+    @property
+    def local_kv_heads(self) -> int:
+        return self.config.num_kv_heads // self.ways
+
+    # Core grids of decode.
+
+    @property
+    def residual_cores(self) -> int:
+        return closest_grid(tiles(self.config.hidden_size) // self.residual_ways or 1)
+
+    @property
+    def attention_cores(self) -> int:
+        return closest_grid(tiles(self.config.hidden_size))
+
+    @property
+    def mlp_cores(self) -> int:
+        """Grid of w1's, w3's and w2's activations."""
+        return largest_grid(tiles(self.config.hidden_size), max(1, self.intermediate_size // TILE // self.ways))
+
+    @property
+    def wo_cores(self) -> int:
+        """The unfused wo runs on one core a head, which is where concat_heads leaves its input."""
+        return self.local_heads
+
+    @property
+    def lm_head_cores(self) -> int:
+        """Rows x 8 cores, the most rows that cut the hidden size into whole tiles."""
+        hidden = tiles(self.config.hidden_size)
+        return next((8 * rows for rows in range(MAX_GRID_SIDE, 0, -1) if hidden % (8 * rows) == 0), 1)
+
+    # Prefill.
+
+    def prefill_chunk(self, padded_length: int) -> int:
+        """Rows of one pass of prefill: the longest multiple of 2048 that divides the prompt and fits the chunk limit.
+
+        Args:
+          padded_length: padded prompt length in tokens.
+        """
+        device = _DEVICE_OF_CHIPS.get(self.system.chips_per_replica, "TG")
+        limit = 1024 * _CHUNK_SIZES.get(self.config.name, {}).get(device, _DEFAULT_CHUNK)
+        if padded_length <= limit:
+            return padded_length
+        return next(c for c in range(limit, 0, -2048) if padded_length % c == 0)
+
+
+_DEVICE_OF_CHIPS = {1: "N150", 2: "N300", 8: "T3K", 32: "TG"}

@@ -1,0 +1,59 @@
+"""Parameters that know their logical axes: abstract for tracing, random for tests, filled by the checkpoint loader."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ttsim.meshes.sharding import ShardingRules
+
+
+def parameter(shape, axes, rngs: nnx.Rngs | None, *, scale: float | None = None, dtype=jnp.float32) -> nnx.Param:
+    """A parameter with one logical axis name (or None) a dimension.
+
+    Args:
+      shape: global shape.
+      axes: logical axes (`ttsim.meshes.sharding.LOGICAL_AXES`).
+      rngs: source of random values; None makes the parameter abstract (a `jax.ShapeDtypeStruct`).
+      scale: standard deviation of the values, 1 / sqrt(fan-in) by default; 0 means ones (norm weights).
+      dtype: of the values.
+    """
+    if len(shape) != len(axes):
+        raise ValueError(f"a parameter of shape {shape} needs {len(shape)} axes, not {axes}")
+    if rngs is None:
+        return nnx.Param(jax.ShapeDtypeStruct(shape, dtype), axes=axes)
+    if scale == 0:
+        return nnx.Param(jnp.ones(shape, dtype), axes=axes)
+    values = jax.random.normal(rngs.params(), shape, dtype) * (shape[0] ** -0.5 if scale is None else scale)
+    return nnx.Param(values, axes=axes)
+
+
+def _is_variable(node) -> bool:
+    return isinstance(node, nnx.Variable)
+
+
+def map_parameters(function, module):
+    """The module with `function(param)` in place of each parameter's value."""
+    return jax.tree.map(lambda p: p.replace(function(p)), module, is_leaf=_is_variable)
+
+
+def partition_specs(module, rules: ShardingRules):
+    """The module with a PartitionSpec in place of each value: `in_specs` of `jax.shard_map`."""
+    return map_parameters(lambda param: rules.spec(*param.get_metadata()["axes"]), module)
+
+
+def shardings(module, rules: ShardingRules, mesh):
+    """The module with a NamedSharding in place of each value."""
+    return map_parameters(lambda param: NamedSharding(mesh, rules.spec(*param.get_metadata()["axes"])), module)
+
+
+def abstract(module):
+    """The module with shapes in place of values."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), module)
+
+
+def is_replicated(spec: PartitionSpec) -> bool:
+    """Whether a partition cuts nothing."""
+    return all(axis is None for axis in spec)

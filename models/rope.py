@@ -1,0 +1,121 @@
+"""Rotary position embedding tables, the same numbers as Hugging Face transformers."""
+
+import math
+
+import numpy as np
+
+from ttsim.models.config import ModelConfig, RopeConfig
+
+
+def inverse_frequencies(rope: RopeConfig, head_dim: int, sequence_length: int) -> tuple[np.ndarray, float]:
+    """Radians per position of each rotated pair, and the factor on cos and sin.
+
+    With f = theta ** (-2i / head_dim) for i = 0 ... head_dim/2 - 1:
+
+        default   f
+        linear    f / factor
+        llama3    f for wavelengths below original / high_freq_factor, f / factor above original / low_freq_factor,
+                  a mean of both, linear in 1 / wavelength, between
+        yarn      f for pairs that turn over beta_fast times in the original context, f / factor for those that
+                  turn under beta_slow times, a mean of both, linear in i, between
+        longrope  f / short_factor[i], or f / long_factor[i] once the sequence outgrows the original context
+
+    Args:
+        rope: the embedding's configuration.
+        head_dim: width of an attention head; pairs are (i, i + head_dim/2).
+        sequence_length: tokens of the longest sequence, prompt and generated ones; only longrope looks at it.
+
+    Returns:
+        The frequencies, float32 [head_dim/2], and the attention factor, 1.0 but for yarn and longrope.
+
+    Source: transformers modeling_rope_utils.py, whose float32 steps this follows; yarn is arXiv:2309.00071 and
+    longrope arXiv:2402.13753.
+    """
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    wavelengths = (np.float64(rope.theta) ** exponents).astype(np.float32)  # over 2 pi
+    if rope.kind == "longrope":
+        outgrown = sequence_length > rope.original_max_position_embeddings
+        divisors = rope.long_factor if outgrown else rope.short_factor
+        return 1 / (np.asarray(divisors, np.float32) * wavelengths), _longrope_attention_factor(rope)
+    if rope.kind == "yarn":
+        return _yarn_frequencies(rope, head_dim, wavelengths), _yarn_attention_factor(rope)
+    frequencies = 1 / wavelengths
+    if rope.kind == "linear":
+        return frequencies / np.float32(rope.factor), 1.0
+    if rope.kind == "llama3":
+        return _llama3_frequencies(rope, frequencies), 1.0
+    return frequencies, 1.0
+
+
+def rope_tables(
+    config: ModelConfig, positions: np.ndarray, sequence_length: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines that rotate pair (i, i + head_dim/2) of a query or key.
+
+        y[i]              = x[i] * cos[i] - x[i + head_dim/2] * sin[i]
+        y[i + head_dim/2] = x[i + head_dim/2] * cos[i] + x[i] * sin[i]
+
+    Args:
+        config: the model.
+        positions: token positions, integers of any shape.
+        sequence_length: tokens of the longest sequence, which chooses longrope's frequencies; by default the
+            largest position + 1, as transformers does at every forward pass. Keys that are cached keep the
+            rotation they were made with, so a generation that may outgrow the original context passes its length.
+
+    Returns:
+        cos and sin, float32 [*positions.shape, head_dim/2], scaled by the attention factor.
+    """
+    positions = np.asarray(positions)
+    if not np.issubdtype(positions.dtype, np.integer):
+        raise ValueError(f"positions are {positions.dtype}; they must be integers")
+    if sequence_length is None:
+        sequence_length = int(positions.max(initial=0)) + 1
+    frequencies, attention_factor = inverse_frequencies(config.rope, config.head_dim, sequence_length)
+    # The angle is a float32 product in transformers too; only its cosine and sine are taken in float64.
+    angles = (positions[..., None].astype(np.float32) * frequencies).astype(np.float64)
+    cos, sin = np.cos(angles) * attention_factor, np.sin(angles) * attention_factor
+    return cos.astype(np.float32), sin.astype(np.float32)
+
+
+def _llama3_frequencies(rope: RopeConfig, frequencies: np.ndarray) -> np.ndarray:
+    original = rope.original_max_position_embeddings
+    turns = original * frequencies / np.float32(2 * math.pi)  # over the original context
+    smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    kept = np.clip(smooth, 0, 1).astype(np.float32)
+    return (1 - kept) * (frequencies / np.float32(rope.factor)) + kept * frequencies
+
+
+def _yarn_frequencies(rope: RopeConfig, head_dim: int, wavelengths: np.ndarray) -> np.ndarray:
+    original = rope.original_max_position_embeddings
+
+    def pair_that_turns(times: float) -> float:
+        return head_dim * math.log(original / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    first, last = pair_that_turns(rope.beta_fast), pair_that_turns(rope.beta_slow)
+    if rope.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    # transformers clips the last pair to head_dim - 1, though there are only head_dim/2 of them.
+    first, last = max(first, 0), min(last, head_dim - 1)
+    span = last - first or 0.001
+    interpolated = np.clip((np.arange(head_dim // 2, dtype=np.float32) - np.float32(first)) / np.float32(span), 0, 1)
+    return interpolated / (np.float32(rope.factor) * wavelengths) + (1 - interpolated) / wavelengths
+
+
+def _yarn_attention_factor(rope: RopeConfig) -> float:
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+
+    def growth(weight: float) -> float:
+        return 0.1 * weight * math.log(rope.factor) + 1 if rope.factor > 1 else 1.0
+
+    if rope.mscale and rope.mscale_all_dim:
+        return growth(rope.mscale) / growth(rope.mscale_all_dim)
+    return growth(1)
+
+
+def _longrope_attention_factor(rope: RopeConfig) -> float:
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.factor <= 1:
+        return 1.0
+    return math.sqrt(1 + math.log(rope.factor) / math.log(rope.original_max_position_embeddings))

@@ -1,0 +1,140 @@
+"""Run or trace a model on a mesh: the device program of `Transformer` wrapped in `jax.shard_map`.
+
+layout = Layout(config, system, max_seq_len=1024)
+step = decode_step(layout, precision, batch=1)            # a global function, for jax.jit on a mesh
+program = decode_program(layout, precision, batch=1)      # or what one device runs, without devices or weights
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ttsim.meshes.systems import DATA_AXIS
+from ttsim.models.cache import KVCache, users_partition
+from ttsim.models.layout import Layout
+from ttsim.models.parameters import partition_specs, shardings
+from ttsim.models.transformer import Transformer
+from ttsim.precision import Precision
+from ttsim.program import Program, trace
+
+
+def decode_step(
+    layout: Layout,
+    precision: Precision,
+    batch: int,
+    *,
+    sample: Literal["device", "host"] = "host",
+    mesh: Mesh | AbstractMesh | None = None,
+) -> Callable[..., Any]:
+    """The function (model, tokens [B], positions [B], cache) -> (tokens or logits, cache), over all replicas.
+
+    Args:
+      layout, precision: the model on its system, and its formats and settings.
+      batch: users of one replica; B = batch x replicas.
+      sample: where the token is chosen (see `Transformer.decode`).
+      mesh: mesh of the system; by default the abstract one.
+    """
+    mesh = layout.system.abstract_mesh() if mesh is None else mesh
+    model_specs = partition_specs(_skeleton(layout), layout.rules)
+    cache_specs = KVCache.specs(layout, batch)
+    step = functools.partial(Transformer.decode, layout=layout, precision=precision, sample=sample)
+    return jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(model_specs, P(DATA_AXIS), P(users_partition(layout, batch)), cache_specs),
+        out_specs=(P(DATA_AXIS), cache_specs),
+        check_vma=False,  # the gathered logits are replicated, which the type system can't see
+    )
+
+
+def prefill_step(
+    layout: Layout,
+    precision: Precision,
+    batch: int,
+    *,
+    start: int = 0,
+    logits: Literal["none", "last", "all"] = "last",
+    numerics: Literal["prefill", "decode"] = "prefill",
+    mesh: Mesh | AbstractMesh | None = None,
+) -> Callable[..., Any]:
+    """The function (model, tokens [R T], positions [T], user, last [R], cache) -> (logits, cache).
+
+    Each of the R replicas fills the cache of its user number `user` with its own T tokens. With `logits="last"` the
+    result has 32 rows a replica (the row `last % 32` is the wanted one), with "all" T rows, each of V columns.
+    """
+    mesh = layout.system.abstract_mesh() if mesh is None else mesh
+    model_specs = partition_specs(_skeleton(layout), layout.rules)
+    cache_specs = KVCache.specs(layout, batch)
+
+    def step(model, tokens_t, positions_t, user, last, cache):
+        return model.prefill(
+            tokens_t,
+            positions_t,
+            user,
+            last[0],
+            cache,
+            layout=layout,
+            precision=precision,
+            start=start,
+            logits=logits,
+            numerics=numerics,
+        )
+
+    return jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(model_specs, P(DATA_AXIS), P(), P(), P(DATA_AXIS), cache_specs),
+        out_specs=(P(DATA_AXIS, layout.axis) if logits != "none" else P(), cache_specs),
+        check_vma=False,
+    )
+
+
+def place(model: Transformer, layout: Layout, mesh: Mesh) -> Transformer:
+    """The model with every parameter sharded over the mesh by the layout's rules."""
+    return jax.tree.map(jax.device_put, model, shardings(model, layout.rules, mesh))
+
+
+def place_cache(cache: KVCache, layout: Layout, batch: int, mesh: Mesh) -> KVCache:
+    """The cache sharded over the mesh."""
+    specs = KVCache.specs(layout, batch)
+    return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), cache, specs)
+
+
+@functools.cache
+def _skeleton(layout: Layout) -> Transformer:
+    """The abstract model. Its values are never changed, so that one serves all traces."""
+    return Transformer(layout)
+
+
+def decode_program(
+    layout: Layout, precision: Precision, batch: int, *, sample: Literal["device", "host"] = "host"
+) -> Program:
+    """What one device runs for one token of each user."""
+    users = batch * layout.system.data_parallel
+    row = jax.ShapeDtypeStruct((users,), jnp.int32)
+    step = decode_step(layout, precision, batch, sample=sample)
+    return trace(step, _skeleton(layout), row, row, KVCache.abstract(layout, batch))
+
+
+def prefill_program(
+    layout: Layout, precision: Precision, batch: int, length: int, *, start: int = 0, last_chunk: bool = True
+) -> Program:
+    """What one device runs for one user's prompt, or for the chunk of it that starts at `start`.
+
+    Args:
+      length: padded rows of the chunk. last_chunk: whether it ends in logits.
+    """
+    replicas = layout.system.data_parallel
+    tokens = jax.ShapeDtypeStruct((length * replicas,), jnp.int32)
+    positions = jax.ShapeDtypeStruct((length,), jnp.int32)
+    scalar = jax.ShapeDtypeStruct((), jnp.int32)
+    last = jax.ShapeDtypeStruct((replicas,), jnp.int32)
+    step = prefill_step(layout, precision, batch, start=start, logits="last" if last_chunk else "none")
+    return trace(step, _skeleton(layout), tokens, positions, scalar, last, KVCache.abstract(layout, batch))

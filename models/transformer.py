@@ -1,0 +1,303 @@
+"""The decoder-only transformer as the program that one Tenstorrent device runs.
+
+Modules hold parameters in their *global* shapes with logical axes; `Transformer.decode` and `Transformer.prefill` run
+inside `jax.shard_map`, where every array is this device's slice. One code covers one chip, a line or ring of chips
+(1-D tensor parallel) and a Galaxy (2-D); `Stage` holds the differences.
+
+Axes in names: b users, t tokens of a prompt, d hidden size, f intermediate size, k KV heads, g query heads of a KV
+head, h head size, v vocabulary.
+
+Source: tt-metal models/tt_transformers tt/{model,decoder,attention,mlp,distributed_norm,ccl,lm_head}.py, May 2025.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ttsim import ops as tt
+from ttsim.models.cache import KVCache
+from ttsim.models.config import ModelConfig
+from ttsim.models.layout import Layout
+from ttsim.models.parameters import parameter
+from ttsim.models.rope import inverse_frequencies
+from ttsim.models.stage import Stage
+from ttsim.precision import LayerPrecision, Precision
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with a fused projection: for each KV head its query heads, then K, then V."""
+
+    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
+        c = layout.config
+        fused = (c.num_kv_heads, c.queries_per_kv + 2, c.head_dim)
+        self.wqkv_dkgh = parameter((c.hidden_size, *fused), ("embed", "kv_heads", None, None), rngs)
+        self.bias_kgh = parameter(fused, ("kv_heads", None, None), rngs, scale=0.02) if c.qkv_bias else None
+        self.wo_qd = parameter((c.q_size, c.hidden_size), ("wo_in", "wo_out"), rngs)
+
+    def decode(self, x_bd, cos, sin, positions, keys, values, stage: Stage):
+        p, c = stage.precision, stage.layout.config
+        qkv = stage.column(x_bd, self.wqkv_dkgh, p.wqkv, p.li_qkv_decode, cores=stage.layout.attention_cores)
+        if self.bias_kgh is not None:
+            qkv = tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out)
+        qkv = stage.my_users(qkv)
+        q, k, v = tt.create_heads_decode(
+            qkv, kv_heads=stage.layout.local_kv_heads, head_dim=c.head_dim, format=p.linear_out
+        )
+        q = tt.rotary(q, cos, sin, out_format=p.rope_in)
+        k = tt.rotary(k, cos, sin, out_format=p.rope_in)
+        keys = tt.update_cache(keys, k, positions, format=p.kv_cache)
+        values = tt.update_cache(values, v, positions, format=p.kv_cache)
+        out = tt.sdpa_decode(
+            q,
+            keys,
+            values,
+            positions,
+            setting=p.sdpa_decode,
+            kv_format=p.kv_cache,
+            out_format=p.sdpa_decode_out,
+            window=c.sliding_window,
+        )
+        out = stage.all_users(tt.concat_heads_decode(out, format=p.sdpa_decode_out), x_bd.shape[0])
+        return stage.attention_output(out, self.wo_qd, p.wo, p.li_o_decode), keys, values
+
+    def prefill(self, x_td, cos, sin, user, keys, values, stage: Stage, start: int):
+        p, c = stage.precision, stage.layout.config
+        setting_qkv, setting_o, setting_sdpa = stage.prefill_settings
+        qkv = stage.column(x_td, self.wqkv_dkgh, p.wqkv, setting_qkv, pass_rows=2048)
+        if self.bias_kgh is not None:
+            qkv = tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out)
+        q, k, v = tt.create_heads_prefill(
+            qkv, kv_heads=stage.layout.local_kv_heads, head_dim=c.head_dim, format=p.linear_out
+        )
+        q = tt.rotary(q, cos, sin, out_format=p.rope_in)
+        k = tt.rotary(k, cos, sin, out_format=p.rope_in)
+        k = tt.typecast(k, in_format=p.rope_in, out_format=p.kv_cache)
+        v = tt.typecast(v, in_format=p.linear_out, out_format=p.kv_cache)
+        spread = stage.users_axis
+        keys = tt.fill_cache(keys, k, user, start=start, format=p.kv_cache, users_axis=spread)
+        values = tt.fill_cache(values, v, user, start=start, format=p.kv_cache, users_axis=spread)
+        if start:
+            if spread is not None:
+                raise ValueError("chunked prefill of users that are spread over columns is not possible")
+            k = tt.read_cache(keys, user, length=start + x_td.shape[0])
+            v = tt.read_cache(values, user, length=start + x_td.shape[0])
+        if stage.query_format != p.rope_in:
+            q = tt.typecast(q, in_format=p.rope_in, out_format=stage.query_format)
+        out = tt.sdpa_prefill(
+            q,
+            k,
+            v,
+            start=start,
+            setting=setting_sdpa,
+            kv_format=p.kv_cache,
+            out_format=stage.query_format,
+            window=c.sliding_window,
+        )
+        out = tt.concat_heads_prefill(out, format=stage.query_format)
+        return stage.attention_output(out, self.wo_qd, p.wo, setting_o), keys, values
+
+
+class MLP(nnx.Module):
+    """w2(silu(x w1) * (x w3))."""
+
+    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
+        hidden, inner = layout.config.hidden_size, layout.intermediate_size
+        self.w1_df = parameter((hidden, inner), ("embed", "mlp"), rngs)
+        self.w3_df = parameter((hidden, inner), ("embed", "mlp"), rngs)
+        self.w2_fd = parameter((inner, hidden), ("mlp", "w2_out"), rngs)
+
+    def __call__(self, x, stage: Stage):
+        p = stage.precision
+        cores = stage.layout.mlp_cores if stage.phase == "decode" else None
+        gate, up = stage.gate_up(x, self.w1_df, self.w3_df, cores=cores)
+        y = stage.gathered_product(tt.silu_mul(gate, up, out_format=p.mlp_product, cores=cores))
+        return stage.row(y, self.w2_fd, p.ff2, p.li_ff2, in_format=p.mlp_product, cores=cores)
+
+
+class DecoderLayer(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
+        hidden = layout.config.hidden_size
+        self.attention_norm_d = parameter((hidden,), ("norm",), rngs, scale=0)
+        self.attention = Attention(layout, rngs)
+        self.mlp_norm_d = parameter((hidden,), ("norm",), rngs, scale=0)
+        self.mlp = MLP(layout, rngs)
+
+
+class CrossAttentionLayer(nnx.Module):
+    """Parameters of a layer that attends to an image; a prompt without an image skips the layer, as the device does."""
+
+    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
+        c = layout.config
+        self.attention_norm_d = parameter((c.hidden_size,), ("norm",), rngs, scale=0)
+        self.wq_dq = parameter((c.hidden_size, c.q_size), ("embed", "kv_heads"), rngs)
+        self.wkv_dkh = parameter(
+            (c.hidden_size, c.num_kv_heads, 2, c.head_dim), ("embed", "kv_heads", None, None), rngs
+        )
+        self.wo_qd = parameter((c.q_size, c.hidden_size), ("wo_in", "wo_out"), rngs)
+        self.q_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
+        self.k_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
+        self.attention_gate = parameter((1,), (None,), rngs, scale=0)
+        self.mlp_norm_d = parameter((c.hidden_size,), ("norm",), rngs, scale=0)
+        self.mlp = MLP(layout, rngs)
+        self.mlp_gate = parameter((1,), (None,), rngs, scale=0)
+
+
+class Transformer(nnx.Module):
+    """Embedding, decoder layers, last norm and LM head.
+
+    Args:
+      layout: the model on its system.
+      rngs: source of random parameters; None builds the model abstractly, in milliseconds at any size.
+
+    The LM head always has parameters of its own: with tied embeddings the device, too, keeps a second copy, in another
+    format and another sharding.
+    """
+
+    def __init__(self, layout: Layout, rngs: nnx.Rngs | None = None):
+        config = layout.config
+        self.embedding_vd = parameter((config.vocab_size, config.hidden_size), (None, "residual"), rngs, scale=0.02)
+        self.layers = nnx.List(
+            [
+                CrossAttentionLayer(layout, rngs) if i in config.cross_attention_layers else DecoderLayer(layout, rngs)
+                for i in range(config.num_layers)
+            ]
+        )
+        self.norm_d = parameter((config.hidden_size,), ("norm",), rngs, scale=0)
+        self.lm_head_dv = parameter((config.hidden_size, layout.vocab_size), ("embed", "vocab"), rngs)
+
+    def decode(
+        self,
+        tokens_b,
+        positions,
+        cache: KVCache,
+        *,
+        layout: Layout,
+        precision: Precision,
+        sample: Literal["device", "host"] = "host",
+    ):
+        """One token for every user (inside `shard_map`).
+
+        Args:
+          tokens_b: [B] int32, the newest token of each user of this replica.
+          positions: [b] int32, its position; b are the users whose cache this device holds (B, or B / columns).
+          cache: keys and values so far.
+          layout, precision: static.
+          sample: "device" takes the argmax there, "host" leaves the logits to the host.
+
+        Returns:
+          ([B] int32 tokens or [B, V] logits, the cache with this token).
+        """
+        first = Stage.decode(layout, precision.layer(0), tokens_b.shape[0])
+        x = tt.embedding(tokens_b, self.embedding_vd[...], out_format=first.precision.residual)
+        cos, sin = _rotary_tables(positions, layout, first.precision)
+        cos, sin = cos[:, None], sin[:, None]
+        x = tt.reshard(x, format=first.precision.residual, cores=layout.residual_cores)
+        keys, values = list(cache.keys), list(cache.values)
+        for slot, (layer, layer_precision) in enumerate(self._text_layers(layout.config, precision)):
+            x, keys[slot], values[slot] = _decode_layer(
+                layer, x, cos, sin, positions, keys[slot], values[slot], layout=layout, precision=layer_precision
+            )
+        stage = Stage.decode(layout, precision.layer(layout.config.num_layers - 1), tokens_b.shape[0])
+        logits = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=True)
+        logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
+        result = tt.argmax(logits) if sample == "device" else logits
+        return result, KVCache(tuple(keys), tuple(values))
+
+    def prefill(
+        self,
+        tokens_t,
+        positions_t,
+        user,
+        last,
+        cache: KVCache,
+        *,
+        layout: Layout,
+        precision: Precision,
+        start: int = 0,
+        logits: Literal["none", "last", "all"] = "last",
+        numerics: Literal["prefill", "decode"] = "prefill",
+    ):
+        """One user's prompt, or a chunk of it (inside `shard_map`).
+
+        Args:
+          tokens_t: [T] int32, padded at the end. positions_t: [T] int32, start .. start + T - 1.
+          user: int32 scalar, index of the user in the cache. last: int32 scalar, the row whose logits are wanted.
+          cache: keys and values.
+          layout, precision: static.
+          start: position of the chunk's first row.
+          logits: "last" computes those of the 32 rows around `last`, "all" of every row, "none" only fills the cache.
+          numerics: "decode" uses decode's formats and settings: with teacher forcing this one pass computes what T
+            decode steps would.
+
+        Returns:
+          (this device's slice of the logits [rows, V / devices] or None, the cache with these rows).
+        """
+        stage = Stage.prefill(layout, precision.layer(0), cache, numerics)
+        x = tt.embedding(tokens_t, self.embedding_vd[...], out_format=stage.precision.residual)
+        cos, sin = _rotary_tables(positions_t, layout, stage.precision)
+        keys, values = list(cache.keys), list(cache.values)
+        for slot, (layer, layer_precision) in enumerate(self._text_layers(layout.config, precision)):
+            x, keys[slot], values[slot] = _prefill_layer(
+                layer,
+                x,
+                cos,
+                sin,
+                user,
+                keys[slot],
+                values[slot],
+                start=start,
+                stage=Stage.prefill(layout, layer_precision, cache, numerics),
+            )
+        cache = KVCache(tuple(keys), tuple(values))
+        if logits == "none":
+            return None, cache
+        if logits == "last":
+            rows = min(32, x.shape[0])
+            x = tt.take_rows(x, last, rows=rows, format=stage.precision.residual)
+        y = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=False)
+        return tt.untilize(y, format=precision.logits), cache
+
+    def _text_layers(self, config: ModelConfig, precision: Precision):
+        """The layers that text runs through, with their precision."""
+        for slot, index in enumerate(config.self_attention_layers):
+            yield self.layers[index], precision.layer(slot)
+
+
+def _rotary_tables(positions, layout: Layout, precision: LayerPrecision):
+    config = layout.config
+    frequencies, scaling = inverse_frequencies(config.rope, config.head_dim, layout.max_seq_len)
+    frequencies = jnp.asarray(frequencies, jnp.float32)
+    return tt.rotary_tables(positions, frequencies, scaling=float(scaling), format=precision.rope_in)
+
+
+# Layers are jitted by themselves: all layers of one precision then share one trace, and a program shows them as one
+# repeated block.
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "precision"))
+def _decode_layer(layer, x, cos, sin, positions, keys, values, *, layout, precision):
+    stage = Stage.decode(layout, precision, x.shape[0])
+    h = stage.norm(x, layer.attention_norm_d, cores=layout.attention_cores)
+    out, keys, values = layer.attention.decode(h, cos, sin, positions, keys, values, stage)
+    x = tt.add(x, out, out_format=precision.residual, cores=layout.residual_cores)
+    h = stage.norm(x, layer.mlp_norm_d, cores=layout.mlp_cores, move=False)
+    x = tt.add(x, layer.mlp(h, stage), out_format=precision.residual, cores=layout.residual_cores)
+    return x, keys, values
+
+
+@functools.partial(jax.jit, static_argnames=("start", "stage"))
+def _prefill_layer(layer, x, cos, sin, user, keys, values, *, start, stage):
+    residual = stage.precision.residual
+    h = stage.norm(x, layer.attention_norm_d)
+    out, keys, values = layer.attention.prefill(h, cos, sin, user, keys, values, stage, start)
+    x = tt.add(x, out, out_format=residual)
+    h = stage.norm(x, layer.mlp_norm_d)
+    x = tt.add(x, layer.mlp(h, stage), out_format=residual)
+    return x, keys, values
