@@ -196,8 +196,7 @@ class Transformer(nnx.Module):
         """
         first = Stage.decode(layout, precision.layer(0), tokens_b.shape[0])
         x = tt.embedding(tokens_b, self.embedding_vd[...], out_format=first.precision.residual)
-        cos, sin = _rotary_tables(positions, layout, first.precision)
-        cos, sin = cos[:, None], sin[:, None]
+        cos, sin = (table[:, None] for table in _rotary_tables(positions, layout, first.precision))
         x = tt.reshard(x, format=first.precision.residual, cores=layout.residual_cores)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, layer_precision) in enumerate(self._text_layers(layout.config, precision)):
@@ -208,7 +207,7 @@ class Transformer(nnx.Module):
         logits = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=True)
         logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
         result = tt.argmax(logits) if sample == "device" else logits
-        return result, KVCache(tuple(keys), tuple(values))
+        return result, KVCache(tuple(keys), tuple(values), cache.users_axis)
 
     def prefill(
         self,
@@ -241,7 +240,7 @@ class Transformer(nnx.Module):
         """
         stage = Stage.prefill(layout, precision.layer(0), cache, numerics)
         x = tt.embedding(tokens_t, self.embedding_vd[...], out_format=stage.precision.residual)
-        cos, sin = _rotary_tables(positions_t, layout, stage.precision)
+        cos, sin = (table[None] for table in _rotary_tables(positions_t, layout, stage.precision))
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, layer_precision) in enumerate(self._text_layers(layout.config, precision)):
             x, keys[slot], values[slot] = _prefill_layer(
@@ -255,7 +254,7 @@ class Transformer(nnx.Module):
                 start=start,
                 stage=Stage.prefill(layout, layer_precision, cache, numerics),
             )
-        cache = KVCache(tuple(keys), tuple(values))
+        cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
         if logits == "none":
             return None, cache
         if logits == "last":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
-TABLE_DATE = datetime.date(2025, 5, 12)  # the code behind the published tables
+from ttsim.precision import TABLE_DATE
 
 # Back-to-back dispatch of traced programs on all cores: tt-metal pgm_dispatch_golden.json, by date of the file.
 _DISPATCH = (

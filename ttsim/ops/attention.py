@@ -15,6 +15,7 @@ from ttsim.cost.shapes import tensor_bytes, tiles
 from ttsim.fidelity import get_setting, mask_activations, mask_weights
 from ttsim.formats import round_to
 from ttsim.ops._op import op
+from ttsim.ops._pack import pack
 
 # Rows of queries that the simulator (not the device) computes at once: bounds the score matrix's memory.
 _QUERY_ROWS = 1024
@@ -97,7 +98,7 @@ def rotary(x, cos, sin, *, out_format):
     pairs = x.reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     rotated = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
-    return round_to(rotated.reshape(x.shape), out_format)
+    return pack(rotated.reshape(x.shape), out_format)
 
 
 @rotary.cost
@@ -121,7 +122,7 @@ def update_cache(cache, x, positions, *, format):
     Returns:
       The cache with x at each user's position.
     """
-    x = round_to(x, format).astype(cache.dtype)[:, :, None]
+    x = pack(x, format).astype(cache.dtype)[:, :, None]
     return jax.vmap(lambda c, row, p: jax.lax.dynamic_update_slice_in_dim(c, row, p, axis=1))(cache, x, positions)
 
 
@@ -197,13 +198,13 @@ def sdpa_decode(q, keys, values, positions, *, setting, kv_format, out_format, w
     setting = get_setting(setting)
     batch, heads, head_dim = q.shape
     kv_heads = keys.shape[1]
-    grouped = mask_activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), setting.fidelity)
-    keys, values = (mask_weights(x.astype(jnp.float32), setting.fidelity) for x in (keys, values))
+    grouped = _activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), setting)
+    keys, values = (_weights(x, setting) for x in (keys, values))
     scores = jnp.einsum("bkgd,bksd->bkgs", grouped, keys) * head_dim**-0.5
     visible = _visible(positions, keys.shape[2], window)
     scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
-    weights = mask_activations(_softmax(scores, setting), setting.fidelity)
-    return round_to(jnp.einsum("bkgs,bksd->bkgd", weights, values).reshape(q.shape), out_format)
+    weights = _activations(_softmax(scores, setting), setting)
+    return pack(jnp.einsum("bkgs,bksd->bkgd", weights, values).reshape(q.shape), out_format)
 
 
 @sdpa_decode.cost
@@ -230,14 +231,14 @@ def sdpa_prefill(q, keys, values, *, start, setting, kv_format, out_format, wind
     setting = get_setting(setting)
     heads, rows, head_dim = q.shape
     kv_heads = keys.shape[0]
-    grouped = mask_activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), setting.fidelity)
-    keys, values = (mask_weights(x.astype(jnp.float32), setting.fidelity) for x in (keys, values))
+    grouped = _activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), setting)
+    keys, values = (_weights(x, setting) for x in (keys, values))
 
     def attend(q_block, first):
         scores = jnp.einsum("kgqd,ksd->kgqs", q_block, keys) * head_dim**-0.5
         visible = _visible(start + first + jnp.arange(q_block.shape[2]), keys.shape[1], window)
         scores = jnp.where(visible[None, None], scores, -jnp.inf)
-        weights = mask_activations(_softmax(scores, setting), setting.fidelity)
+        weights = _activations(_softmax(scores, setting), setting)
         return jnp.einsum("kgqs,ksd->kgqd", weights, values)
 
     if rows <= _QUERY_ROWS or rows % _QUERY_ROWS:
@@ -246,7 +247,7 @@ def sdpa_prefill(q, keys, values, *, start, setting, kv_format, out_format, wind
         blocks = grouped.reshape(kv_heads, heads // kv_heads, -1, _QUERY_ROWS, head_dim).transpose(2, 0, 1, 3, 4)
         firsts = jnp.arange(blocks.shape[0]) * _QUERY_ROWS
         out = jax.lax.map(lambda block: attend(*block), (blocks, firsts)).transpose(1, 2, 0, 3, 4)
-    return round_to(out.reshape(q.shape), out_format)
+    return pack(out.reshape(q.shape), out_format)
 
 
 @sdpa_prefill.cost
@@ -266,7 +267,18 @@ def _visible(rows, length, window):
 def _softmax(scores, setting):
     """Softmax whose result is a bf16 tile, as the device keeps it (float32 for the exact setting)."""
     weights = jax.nn.softmax(scores, axis=-1)
-    return weights if setting.name == "exact" else round_to(weights, "bf16")
+    return weights if setting.fidelity is None else pack(weights, "bf16")
+
+
+def _activations(x, setting):
+    """What the first operand of a product contributes (Q, the softmax): SrcB's bits."""
+    return x if setting.fidelity is None else mask_activations(x, setting.fidelity)
+
+
+def _weights(x, setting):
+    """What the second operand of a product contributes (K, V): SrcA's bits."""
+    x = x.astype(jnp.float32)
+    return x if setting.fidelity is None else mask_weights(x, setting.fidelity)
 
 
 @op

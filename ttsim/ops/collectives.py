@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import jax
 
+<<<<<<< HEAD
 from ttsim.cost import links, tensix
 from ttsim.cost.shapes import rows_and_columns, tensor_bytes
 from ttsim.formats import round_to
+=======
+>>>>>>> main
 from ttsim.ops._op import op
+from ttsim.ops._pack import pack
 
 
 @op
@@ -19,8 +23,8 @@ def all_gather(x, *, axis, dim, format):
 
 @all_gather.cost
 def _(call, machine):
-    (out,) = call.outputs
-    return [links.all_gather(tensor_bytes(*rows_and_columns(out), call["format"]), call.num_devices, machine)]
+    shard = tensor_bytes(*rows_and_columns(call.inputs[0]), call["format"])  # padded to tiles before it is gathered
+    return [links.all_gather(shard * call.num_devices, call.num_devices, machine)]
 
 
 @op
@@ -29,7 +33,7 @@ def reduce_scatter(x, *, axis, dim, format):
 
     The sum is rounded once to `format`; the device rounds after each hop, which for two devices is the same.
     """
-    return round_to(jax.lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True), format)
+    return pack(jax.lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True), format)
 
 
 @reduce_scatter.cost
@@ -49,6 +53,7 @@ def all_reduce(x, *, axis, format, composite=False):
       composite: reduce-scatter + all-gather; otherwise all-gather + a local reduction over the gathered copies.
     """
     del composite
+<<<<<<< HEAD
     return round_to(jax.lax.psum(x, axis), format)
 
 
@@ -60,3 +65,6 @@ def _(call, machine):
         return [links.reduce_scatter(tensor, devices, machine), links.all_gather(tensor, devices, machine)]
     reduce = tensix.stream("fast_reduce_nc", (devices + 1) * tensor, machine)
     return [links.all_gather(devices * tensor, devices, machine), reduce]
+=======
+    return pack(jax.lax.psum(x, axis), format)
+>>>>>>> main

@@ -8,13 +8,14 @@ from ttsim.cost import tensix
 from ttsim.cost.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.formats import round_to
 from ttsim.ops._op import op
+from ttsim.ops._pack import pack
 
 
 @op
 def add(x, y, *, out_format, cores=None):
     """x + y, the residual connection. Shapes are equal; float32 on `out_format`'s grid."""
     del cores
-    return round_to(x + y, out_format)
+    return pack(x + y, out_format)
 
 
 @add.cost
@@ -29,7 +30,7 @@ def _(call, machine):
 @op
 def add_bias(x, bias, *, out_format):
     """x + bias, [..., N] + [...] whose axes flatten to N."""
-    return round_to(x + bias.reshape((1,) * (x.ndim - 1) + (-1,)), out_format)
+    return pack(x + bias.reshape((1,) * (x.ndim - 1) + (-1,)), out_format)
 
 
 @add_bias.cost
@@ -45,7 +46,7 @@ def _(call, machine):
 def silu_mul(gate, up, *, out_format, cores=None):
     """silu(gate) * up, one kernel with the activation fused into the first operand."""
     del cores
-    return round_to(jax.nn.silu(gate) * up, out_format)
+    return pack(jax.nn.silu(gate) * up, out_format)
 
 
 @silu_mul.cost
@@ -60,8 +61,9 @@ def _(call, machine):
 
 @op
 def typecast(x, *, in_format, out_format):
-    """x converted to another format."""
+    """x converted to another format; the only op that packs block floats from all of bf16's bits."""
     del in_format
+<<<<<<< HEAD
     return round_to(x, out_format)
 
 
@@ -72,3 +74,6 @@ def _(call, machine):
         return [tensix.small("typecast", 2.5e-6)]
     moved = tensor_bytes(rows, columns, call["in_format"]) + tensor_bytes(rows, columns, call["out_format"])
     return [tensix.stream("typecast", moved, machine)]
+=======
+    return round_to(x, out_format, rounding="device_precise")
+>>>>>>> main

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from ttsim.cost import tensix
 from ttsim.cost.shapes import rows_and_columns, tensor_bytes, tiles
-from ttsim.formats import round_to
 from ttsim.ops._op import op
+from ttsim.ops._pack import pack
 
 
 @op
@@ -26,7 +26,7 @@ def rms_norm(x, weight, *, eps, out_format, cores=None):
     """
     del cores
     mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    return round_to(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
+    return pack(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
 
 
 @rms_norm.cost
@@ -50,7 +50,7 @@ def rms_norm_stats(x, *, out_format, cores=None):
       [..., 1] float32. (The device writes a tile column of 32.)
     """
     del cores
-    return round_to(jnp.mean(jnp.square(x), axis=-1, keepdims=True), out_format)
+    return pack(jnp.mean(jnp.square(x), axis=-1, keepdims=True), out_format)
 
 
 @rms_norm_stats.cost
@@ -79,7 +79,7 @@ def rms_norm_apply(x, stats, weight, *, axis, eps, out_format, cores=None):
     if weight.shape[0] != width:
         weight = jax.lax.dynamic_slice_in_dim(weight, jax.lax.axis_index(axis) * width, width)
     mean_square = jnp.mean(stats, axis=-1, keepdims=True)
-    return round_to(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
+    return pack(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
 
 
 @rms_norm_apply.cost
