@@ -1,6 +1,6 @@
 """Many kernels as a few matrices: what makes calibration a gradient descent.
 
-A kernel's start and limits are linear in phi = (1, c_1 ... c_n, 1 / c_1 ... 1 / c_n), so the seconds of all programs are
+A kernel is linear in phi = (1, c_1 ... c_n, 1 / c_1 ... 1 / c_n) but for a maximum, so the seconds of all programs are
 
     counts @ (starts @ phi + max over limits of (limits @ phi))
 

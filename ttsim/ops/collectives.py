@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import jax
 
-<<<<<<< HEAD
 from ttsim.cost import links, tensix
 from ttsim.cost.shapes import rows_and_columns, tensor_bytes
-from ttsim.formats import round_to
-=======
->>>>>>> main
 from ttsim.ops._op import op
 from ttsim.ops._pack import pack
 
@@ -53,8 +49,7 @@ def all_reduce(x, *, axis, format, composite=False):
       composite: reduce-scatter + all-gather; otherwise all-gather + a local reduction over the gathered copies.
     """
     del composite
-<<<<<<< HEAD
-    return round_to(jax.lax.psum(x, axis), format)
+    return pack(jax.lax.psum(x, axis), format)
 
 
 @all_reduce.cost
@@ -65,6 +60,3 @@ def _(call, machine):
         return [links.reduce_scatter(tensor, devices, machine), links.all_gather(tensor, devices, machine)]
     reduce = tensix.stream("fast_reduce_nc", (devices + 1) * tensor, machine)
     return [links.all_gather(devices * tensor, devices, machine), reduce]
-=======
-    return pack(jax.lax.psum(x, axis), format)
->>>>>>> main

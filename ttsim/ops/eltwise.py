@@ -63,8 +63,7 @@ def _(call, machine):
 def typecast(x, *, in_format, out_format):
     """x converted to another format; the only op that packs block floats from all of bf16's bits."""
     del in_format
-<<<<<<< HEAD
-    return round_to(x, out_format)
+    return round_to(x, out_format, rounding="device_precise")
 
 
 @typecast.cost
@@ -74,6 +73,3 @@ def _(call, machine):
         return [tensix.small("typecast", 2.5e-6)]
     moved = tensor_bytes(rows, columns, call["in_format"]) + tensor_bytes(rows, columns, call["out_format"])
     return [tensix.stream("typecast", moved, machine)]
-=======
-    return round_to(x, out_format, rounding="device_precise")
->>>>>>> main
