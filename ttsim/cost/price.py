@@ -12,6 +12,7 @@ import numpy as np
 from ttsim.cost import host
 from ttsim.cost.kernel import Kernel
 from ttsim.cost.machine import Machine
+from ttsim.ops._op import OpCall
 from ttsim.program import Block, Program
 
 
@@ -24,16 +25,21 @@ class PricedKernel:
     """A kernel of a program.
 
     Attributes:
-      op: the device op that launches it.
+      call: the call of the device op that launches it.
       where: blocks around the op, outermost first ("_decode_layer").
       kernel: the kernel.
       count: how often it runs.
     """
 
-    op: str
+    call: OpCall
     where: str
     kernel: Kernel
     count: int
+
+    @property
+    def op(self) -> str:
+        """Name of the device op."""
+        return self.call.name
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def _kernels(block: Block, where: str, times: int, machine: Machine) -> Iterator
         if item.op.rule is None:
             raise UnpricedError(f"op {item.name} has no cost rule: attach one with @{item.name}.cost")
         for kernel in item.op.rule(item, machine):
-            yield PricedKernel(item.name, where, kernel, times)
+            yield PricedKernel(item, where, kernel, times)
 
 
 def decode_time(cost: Cost, constants: Mapping[str, Any], *, batch: int, vocab_size: int) -> Any:
