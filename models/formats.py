@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -50,22 +51,28 @@ def parameters(layout: Layout, precision: Precision) -> Iterator[ParameterInfo]:
 
     A text-only run doesn't load the cross-attention layers of a vision model.
     """
+    for path, slot, shape, local in _slices(layout):
+        name = path.rpartition(".")[2]
+        fmt = parameter_format(name, None if slot is None else precision.layer(slot), precision)
+        yield ParameterInfo(path, shape, local, fmt, _bytes(name, local, fmt, layout))
+
+
+@functools.lru_cache(maxsize=128)
+def _slices(layout: Layout) -> tuple[tuple[str, int | None, tuple[int, ...], tuple[int, ...]], ...]:
+    """(path, self-attention layer or None, global shape, one chip's shape) of each parameter."""
     sizes = dict(zip(layout.system.axis_names, layout.system.mesh_shape, strict=True))
     model = Transformer(layout)
     slots = {index: slot for slot, index in enumerate(layout.config.self_attention_layers)}
+    slices = []
     for keys, param in jax.tree.leaves_with_path(model, is_leaf=lambda node: isinstance(node, nnx.Variable)):
         names = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in keys]
-        layer = None
-        if names[0] == "layers":
-            if int(names[1]) not in slots:
-                continue
-            layer = precision.layer(slots[int(names[1])])
+        if names[0] == "layers" and int(names[1]) not in slots:
+            continue
         shape = param.get_value().shape
         spec = layout.rules.spec(*param.get_metadata()["axes"])
         local = tuple(size // sizes.get(axis, 1) for size, axis in zip(shape, spec, strict=True))
-        fmt = parameter_format(names[-1], layer, precision)
-        path = ".".join(names)
-        yield ParameterInfo(path, shape, local, fmt, _bytes(names[-1], local, fmt, layout))
+        slices.append((".".join(names), slots[int(names[1])] if names[0] == "layers" else None, shape, local))
+    return tuple(slices)
 
 
 def parameter_format(name: str, layer: LayerPrecision | None, precision: Precision) -> str:

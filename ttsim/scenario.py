@@ -24,6 +24,7 @@ from ttsim.program import Program
 from ttsim.software import Software, software_of
 from ttsim.tables import Row, padded_prefill_length, prompt_tokens
 
+MAX_BATCH = 32  # users of one replica: the rows of one tile
 _TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
 
 
@@ -88,8 +89,8 @@ class Scenario:
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
-        if batch_size > 32:
-            raise ValueError(f"batch_size must be at most 32 users a replica, the rows of one tile, not {batch_size}")
+        if batch_size > MAX_BATCH:
+            raise ValueError(f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}")
         config = get_config(model)
         return cls(
             config=config,
