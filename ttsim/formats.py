@@ -182,6 +182,8 @@ class BlockArray:
         return self.shape[0]
 
     def __repr__(self) -> str:
+        if not hasattr(self.codes, "shape"):  # a tree of shardings, shapes, ...
+            return f"BlockArray({self.fmt.name}, exponents={self.exponents!r}, codes={self.codes!r})"
         return f"BlockArray({self.fmt.name}{list(self.shape)})"
 
     def __getitem__(self, index: Any) -> BlockArray:
@@ -354,7 +356,7 @@ def _pack_codes(codes: jax.Array, per_byte: int) -> jax.Array:
     if per_byte == 1:
         return codes
     groups = codes.reshape(*codes.shape[:-1], codes.shape[-1] // per_byte, per_byte)
-    # The codes' bits do not overlap, so the sum is a bitwise or; XLA's CPU backend vectorises it, unlike strided slices.
+    # The bits do not overlap, so the sum is a bitwise or. XLA's CPU backend vectorises it, unlike strided slices.
     return jnp.sum(groups << _code_shifts(per_byte, groups.ndim), axis=-1, dtype=jnp.uint8)
 
 
