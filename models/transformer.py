@@ -26,7 +26,7 @@ from ttsim.models.layout import Layout
 from ttsim.models.parameters import parameter
 from ttsim.models.rope import inverse_frequencies
 from ttsim.models.stage import Stage
-from ttsim.precision import LayerPrecision, Precision
+from ttsim.placeholders import AnyLayerPrecision, AnyPrecision
 
 
 class Attention(nnx.Module):
@@ -178,7 +178,7 @@ class Transformer(nnx.Module):
         cache: KVCache,
         *,
         layout: Layout,
-        precision: Precision,
+        precision: AnyPrecision,
         sample: Literal["device", "host"] = "host",
     ):
         """One token for every user (inside `shard_map`).
@@ -217,7 +217,7 @@ class Transformer(nnx.Module):
         cache: KVCache,
         *,
         layout: Layout,
-        precision: Precision,
+        precision: AnyPrecision,
         start: int = 0,
         logits: Literal["none", "last", "all"] = "last",
         numerics: Literal["prefill", "decode"] = "prefill",
@@ -262,21 +262,24 @@ class Transformer(nnx.Module):
         y = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=False)
         return tt.untilize(y, format=precision.logits), cache
 
-    def _text_layers(self, config: ModelConfig, precision: Precision):
+    def _text_layers(self, config: ModelConfig, precision: AnyPrecision):
         """The layers that text runs through, with their precision."""
         for slot, index in enumerate(config.self_attention_layers):
             yield self.layers[index], precision.layer(slot)
 
 
-def _rotary_tables(positions, layout: Layout, precision: LayerPrecision):
+def _rotary_tables(positions, layout: Layout, precision: AnyLayerPrecision):
     config = layout.config
     frequencies, scaling = inverse_frequencies(config.rope, config.head_dim, layout.max_seq_len)
-    frequencies = jnp.asarray(frequencies, jnp.float32)
-    return tt.rotary_tables(positions, frequencies, scaling=float(scaling), format=precision.rope_in)
+    return tt.rotary_tables(
+        positions, jnp.asarray(frequencies, jnp.float32), scaling=float(scaling), format=precision.rope_in
+    )
 
 
 # Layers are jitted by themselves: all layers of one precision then share one trace, and a program shows them as one
-# repeated block.
+# repeated block, named after the function.
+
+DECODE_LAYER, PREFILL_LAYER = "decode_layer", "prefill_layer"
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "precision"))
