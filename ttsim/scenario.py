@@ -14,7 +14,7 @@ import numpy as np
 from ttsim.chips import CHIPS, Chip
 from ttsim.cost.machine import Machine
 from ttsim.cost.price import Cost, decode_time, prefill_time, price
-from ttsim.memory import Memory, memory_of
+from ttsim.memory import Memory, check_fits, memory_of
 from ttsim.meshes.systems import System, get_system
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
@@ -167,6 +167,20 @@ class Scenario:
     def ttft(self, constants) -> float:
         """Seconds to the first token."""
         return prefill_time(self.prefill_costs(), constants, batch=self.batch_size, vocab_size=self.config.vocab_size)
+
+    def speed(self, constants) -> float:
+        """Tokens per second and user: over the mean step."""
+        return float(1 / self.step_times(constants).mean())
+
+    def check_fits(self) -> Memory:
+        """The DRAM that one chip needs.
+
+        Raises:
+          DoesNotFitError: a chip has less.
+        """
+        memory = self.memory()
+        check_fits(memory, f"{self.label} with sequences of {self.sequence_length} tokens")
+        return memory
 
     def memory(self) -> Memory:
         """The DRAM that one chip needs."""

@@ -1,0 +1,163 @@
+"""How far off an estimate may be: intervals from rows that were left out of the fit, and the range they cover.
+
+With r = log(published / predicted) of each published figure, predicted by a calibration that never saw its model,
+
+    low, high = estimate x exp(-q), estimate x exp(q),    q = the ceil((n + 1) coverage)-th smallest |r|
+
+(split conformal prediction). The coverage is measured the same way: each model's figures against the q of all other
+models' residuals.
+
+Source: Lei et al., Distribution-Free Predictive Inference for Regression, 2018.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
+
+import numpy as np
+
+from ttsim import tables
+from ttsim.models.presets import get_config
+from ttsim.scenario import Scenario
+
+COVERAGE = 0.8  # share of new rows that an interval should hold
+Figure = Literal["speed", "ttft"]
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Errors of one figure on rows that were left out.
+
+    Attributes:
+      log_ratios: log(published / predicted) of each row.
+      models: the model of each row.
+    """
+
+    log_ratios: np.ndarray
+    models: tuple[str, ...]
+
+    def half_width(self, coverage: float = COVERAGE) -> float:
+        """q: the log of the factor between an estimate and its high."""
+        return _quantile(np.abs(self.log_ratios), coverage)
+
+    def measured_coverage(self, coverage: float = COVERAGE) -> float:
+        """Share of the rows that an interval from the other models' residuals holds."""
+        size, models = np.abs(self.log_ratios), np.array(self.models)
+        held = [size[models == m] <= _quantile(size[models != m], coverage) for m in dict.fromkeys(self.models)]
+        return float(np.mean(np.concatenate(held)))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure's low and high.
+
+    Attributes:
+      low, high: in the figure's unit.
+      coverage: asked for. measured: share of the published rows that such intervals hold. rows: how many rows.
+    """
+
+    low: float
+    high: float
+    coverage: float
+    measured: float
+    rows: int
+
+
+def _quantile(sizes: np.ndarray, coverage: float) -> float:
+    rank = math.ceil((len(sizes) + 1) * coverage)
+    return float(np.sort(sizes)[rank - 1]) if rank <= len(sizes) else math.inf
+
+
+@functools.cache
+def residuals(figure: Figure) -> Residuals | None:
+    """The leave-one-model-out residuals that ship with the calibration, None if there are none."""
+    source = resources.files("ttsim.data").joinpath("calibration.json")
+    if not source.is_file():
+        return None
+    return parse_residuals(json.loads(source.read_text(encoding="utf-8")), figure)
+
+
+def parse_residuals(record: Mapping[str, Any], figure: Figure) -> Residuals | None:
+    """The residuals of one figure in a calibration record: {"held_out": [{model, figure, published, predicted}]}."""
+    rows = [row for row in record.get("held_out", ()) if row["figure"] == figure]
+    if not rows:
+        return None
+    ratios = np.log([row["published"] / row["predicted"] for row in rows])
+    return Residuals(np.asarray(ratios), tuple(row["model"] for row in rows))
+
+
+def interval(value: float, figure: Figure, coverage: float = COVERAGE) -> Interval | None:
+    """The interval around an estimate, None if no residuals ship with the calibration."""
+    found = residuals(figure)
+    if found is None:
+        return None
+    factor = math.exp(found.half_width(coverage))
+    measured = found.measured_coverage(coverage)
+    return Interval(value / factor, value * factor, coverage, measured, len(found.log_ratios))
+
+
+# The range that the published tables cover
+
+
+def outside(scenario: Scenario) -> tuple[str, ...]:
+    """What of a scenario lies outside the published rows that the model was fitted on and checked with, in words."""
+    return tuple(_outside(scenario))
+
+
+def _outside(scenario: Scenario) -> Iterable[str]:
+    covered = _covered()
+    system = scenario.system
+    if scenario.chip.name != "wormhole":
+        yield (
+            f"{system.label}: no published row was measured on {scenario.chip.name.capitalize()}; constants measured on "
+            "Wormhole are scaled by the chips' figures (predicted)"
+        )
+    elif (system.label, system.grid) not in covered.systems:
+        yield f"{system.label}: the published rows are of {_list(label for label, _ in covered.systems)}"
+    ranges = (
+        ("batch", scenario.batch_size, covered.batches, "{:,.0f}"),
+        ("prompt", scenario.padded_prompt, covered.prompts, "{:,.0f} tokens"),
+        ("model size", scenario.config.parameter_count / 1e9, covered.sizes, "{:.2g}e9 parameters"),
+    )
+    for name, value, values, form in ranges:
+        low, high = min(values), max(values)
+        if not 0.99 * low <= value <= 1.01 * high:
+            yield f"{name} {form.format(value)}: the published rows span {form.format(low)} to {form.format(high)}"
+    if scenario.batch_size not in covered.batches and min(covered.batches) < scenario.batch_size:
+        yield f"batch {scenario.batch_size}: between the published ones ({_list(map(str, covered.batches))})"
+    if scenario.batch_size > 1 and scenario.padded_prompt > 1024:
+        yield "long prompts in a batch: the published long-context rows are of batch 1"
+    if scenario.software.date not in covered.dates and scenario.software.date > max(covered.dates):
+        yield f"software of {scenario.software.date}: the published rows end {max(covered.dates)}"
+
+
+def _list(items: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(items))
+
+
+@dataclass(frozen=True)
+class _Covered:
+    systems: tuple[tuple[str, tuple[int, ...]], ...]
+    batches: tuple[int, ...]
+    prompts: tuple[int, ...]
+    sizes: tuple[float, ...]
+    dates: tuple[Any, ...]
+
+
+@functools.cache
+def _covered() -> _Covered:
+    rows: Sequence[tables.Row] = [row for row in tables.published() if not row.vision and (row.speed or row.ttft)]
+    scenarios = [Scenario.of_row(row, "speed") for row in rows]
+    return _Covered(
+        systems=tuple(dict.fromkeys((s.system.label, s.system.grid) for s in scenarios)),
+        batches=tuple(sorted({s.batch_size for s in scenarios})),
+        prompts=tuple(sorted({s.padded_prompt for s in scenarios})),
+        sizes=tuple(sorted({get_config(row.model).parameter_count / 1e9 for row in rows})),
+        dates=tuple(sorted({s.software.date for s in scenarios})),
+    )
