@@ -41,7 +41,7 @@ def label_of(call: OpCall) -> str:
 
 
 def shape_of(call: OpCall, kernel: Kernel) -> str:
-    """Shapes of one device in values: "32 x 4096 x 14336" (M x K x N), "16 heads, 4 KV heads of 128", "32 x 4096"."""
+    """Shapes of one device in values: "32 x 4096 x 14336" (M x K x N), "16/4 heads of 128" (query/KV), "32 x 4096"."""
     matrix = matrix_shape(call, kernel)
     if matrix:
         return " x ".join(map(str, matrix))
@@ -49,7 +49,7 @@ def shape_of(call: OpCall, kernel: Kernel) -> str:
         q, keys = (array_shape(value) for value in call.inputs[:2])
         users = f"{q[0]} users, " if call.name == "sdpa_decode" and q[0] > 1 else ""
         heads = q[1] if call.name == "sdpa_decode" else q[0]
-        return f"{users}{heads} heads, {keys[-3]} KV heads of {q[-1]}"
+        return f"{users}{heads}/{keys[-3]} heads of {q[-1]}"
     source = call.inputs[1] if call.name in ("update_cache", "fill_cache") else call.inputs[0]
     if call.name == "embedding":
         rows, columns = math.prod(array_shape(source)), array_shape(call.inputs[1])[-1]
