@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from ttsim.cost.kernel import Kernel, over, times
 from ttsim.cost.machine import Machine
+from ttsim.cost.shapes import tiles
+from ttsim.formats import get_format
 from ttsim.meshes.systems import Topology
 
 # Bytes of a reduce-scatter against an all-gather of the same tensor: growth from 64 to 256 KiB in tt-metal
@@ -22,6 +24,20 @@ _REDUCE_RING = 2.25
 def all_gather(gathered: float, devices: int, machine: Machine, *, name: str = "all_gather") -> Kernel:
     """Every device ends up with `gathered` bytes, of which it had 1 / devices."""
     return _collective(name, gathered, devices, machine, 1.0)
+
+
+def unaligned_gather(columns: int, devices: int, machine: Machine) -> list[Kernel]:
+    """What an all-gather of shards adds when their width is not whole tiles: padding inside the gathered row.
+
+    The gathered row is untilized without each shard's padding, joined, and tilized again: three passes of one core that
+    reads and writes every tile as 64-byte rows of bf16. Llama's vocabularies divide into tiles on eight chips, Phi's
+    (32,064 / 8 = 4008) does not.
+    """
+    gathered = devices * tiles(columns) * get_format("bf16").tile_bytes
+    return [
+        Kernel(name, start=over(2 * gathered, "row_bandwidth"), cores=1, source="tt-metal issue #19730")
+        for name in ("untilize_with_unpadding", "concat", "tilize_with_padding")
+    ]
 
 
 def reduce_scatter(tensor: float, devices: int, machine: Machine) -> Kernel:
