@@ -24,7 +24,7 @@ def _(call, machine):
     shard = tensor_bytes(rows, columns, call["format"])  # padded to tiles before it is gathered
     kernels = [links.all_gather(shard * call.num_devices, call.num_devices, machine)]
     if columns % TILE and columns > TILE and call["dim"] == len(call.inputs[0].shape) - 1:
-        kernels += links.unaligned_gather(columns, call.num_devices, machine)
+        kernels += links.unaligned_gather(columns, call.num_devices)
     return kernels
 
 
