@@ -188,13 +188,12 @@ _ALL = (
     ),
     # Host
     _fitted("host_replica", 0.45e-3, "s", 0.4, "host work of one replica and decode step: DP rows against single ones"),
-    _fitted("host_chip", 0.17e-3, "s", 0.3, "host work of one more chip: DP rows, 0.7 to 0.9 ms per replica"),
     _fitted(
-        "host_gateway_chip",
-        0.2e-3,
+        "host_chip",
+        0.18e-3,
         "s",
         0.3,
-        "the same through the gateways of a Galaxy: its step is about 7 ms + 0.8 ms per layer",
+        "host work of one more chip: DP rows, 0.7 to 0.9 ms per replica of one and two chips; a Galaxy's 7 ms",
     ),
     _fitted(
         "host_argmax",
