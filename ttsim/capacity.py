@@ -1,7 +1,7 @@
 """What fits beside the weights: the largest batch and the longest context.
 
-    free for the cache = DRAM - weights - trace - activations of the longest prefill chunk
-    cache              = users x positions x layers x KV heads x head size x 2, in the cache's format
+free for the cache = DRAM - weights - trace - activations of the longest prefill chunk
+cache              = users x positions x layers x KV heads x head size x 2, in the cache's format
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ttsim._simulate import report_of
 from ttsim.advice import Advice, advise
 from ttsim.capacity import Capacity, capacity_of
 from ttsim.cost.constants import load_constants
-from ttsim.interval import Interval, interval, outside
+from ttsim.interval import Interval, fold_of, interval, outside
 from ttsim.memory import DoesNotFitError
 from ttsim.report import Breakdown, OpTime, Report
 from ttsim.scenario import Scenario
@@ -34,15 +34,15 @@ class Estimate:
     Attributes:
       report: speed, TTFT, memory, per-op breakdowns.
       capacity: the largest batch and context that fit.
-      speed_interval, ttft_interval: low and high, None if the calibration ships without residuals.
+      speed_interval, ttft_interval: low and high.
       outside: what lies outside the range in which the model was checked.
       advice: known levers with their simulated gains.
     """
 
     report: Report
     capacity: Capacity
-    speed_interval: Interval | None
-    ttft_interval: Interval | None
+    speed_interval: Interval
+    ttft_interval: Interval
     outside: tuple[str, ...]
     advice: tuple[Advice, ...]
 
@@ -71,8 +71,8 @@ def estimate(scenario: Scenario, constants: Mapping[str, float] | None = None, a
     return Estimate(
         report=report,
         capacity=capacity,
-        speed_interval=interval(report.speed, "speed"),
-        ttft_interval=interval(report.ttft, "ttft"),
+        speed_interval=interval(report.speed, "speed", fold_of(scenario)),
+        ttft_interval=interval(report.ttft, "ttft", fold_of(scenario)),
         outside=outside(scenario),
         advice=advise(scenario, constants) if advice else (),
     )
@@ -145,9 +145,9 @@ def record(item: Estimate) -> dict[str, Any]:
         "max_generated_tokens": scenario.max_generated_tokens,
         "software_date": scenario.software.date.isoformat(),
         "speed": report.speed,
-        "speed_interval": _interval_record(item.speed_interval),
+        "speed_interval": dataclasses.asdict(item.speed_interval),
         "ttft": report.ttft,
-        "ttft_interval": _interval_record(item.ttft_interval),
+        "ttft_interval": dataclasses.asdict(item.ttft_interval),
         "throughput": report.throughput,
         "latency": report.latency,
         "outside_checked_range": list(item.outside),
@@ -158,10 +158,6 @@ def record(item: Estimate) -> dict[str, Any]:
         "prefill": _phase_record(report.prefill),
         "advice": [{**dataclasses.asdict(advice)} for advice in item.advice],
     }
-
-
-def _interval_record(found: Interval | None) -> dict[str, Any] | None:
-    return None if found is None else dataclasses.asdict(found)
 
 
 def _phase_record(phase: Breakdown) -> dict[str, Any]:
@@ -211,7 +207,9 @@ def title(scenario: Scenario) -> str:
 def details(scenario: Scenario) -> str:
     """What the title leaves out."""
     chips = scenario.system.num_chips
-    padded = f"prompt padded to {scenario.padded_prompt:,}, " if scenario.padded_prompt != scenario.prompt_length else ""
+    padded = (
+        f"prompt padded to {scenario.padded_prompt:,}, " if scenario.padded_prompt != scenario.prompt_length else ""
+    )
     what = "1 chip" if chips == 1 else f"{chips} chips"
     return f"{what} ({scenario.chip.name.capitalize()}), {padded}software of {scenario.software.date}"
 
@@ -220,8 +218,8 @@ def headline(item: Estimate) -> list[tuple[str, str, str, str, str, str]]:
     """(name, low, best, high, unit, remark) of each figure."""
     report = item.report
 
-    def bounds(found: Interval | None, factor: float = 1.0) -> tuple[str, str]:
-        return ("", "") if found is None else (_figure(factor * found.low), _figure(factor * found.high))
+    def bounds(found: Interval, factor: float = 1.0) -> tuple[str, str]:
+        return _figure(factor * found.low), _figure(factor * found.high)
 
     users = report.scenario.batch_size * report.scenario.system.data_parallel
     slow, fast = bounds(item.speed_interval)
@@ -243,11 +241,10 @@ def _figure(value: float) -> str:
 def interval_note(item: Estimate) -> str:
     """What the low and high are, and how often they held."""
     speed, ttft = item.speed_interval, item.ttft_interval
-    if speed is None or ttft is None:
-        return "no intervals: the calibration ships without left-out residuals"
     return (
-        f"{100 * speed.coverage:.0f} % intervals from models left out of the fit; measured, they hold "
-        f"{100 * speed.measured:.0f} % of {speed.rows} published speeds and {100 * ttft.measured:.0f} % of {ttft.rows} TTFTs"
+        f"{100 * speed.coverage:.0f} % intervals from {speed.fold}s left out of the fit; measured, they hold "
+        f"{100 * speed.measured:.0f} % of {speed.rows} published speeds and {100 * ttft.measured:.0f} % of "
+        f"{ttft.rows} TTFTs"
     )
 
 
@@ -299,7 +296,8 @@ def op_cells(line: OpLine) -> tuple[str, ...]:
     )
 
 
-def _phase_title(name: str, phase: Breakdown) -> str:
+def phase_title(name: str, phase: Breakdown) -> str:
+    """Time of a phase, and the shares of what binds."""
     what = "decode step" if name == "decode" else "prefill"
     shares = {limit: 100 * time / phase.time for limit, time in phase.by_limit().items()}
     limits = ", ".join(f"{limit} {share:.0f} %" for limit, share in shares.items() if share >= 0.5)
@@ -319,8 +317,8 @@ def _rows(phase: Breakdown, rows: int) -> list[tuple[str, ...]]:
 
 
 LEGEND = (
-    "GB/s and TFLOP/s: achieved/possible of the cores at work. rule: whether the time rests on sourced constants, fitted "
-    "ones, or both."
+    "GB/s and TFLOP/s: achieved/possible of the cores at work. rule: whether the time rests on sourced constants, "
+    "fitted ones, or both."
 )
 LIMITS = {
     "dram": "bytes over the DRAM's bandwidth",
@@ -337,8 +335,7 @@ LIMITS = {
 def legend(item: Estimate) -> str:
     """What the columns and the limits that occur mean."""
     found = dict.fromkeys(limit for _, phase in item.phases for limit in phase.by_limit())
-    return LEGEND + " limit: " + "; ".join(f"{name}, {LIMITS[name]}" for name in found if name in LIMITS) + "."
-
+    return LEGEND + " limit: " + "; ".join(f"{name} = {LIMITS[name]}" for name in found if name in LIMITS) + "."
 
 
 def to_text(item: Estimate, rows: int = 14, colour: bool = False) -> str:
@@ -353,12 +350,13 @@ def to_text(item: Estimate, rows: int = 14, colour: bool = False) -> str:
 
     lines = [strong(title(report.scenario)), faint(details(report.scenario))]
     lines += [faint(line) for line in text.wrap(str(report.scenario.precision))]
-    with_interval = item.speed_interval is not None
-    head = [("", "low", "best", "high", "", "")] if with_interval else [("", "", "", "", "", "")]
-    table = text.columns([*head, *headline(item)], right=(1, 2, 3))
-    lines += ["", *(table if with_interval else table[1:])]
+    lines += ["", *text.columns([("", "low", "best", "high", "", ""), *headline(item)], right=(1, 2, 3))]
     lines += [faint(line) for line in text.wrap(interval_note(item))]
-    lines += [text.paint(line, text.YELLOW, colour) for note in item.outside for line in text.wrap("outside the checked range: " + note)]
+    lines += [
+        text.paint(line, text.YELLOW, colour)
+        for note in item.outside
+        for line in text.wrap("outside the checked range: " + note)
+    ]
     lines += [faint(line) for line in text.wrap(f"not modelled: {NOT_MODELLED}")]
 
     capacity = report.memory.capacity
@@ -371,13 +369,15 @@ def to_text(item: Estimate, rows: int = 14, colour: bool = False) -> str:
     lines += text.wrap(capacity_note(item))
 
     for name, phase in item.phases:
-        lines += ["", *(strong(line) for line in text.wrap(_phase_title(name, phase)))]
+        lines += ["", *(strong(line) for line in text.wrap(phase_title(name, phase)))]
         header, *body = text.align([OP_HEADER, *_rows(phase, rows)], left=3, gap=" ")
         lines += [faint(header), *body]
     lines += ["", *(faint(line) for line in text.wrap(legend(item)))]
     if item.advice:
         lines += ["", strong("What would change it (simulated, one at a time)")]
-        header, *body = text.columns([ADVICE_HEADER, *(advice_cells(advice) for advice in item.advice)], right=(1, 2, 3))
+        header, *body = text.columns(
+            [ADVICE_HEADER, *(advice_cells(advice) for advice in item.advice)], right=(1, 2, 3)
+        )
         lines += [faint(header), *body]
     return "\n".join(lines) + "\n"
 
@@ -412,7 +412,7 @@ def to_markdown(item: Estimate, rows: int = 14) -> str:
     lines += _markdown(("", "GB", "%", ""), memory)
     lines += ["", capacity_note(item) + "."]
     for name, phase in item.phases:
-        lines += ["", f"## {_phase_title(name, phase)}", "", *_markdown(OP_HEADER, _rows(phase, rows))]
+        lines += ["", f"## {phase_title(name, phase)}", "", *_markdown(OP_HEADER, _rows(phase, rows))]
     lines += ["", legend(item)]
     if item.advice:
         lines += ["", "## What would change it", ""]

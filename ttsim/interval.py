@@ -1,11 +1,12 @@
 """How far off an estimate may be: intervals from rows that were left out of the fit, and the range they cover.
 
-With r = log(published / predicted) of each published figure, predicted by a calibration that never saw its model,
+With r = log(published / predicted) of each published figure, predicted by a calibration that never saw its model (or,
+for a system without published rows, its device),
 
     low, high = estimate x exp(-q), estimate x exp(q),    q = the ceil((n + 1) coverage)-th smallest |r|
 
-(split conformal prediction). The coverage is measured the same way: each model's figures against the q of all other
-models' residuals.
+(split conformal prediction). The coverage is measured the same way: each model's (device's) figures against the q of
+the residuals of all others.
 
 Source: Lei et al., Distribution-Free Predictive Inference for Regression, 2018.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from ttsim.scenario import Scenario
 
 COVERAGE = 0.8  # share of new rows that an interval should hold
 Figure = Literal["speed", "ttft"]
+Fold = Literal["model", "device"]  # what a calibration had not seen
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,20 @@ class Residuals:
 
     Attributes:
       log_ratios: log(published / predicted) of each row.
-      models: the model of each row.
+      groups: the model (or device) of each row.
     """
 
     log_ratios: np.ndarray
-    models: tuple[str, ...]
+    groups: tuple[str, ...]
 
     def half_width(self, coverage: float = COVERAGE) -> float:
         """q: the log of the factor between an estimate and its high."""
         return _quantile(np.abs(self.log_ratios), coverage)
 
     def measured_coverage(self, coverage: float = COVERAGE) -> float:
-        """Share of the rows that an interval from the other models' residuals holds."""
-        size, models = np.abs(self.log_ratios), np.array(self.models)
-        held = [size[models == m] <= _quantile(size[models != m], coverage) for m in dict.fromkeys(self.models)]
+        """Share of the rows that an interval from the other groups' residuals holds."""
+        size, groups = np.abs(self.log_ratios), np.array(self.groups)
+        held = [size[groups == g] <= _quantile(size[groups != g], coverage) for g in dict.fromkeys(self.groups)]
         return float(np.mean(np.concatenate(held)))
 
 
@@ -60,6 +62,7 @@ class Interval:
     Attributes:
       low, high: in the figure's unit.
       coverage: asked for. measured: share of the published rows that such intervals hold. rows: how many rows.
+      fold: what was left out ("model" or "device").
     """
 
     low: float
@@ -67,6 +70,7 @@ class Interval:
     coverage: float
     measured: float
     rows: int
+    fold: Fold
 
 
 def _quantile(sizes: np.ndarray, coverage: float) -> float:
@@ -75,31 +79,26 @@ def _quantile(sizes: np.ndarray, coverage: float) -> float:
 
 
 @functools.cache
-def residuals(figure: Figure) -> Residuals | None:
-    """The leave-one-model-out residuals that ship with the calibration, None if there are none."""
-    source = resources.files("ttsim.data").joinpath("calibration.json")
-    if not source.is_file():
-        return None
-    return parse_residuals(json.loads(source.read_text(encoding="utf-8")), figure)
+def residuals(figure: Figure, fold: Fold = "model") -> Residuals:
+    """The residuals that ship with the calibration: errors e = predicted / published - 1 of left-out figures."""
+    record = json.loads(resources.files("ttsim.data").joinpath("calibration.json").read_text(encoding="utf-8"))
+    rows = [row for row in record["figures"] if row["figure"] == figure]
+    ratios = -np.log1p([row[f"leave-one-{fold}-out"] for row in rows])
+    return Residuals(ratios, tuple(row[fold] for row in rows))
 
 
-def parse_residuals(record: Mapping[str, Any], figure: Figure) -> Residuals | None:
-    """The residuals of one figure in a calibration record: {"held_out": [{model, figure, published, predicted}]}."""
-    rows = [row for row in record.get("held_out", ()) if row["figure"] == figure]
-    if not rows:
-        return None
-    ratios = np.log([row["published"] / row["predicted"] for row in rows])
-    return Residuals(np.asarray(ratios), tuple(row["model"] for row in rows))
-
-
-def interval(value: float, figure: Figure, coverage: float = COVERAGE) -> Interval | None:
-    """The interval around an estimate, None if no residuals ship with the calibration."""
-    found = residuals(figure)
-    if found is None:
-        return None
+def interval(value: float, figure: Figure, fold: Fold = "model", coverage: float = COVERAGE) -> Interval:
+    """The interval around an estimate."""
+    found = residuals(figure, fold)
     factor = math.exp(found.half_width(coverage))
     measured = found.measured_coverage(coverage)
-    return Interval(value / factor, value * factor, coverage, measured, len(found.log_ratios))
+    return Interval(value / factor, value * factor, coverage, measured, len(found.log_ratios), fold)
+
+
+def fold_of(scenario: Scenario) -> Fold:
+    """What a calibration must not have seen to be as ignorant as this one is of the scenario."""
+    covered = _covered().systems
+    return "model" if (scenario.system.label, scenario.system.grid) in covered else "device"
 
 
 # The range that the published tables cover
@@ -115,8 +114,8 @@ def _outside(scenario: Scenario) -> Iterable[str]:
     system = scenario.system
     if scenario.chip.name != "wormhole":
         yield (
-            f"{system.label}: no published row was measured on {scenario.chip.name.capitalize()}; constants measured on "
-            "Wormhole are scaled by the chips' figures (predicted)"
+            f"{system.label}: no published row was measured on {scenario.chip.name.capitalize()}; what was measured on "
+            "Wormhole is scaled by the chips' figures (predicted)"
         )
     elif (system.label, system.grid) not in covered.systems:
         yield f"{system.label}: the published rows are of {_list(label for label, _ in covered.systems)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +99,9 @@ def parse_changes(text: str) -> dict[str, Any]:
         name, equals, value = item.partition("=")
         name = name.strip()
         if last in ("override", "precision") and (not equals or name not in FIELDS):
-            changes[last] += "," + item  # "override=ff2=bfp4,li_ff2=lofi", "precision=precision_cfg = {}, fidelity_cfg = {}"
+            changes[last] += (
+                "," + item
+            )  # "override=ff2=bfp4,li_ff2=lofi", "precision=precision_cfg = {}, fidelity_cfg = {}"
             continue
         if not equals:
             raise ValueError(f"{item.strip()!r} is not name=value; names: {', '.join(FIELDS)}")
@@ -107,3 +109,19 @@ def parse_changes(text: str) -> dict[str, Any]:
             raise unknown("name", name, FIELDS)
         changes[name], last = parse_field(name, value), name
     return changes
+
+
+def pair_arguments(argv: Sequence[str], name: str) -> list[str]:
+    """Arguments in which `--name A B` became `--name=A --name=B`, so that a flag can take two values."""
+    result: list[str] = []
+    arguments = list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        if argument not in (f"--{name}", f"-{name}"):
+            result.append(argument)
+            continue
+        values = []
+        while arguments and len(values) < 2 and not arguments[0].startswith("-"):
+            values.append(arguments.pop(0))
+        result += [f"--{name}={value}" for value in values] or [argument]
+    return result

@@ -168,7 +168,9 @@ def _breakdown(
             merged.setdefault(key, [item, 0, seconds])[1] += item.count
     gap = costs[0].machine.software.dispatch_gap
     kernels = sum(count for _, count, _ in merged.values())
-    ops = [_op_time(item, count, seconds, time, constants, costs[0].machine) for item, count, seconds in merged.values()]
+    ops = [
+        _op_time(item, count, seconds, time, constants, costs[0].machine) for item, count, seconds in merged.values()
+    ]
     source = costs[0].machine.software.date.isoformat()
     ops.append(_other("dispatch", "gaps between kernels", kernels, kernels * gap, time, f"software of {source}"))
     ops.append(_other("host", "host", 1, float(waiting.value(constants)), time, "", waiting, constants))

@@ -91,7 +91,9 @@ class Scenario:
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
         if batch_size > MAX_BATCH:
-            raise ValueError(f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}")
+            raise ValueError(
+                f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}"
+            )
         config = get_config(model)
         return cls(
             config=config,

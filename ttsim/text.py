@@ -42,7 +42,9 @@ def columns(rows: Sequence[Sequence[str]], right: Sequence[int], gap: str = "  "
     lines = []
     for row in rows:
         padding = [" " * (most - width(cell)) for most, cell in zip(widths, row, strict=True)]
-        cells = [pad + cell if i in right else cell + pad for i, (pad, cell) in enumerate(zip(padding, row, strict=True))]
+        cells = [
+            pad + cell if i in right else cell + pad for i, (pad, cell) in enumerate(zip(padding, row, strict=True))
+        ]
         lines.append(gap.join(cells).rstrip())
     return lines
 
