@@ -73,4 +73,4 @@ def number(value: float) -> str:
     """A short number: 65536 is "64k", 0.0153 stays."""
     if value >= 1024 and value == int(value) and int(value) % 1024 == 0:
         return f"{int(value) // 1024}k"
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

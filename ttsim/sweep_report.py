@@ -77,7 +77,8 @@ def to_text(sweep: Sweep, colour: bool = False) -> str:
     lines += [text.paint(header, text.DIM, colour), *body]
     for name, figure, factor in CURVES:
         x, series = curves_of(sweep, figure, factor)
-        if series and len(series) <= len(plot.MARKS):
+        repeated = figure == "throughput" and all(p.throughput == p.speed for p in sweep.points)
+        if series and len(series) <= len(plot.MARKS) and not repeated:
             lines += ["", *plot.curves(series, title=name, x_label=x)]
     return "\n".join(lines) + "\n"
 

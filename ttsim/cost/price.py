@@ -98,10 +98,15 @@ def _kernels(block: Block, where: str, times: int, machine: Machine) -> Iterator
         if isinstance(item, Block):
             yield from _kernels(item, f"{where}/{item.name}".lstrip("/"), times * item.count, machine)
             continue
-        if item.op.rule is None:
-            raise UnpricedError(f"op {item.name} has no cost rule: attach one with @{item.name}.cost")
-        for kernel in item.op.rule(item, machine):
+        for kernel in priced(item, machine):
             yield PricedKernel(item, where, kernel, times)
+
+
+def priced(call: OpCall, machine: Machine) -> Sequence[Kernel]:
+    """The kernels that one call of an op launches."""
+    if call.op.rule is None:
+        raise UnpricedError(f"op {call.name} has no cost rule: attach one with @{call.name}.cost")
+    return call.op.rule(call, machine)
 
 
 def decode_time(cost: Cost, constants: Mapping[str, Any], *, batch: int, vocab_size: int) -> Any:
