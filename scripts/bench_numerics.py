@@ -1,7 +1,7 @@
 """Times quantize, dequantize and round_to beside a memory copy of the same array, in one run.
 
     python scripts/bench_numerics.py
-    python scripts/bench_numerics.py --rows=1024 --formats=bfp8 --repeats=10
+    python scripts/bench_numerics.py --rows=1024 --format=bfp8 --repeats=10
 
 CPU time counts all threads, so the rates do not depend on the number of cores. "copy ratio" is CPU time over that of a
 jitted copy of the float array; "vs peer" is the rate over that of ttnn's host conversion (float32 to bfp8).
@@ -20,7 +20,7 @@ from ttsim import formats
 
 _ROWS = flags.DEFINE_integer("rows", 4096, "Rows of the array.", lower_bound=1)
 _COLS = flags.DEFINE_integer("cols", 14336, "Columns of the array; blocks of 16 run along them.", lower_bound=1)
-_FORMATS = flags.DEFINE_list("formats", ["bfp8", "bfp4"], f"Formats to convert to, of {', '.join(formats.FORMATS)}.")
+_FORMATS = flags.DEFINE_multi_enum("format", ["bfp8", "bfp4"], list(formats.FORMATS), "Format to convert to.")
 _ROUNDING = flags.DEFINE_enum("rounding", "host", formats.ROUNDINGS, "Rounding rule.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Runs of each conversion; the best one counts.", lower_bound=1)
 _PEER = flags.DEFINE_float(
