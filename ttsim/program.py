@@ -142,7 +142,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self._bodies: dict[Any, _Body] = {}
-        self._keep: list[core.Jaxpr] = []
+        self._keep: list[Any] = []
 
     def read(
         self, jaxpr: core.Jaxpr | core.ClosedJaxpr, axes: Mapping[str, int], under: frozenset[str] = frozenset()
@@ -154,8 +154,7 @@ class _Reader:
           axes: size of each mesh axis in scope.
           under: the transformations outside it, which its equations' own name stacks don't show.
         """
-        if isinstance(jaxpr, core.ClosedJaxpr):
-            jaxpr = jaxpr.jaxpr
+        jaxpr = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
         key = (id(jaxpr), tuple(sorted(axes.items())), under)
         if key not in self._bodies:
             self._keep.append(jaxpr)  # the key is an id: the object must outlive the reader
