@@ -94,7 +94,7 @@ def test_a_replica_is_not_split_again():
 
 
 def test_too_few_devices_say_how_to_get_more():
-    with pytest.raises(ValueError, match='needs 8 devices and JAX has 3.*"jax_num_cpu_devices", 8'):
+    with pytest.raises(ValueError, match=r'needs 8 devices and JAX has 3.*"jax_num_cpu_devices", 8'):
         get_system("T3K").mesh(jax.devices()[:3])
 
 
@@ -116,7 +116,7 @@ def test_rules_translate_axes():
 
 
 def test_unknown_axes_raise():
-    with pytest.raises(ShardingError, match="unknown logical axis 'heads'; known: .*kv_heads"):
+    with pytest.raises(ShardingError, match=r"unknown logical axis 'heads'; known: .*kv_heads"):
         ONE_D.spec("heads")
     with pytest.raises(ShardingError, match=r"mine: unknown logical axes \['heads'\]"):
         ShardingRules("mine", {"heads": "tp"})
