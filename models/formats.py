@@ -10,6 +10,7 @@ from math import prod
 import jax
 from flax import nnx
 
+from ttsim.chips import CHIPS
 from ttsim.formats import get_format, tile_padded_bytes
 from ttsim.models.layout import LM_HEAD_COLUMNS, Layout, round_up
 from ttsim.models.transformer import Transformer
@@ -96,11 +97,8 @@ def _bytes(name: str, local: tuple[int, ...], fmt: str, layout: Layout) -> int:
     if name == "lm_head_dv":
         pieces = [min(LM_HEAD_COLUMNS, columns - first) for first in range(0, columns, LM_HEAD_COLUMNS)]
     if _is_bank_sharded(name, layout):
-        pieces = [round_up(piece, 32 * _BANKS) for piece in pieces]
+        pieces = [round_up(piece, 32 * CHIPS[layout.system.chip].dram_banks) for piece in pieces]
     return sum(tile_padded_bytes((rows, piece), fmt) for piece in pieces)
-
-
-_BANKS = 12  # DRAM banks of a Wormhole (tt-metal soc_descriptors)
 
 
 def _is_bank_sharded(name: str, layout: Layout) -> bool:

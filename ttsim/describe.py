@@ -25,8 +25,9 @@ def matrix_shape(call: OpCall, kernel: Kernel) -> tuple[int, int, int] | None:
     x, w = (array_shape(value) for value in call.inputs[:2])
     rows, k, n = math.prod(x[:-1]), w[0], math.prod(w[1:])
     padded = tiles(rows) * TILE
-    piece = round(float(kernel.flops) / (2 * k * padded))
-    return padded, k, min(n, piece)
+    if call.attributes.get("columns"):
+        n = min(n, round(float(kernel.flops) / (2 * k * padded)))
+    return padded, k, n
 
 
 def array_shape(value: Any) -> tuple[int, ...]:

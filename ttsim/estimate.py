@@ -15,7 +15,7 @@ from ttsim._simulate import report_of
 from ttsim.advice import Advice, advise
 from ttsim.capacity import Capacity, capacity_of
 from ttsim.cost.constants import load_constants
-from ttsim.interval import Interval, fold_of, interval, outside
+from ttsim.interval import Interval, chip_name, fold_of, interval, outside
 from ttsim.memory import DoesNotFitError
 from ttsim.report import Breakdown, OpTime, Report
 from ttsim.scenario import Scenario
@@ -34,15 +34,15 @@ class Estimate:
     Attributes:
       report: speed, TTFT, memory, per-op breakdowns.
       capacity: the largest batch and context that fit.
-      speed_interval, ttft_interval: low and high.
+      speed_interval, ttft_interval: low and high, None where no measurement tells how far off the figure may be.
       outside: what lies outside the range in which the model was checked.
       advice: known levers with their simulated gains.
     """
 
     report: Report
     capacity: Capacity
-    speed_interval: Interval
-    ttft_interval: Interval
+    speed_interval: Interval | None
+    ttft_interval: Interval | None
     outside: tuple[str, ...]
     advice: tuple[Advice, ...]
 
@@ -145,9 +145,9 @@ def record(item: Estimate) -> dict[str, Any]:
         "max_generated_tokens": scenario.max_generated_tokens,
         "software_date": scenario.software.date.isoformat(),
         "speed": report.speed,
-        "speed_interval": dataclasses.asdict(item.speed_interval),
+        "speed_interval": _interval_record(item.speed_interval),
         "ttft": report.ttft,
-        "ttft_interval": dataclasses.asdict(item.ttft_interval),
+        "ttft_interval": _interval_record(item.ttft_interval),
         "throughput": report.throughput,
         "latency": report.latency,
         "outside_checked_range": list(item.outside),
@@ -158,6 +158,10 @@ def record(item: Estimate) -> dict[str, Any]:
         "prefill": _phase_record(report.prefill),
         "advice": [{**dataclasses.asdict(advice)} for advice in item.advice],
     }
+
+
+def _interval_record(found: Interval | None) -> dict[str, Any] | None:
+    return None if found is None else dataclasses.asdict(found)
 
 
 def _phase_record(phase: Breakdown) -> dict[str, Any]:
@@ -211,15 +215,15 @@ def details(scenario: Scenario) -> str:
         f"prompt padded to {scenario.padded_prompt:,}, " if scenario.padded_prompt != scenario.prompt_length else ""
     )
     what = "1 chip" if chips == 1 else f"{chips} chips"
-    return f"{what} ({scenario.chip.name.capitalize()}), {padded}software of {scenario.software.date}"
+    return f"{what} ({chip_name(scenario.chip)}), {padded}software of {scenario.software.date}"
 
 
 def headline(item: Estimate) -> list[tuple[str, str, str, str, str, str]]:
     """(name, low, best, high, unit, remark) of each figure."""
     report = item.report
 
-    def bounds(found: Interval, factor: float = 1.0) -> tuple[str, str]:
-        return _figure(factor * found.low), _figure(factor * found.high)
+    def bounds(found: Interval | None, factor: float = 1.0) -> tuple[str, str]:
+        return ("", "") if found is None else (_figure(factor * found.low), _figure(factor * found.high))
 
     users = report.scenario.batch_size * report.scenario.system.data_parallel
     slow, fast = bounds(item.speed_interval)
@@ -241,6 +245,9 @@ def _figure(value: float) -> str:
 def interval_note(item: Estimate) -> str:
     """What the low and high are, and how often they held."""
     speed, ttft = item.speed_interval, item.ttft_interval
+    if speed is None or ttft is None:
+        rows = f"{speed.rows} measurements of P150, none of which was fitted" if speed else "nothing"
+        return f"predicted: low and high of the speed from {rows}; no TTFT of this chip was published"
     return (
         f"{100 * speed.coverage:.0f} % intervals from {speed.fold}s left out of the fit; measured, they hold "
         f"{100 * speed.measured:.0f} % of {speed.rows} published speeds and {100 * ttft.measured:.0f} % of "

@@ -148,14 +148,15 @@ def _best_batch(answers: Sequence[Answer]) -> list[Answer]:
 def _answer(scenario: Scenario, conditions: Sequence[Condition], constants: Mapping[str, float]) -> Answer:
     fold, users = fold_of(scenario), scenario.batch_size * scenario.system.data_parallel
     speed, ttft = scenario.speed(constants), scenario.ttft(constants)
-    low, late = interval(speed, "speed", fold).low, interval(ttft, "ttft", fold).high
+    slow, late = interval(speed, "speed", fold), interval(ttft, "ttft", fold)
     steps = scenario.max_generated_tokens - 1
 
     def figures(speed: float, ttft: float) -> dict[str, float]:
-        named = {"speed": speed, "ttft": ttft, "throughput": speed * users, "latency": ttft + steps / speed}
+        named = {"speed": speed, "ttft": ttft, "throughput": speed * users, "latency": ttft + steps / max(speed, 1e-12)}
         return {**named, "users": users}
 
-    best, worst = figures(speed, ttft), figures(low, late)
+    best = figures(speed, ttft)
+    worst = figures(slow.low if slow else 0.0, late.high if late else math.inf)
     ratios = [best[c.figure] / c.bound if c.least else c.bound / max(best[c.figure], 1e-12) for c in conditions]
     return Answer(
         scenario=scenario,

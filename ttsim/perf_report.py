@@ -187,6 +187,8 @@ def _tensors(run: Run, phase: str) -> dict[str, Any]:
         table = call.name == "embedding" and i == 1
         fmt = str(attributes.get("kv_format", own)) if is_cache else in_format
         result |= _tensor(_TENSORS[i], shape, fmt, "DRAM_INTERLEAVED" if is_cache or table else place)
+    if "Matmul" in op_code(run.kernel.name) and len(shapes) < 2:  # a selection matrix, which the op holds itself
+        result |= _tensor("INPUT_1", (shapes[0][-1], call.outputs[0].shape[-1]), own, "DRAM_INTERLEAVED")
     return result | _tensor("OUTPUT_0", tuple(call.outputs[0].shape), own, place)
 
 
@@ -366,8 +368,8 @@ def diff_text(
     gaps = [sum(op.gap for op in ops[1:]) for ops in (simulated, measured)]
     head = (
         f"{scenario.label}, {phase}: simulated kernels {text.duration(ours)} in {len(simulated):,} ops, "
-        f"{Path(path).name} {text.duration(theirs)} in {len(measured):,} ({ours / theirs:.2f} x); gaps {text.duration(gaps[0])} and "
-        f"{text.duration(gaps[1])}"
+        f"{Path(path).name} {text.duration(theirs)} in {len(measured):,} ({ours / theirs:.2f} x); "
+        f"gaps {text.duration(gaps[0])} and {text.duration(gaps[1])}"
     )
     part = next((d for d in found if d.simulated != d.measured), None)
     where = "they agree op by op"

@@ -95,14 +95,18 @@ class Scenario:
                 f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}"
             )
         config = get_config(model)
+        system = get_system(device, data_parallel)
+        date = date or system.software
+        software, chip = software_of(date), CHIPS[system.chip]
+        software = dataclasses.replace(software, dispatch_gap=software.dispatch_gap * chip.dispatch_ratio)
         return cls(
             config=config,
-            system=get_system(device, data_parallel),
+            system=system,
             precision=resolve(precision, config.name, date),
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
-            software=software_of(date),
+            software=software,
         )
 
     @property

@@ -103,7 +103,6 @@ def _arguments(run: Run, constants: Mapping[str, Any]) -> dict[str, Any]:
         "limit": kernel.binding(constants),
         "fidelity": kernel.fidelity,
         "cores": kernel.cores,
-        "source": kernel.source,
     }
     return {key: value for key, value in arguments.items() if value}
 

@@ -12,6 +12,7 @@ import numpy as np
 from ttsim.cost import host
 from ttsim.cost.kernel import Kernel
 from ttsim.cost.machine import Machine
+from ttsim.cost.scaling import scaled
 from ttsim.ops._op import OpCall
 from ttsim.program import Block, Program
 
@@ -106,7 +107,7 @@ def priced(call: OpCall, machine: Machine) -> Sequence[Kernel]:
     """The kernels that one call of an op launches."""
     if call.op.rule is None:
         raise UnpricedError(f"op {call.name} has no cost rule: attach one with @{call.name}.cost")
-    return call.op.rule(call, machine)
+    return scaled(call.op.rule(call, machine), machine.chip)
 
 
 def decode_time(cost: Cost, constants: Mapping[str, Any], *, batch: int, vocab_size: int) -> Any:
