@@ -150,7 +150,7 @@ class WhatIf:
 
     def throughput(self, constants: Mapping[str, Any] | None = None, xp: Any = jnp) -> Any:
         """Tokens per second of all users: [precisions, batches, contexts]."""
-        return self.users[:, None] * self.speed(constants, xp)
+        return self.users[None, :, None] * self.speed(constants, xp)
 
 
 def _used(scenario: Scenario, positions: np.ndarray) -> np.ndarray:
