@@ -316,6 +316,17 @@ def test_the_host_serves_replicas_in_turn():
     assert groups - single == pytest.approx(7 * VALUES["host_replica"])
 
 
+def test_prices_are_differentiable_by_the_constants():
+    step = price(linear_program(n=4096), machine())
+
+    def time(bandwidth):
+        return decode_time(step, {**VALUES, "dram_sharded_bandwidth": bandwidth}, batch=1, vocab_size=1, xp=jnp)
+
+    bandwidth = 5e9  # low enough to bind
+    moved = step.kernels[0].kernel.bytes
+    assert jax.grad(time)(bandwidth) == pytest.approx(-moved / bandwidth**2, rel=1e-3)
+
+
 def test_a_prompt_takes_the_longer_of_host_and_device():
     def time(body, host_time, replicas=1, ops=1000.0):
         return prompt_time(PromptParts(body=body, tail=1.0, host=host_time, fixed=2.0, ops=ops, replicas=replicas))
