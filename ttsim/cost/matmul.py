@@ -67,7 +67,7 @@ def mcast_1d(k: int, n: int, *, fmt: str, setting: str, machine: Machine) -> Ker
     moved = tensor_bytes(k, n, fmt)
     return Kernel(
         "matmul (1-D mcast)",
-        limits={"latency": times(1, "mcast_1d_floor"), "dram": over(moved, "interleaved_bandwidth")},
+        limits={"compute": times(1, "mcast_1d_floor"), "dram": over(moved, "interleaved_bandwidth")},
         bytes=moved,
         flops=2 * TILE * k * n,
         cores=machine.chip.cores,
