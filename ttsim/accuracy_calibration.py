@@ -1,0 +1,148 @@
+"""Fits the six constants of the accuracy estimate to the published accuracies, and measures how well models that were
+left out are predicted.
+
+    minimise  sum over values of w * rho((estimate - published) / sigma)  +  sum over constants of (log(c / prior) / width)^2 / 2
+
+with rho the pseudo-Huber loss, by gradient descent (Adam) on log c. The devices of a model share one published value, so n
+rows of one value weigh sqrt(n). All folds are fitted at once: a fold is a vector of weights.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ttsim import tables
+from ttsim.accuracy_estimate import EARLY_POSITIONS, Noise, accuracy, estimate_row, noise_of, reference_confidence
+from ttsim.models.presets import get_config
+from ttsim.precision import resolve
+from ttsim.tables import Row
+
+# name -> (centre of the prior, its width in log space). Centres: bfp4 in one tensor group of SmolLM2-135M flips about a
+# fifth of the choices (gains); 9e-3 relative rms of a 16-bit accumulation over K = 256, grown to K = 4096, at the MLP's
+# gain (dst16_variance); the same noise everywhere is the plain case (noise_spread is weakly known); of English prose that
+# a model doesn't know by heart, half the tokens are its first choice and a sixth are among the next four
+# (contested_scale); the early positions are like the rest (early_share).
+PRIORS: Mapping[str, tuple[float, float]] = {
+    "mlp_gain": (7.0, 0.7),
+    "attention_gain": (4.0, 0.7),
+    "dst16_variance": (0.01, 1.5),
+    "noise_spread": (0.4, 0.5),
+    "contested_scale": (0.29, 0.15),
+    "early_share": (1.0, 0.3),
+}
+_SIGMA = 1.0  # points, 511 positions
+_SIGMA_EARLY = 1.6
+_DELTA = 0.5
+_STEPS = 500
+
+
+@dataclass(frozen=True)
+class Value:
+    """A published Top-1 and Top-5 of one model and precision, and the rows that share it."""
+
+    model: str
+    noise: Noise
+    confidence: tuple[float, float]
+    early: bool
+    published: tuple[float, float]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Error:
+    """Estimate minus published, in points."""
+
+    row: Row
+    top1: float
+    top5: float
+
+
+def measured_rows() -> tuple[Row, ...]:
+    """The published rows with an accuracy."""
+    return tuple(row for row in tables.published() if row.top1 is not None and row.top5 is not None)
+
+
+def values(rows: Sequence[Row] | None = None) -> tuple[Value, ...]:
+    """The distinct published values of rows (default: `measured_rows()`)."""
+    count: collections.Counter[tuple[Any, ...]] = collections.Counter()
+    for row in measured_rows() if rows is None else rows:
+        noise = noise_of(resolve(row.precision, row.model, row.accuracy_date), get_config(row.model).num_layers)
+        early = row.accuracy_positions <= EARLY_POSITIONS
+        count[row.model, noise, reference_confidence()[row.model.lower()], early, (row.top1, row.top5)] += 1
+    return tuple(Value(*key, rows=number) for key, number in count.items())
+
+
+def fit(data: Sequence[Value] | None = None, weights: np.ndarray | None = None, steps: int = _STEPS) -> dict[str, np.ndarray]:
+    """Fits all folds.
+
+    Args:
+      data: the values (default: all).
+      weights: (folds, values), 0 for a value that a fold leaves out; by default one fold of everything.
+      steps: of Adam.
+
+    Returns:
+      {constant: (folds,) values}.
+    """
+    data = values() if data is None else data
+    weights = np.ones((1, len(data))) if weights is None else np.asarray(weights, float)
+    centre = jnp.array([np.log(prior) for prior, _ in PRIORS.values()])
+    width = jnp.array([width for _, width in PRIORS.values()])
+    published = jnp.array([v.published for v in data])
+    sigma = jnp.array([[_SIGMA_EARLY if v.early else _SIGMA] for v in data])
+    counts = np.array([np.sqrt(v.rows) for v in data])
+
+    def constants_of(z: Any) -> dict[str, Any]:
+        return dict(zip(PRIORS, jnp.exp(centre + width * z), strict=True))
+
+    def loss(z: Any, weight: Any) -> Any:
+        constants = constants_of(z)
+        estimate = jnp.array([accuracy(v.noise, v.confidence, v.early, constants, jnp) for v in data])
+        error = (100 * estimate - published) / sigma / _DELTA
+        rho = _DELTA**2 * (jnp.sqrt(1 + error**2) - 1).sum(1)
+        return jnp.sum(weight * rho) + 0.5 * jnp.sum(z**2)
+
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.1, steps))
+
+    def descend(weight: Any) -> Any:
+        def step(carry: Any, _: None) -> Any:
+            z, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(z, weight), state)
+            return (optax.apply_updates(z, updates), state), None
+
+        z = jnp.zeros(len(PRIORS))
+        (z, _), _ = jax.lax.scan(step, (z, optimizer.init(z)), None, length=steps)
+        return constants_of(z)
+
+    fitted = jax.jit(jax.vmap(descend))(jnp.asarray(weights * counts, jnp.float32))
+    return {name: np.asarray(value, float) for name, value in fitted.items()}
+
+
+def leave_one_model_out(rows: Sequence[Row] | None = None) -> dict[str, dict[str, float]]:
+    """{model: constants fitted without its rows}."""
+    data = values(rows)
+    models = list(dict.fromkeys(v.model for v in data))
+    folds = fit(data, np.array([[v.model != model for v in data] for model in models], float))
+    return {model: {name: float(value[i]) for name, value in folds.items()} for i, model in enumerate(models)}
+
+
+def errors(constants: Mapping[str, Any], rows: Sequence[Row] | None = None) -> tuple[Error, ...]:
+    """Errors of rows (default: `measured_rows()`).
+
+    Args:
+      constants: one set for all rows, or {model: set} as `leave_one_model_out` returns.
+      rows: published rows with an accuracy.
+    """
+    found = []
+    for row in measured_rows() if rows is None else rows:
+        assert row.top1 is not None and row.top5 is not None
+        estimate = estimate_row(row, constants.get(row.model, constants))
+        found.append(Error(row, estimate.top1 - row.top1, estimate.top5 - row.top5))
+    return tuple(found)
