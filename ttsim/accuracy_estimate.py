@@ -141,10 +141,9 @@ def estimate_accuracy(
     early = positions <= EARLY_POSITIONS
     noise = noise_of(precision, config.num_layers)
     top1, top5 = (float(100 * x) for x in accuracy(noise, known, early, constants))
-    return AccuracyEstimate(
-        top1, top5, sampling_sigma(top1, positions), sampling_sigma(top5, positions), positions,
-        *_range(noise, known, notes, constants),
-    )  # fmt: skip
+    in_range, notes = _range(noise, known, notes, constants)
+    sigmas = sampling_sigma(top1, positions), sampling_sigma(top5, positions)
+    return AccuracyEstimate(top1, top5, *sigmas, positions, in_range, notes)
 
 
 def estimate_row(row: Row, constants: Mapping[str, float] | None = None) -> AccuracyEstimate:
@@ -168,7 +167,7 @@ class Noise:
 
     Attributes:
       mlp, attention: sums over the roundings of a layer's MLP and attention, mean over the layers.
-      dst16: two-phase matmuls of a layer, and of the head, that accumulate in 16-bit registers.
+      dst16: matmuls of a layer, and the head, that accumulate in 16-bit registers; one counts 1 for two phases.
       head: LM head.
       logits: variance of a logit by its own format, in squared margin scales.
     """
@@ -209,8 +208,9 @@ def _layer_noise(p: LayerPrecision) -> tuple[float, float, float]:
     # Q, K and V; then K and V once more in the cache.
     attention = 3 * (_linear(p.wqkv, p.li_qkv_decode) + out) + 2 * _rounding(p.kv_cache)
     attention += _rounding(p.sdpa_decode_out) + _linear(p.wo, p.li_o_decode) + out
-    vector_unit = 0.0 if p.activation == "fp32" else _VECTOR_UNIT
-    return mlp, attention, 2 * _dst16(p.li_ff1_3) + _dst16(p.li_ff2) + vector_unit
+    dst16 = 2 * _dst16(p.li_ff1_3) + _dst16(p.li_ff2)  # W1, W3; W2
+    dst16 += _dst16(p.li_qkv_decode) + 2 * _dst16(p.sdpa_decode) + _dst16(p.li_o_decode)  # Q K^T and P V between
+    return mlp, attention, dst16 + (0.0 if p.activation == "fp32" else _VECTOR_UNIT)
 
 
 def _rounding(fmt: str) -> float:
@@ -283,8 +283,8 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 def accuracy(
     noise: Noise,
-    confidence: tuple[float, float],
-    early: bool,
+    confidence: tuple[Any, Any],
+    early: Any,
     constants: Mapping[str, Any],
     xp: Any = np,
 ) -> tuple[Any, Any]:
@@ -301,19 +301,18 @@ def accuracy(
     # Log-normal over positions, at the same mean square.
     r = xp.sqrt(noise.variance(constants)) * xp.exp(spread * _NODES - spread**2)
     first, five = kept(r, xp)
-    share = contested(confidence, constants, xp)
-    share = share * constants["early_share"] if early else share
+    share = contested(confidence, constants, xp) * xp.where(early, constants["early_share"], 1.0)
     return 1 - share * (1 - first @ _WEIGHTS), 1 - share * (1 - five @ _WEIGHTS)
 
 
-def contested(confidence: tuple[float, float], constants: Mapping[str, Any], xp: Any = np) -> Any:
+def contested(confidence: tuple[Any, Any], constants: Mapping[str, Any], xp: Any = np) -> Any:
     """Share of positions that noise can flip: sqrt(misses * hits of ranks 2 to 5) / contested_scale, at most 1.
 
     Both counts vanish where the model knows the text by heart. The misses alone also hold what is surely wrong (headings,
     where all models agree on a token that isn't the book's).
     """
     top1, top5 = confidence
-    return xp.minimum(math.sqrt((100 - top1) * (top5 - top1)) / 100 / constants["contested_scale"], 1.0)
+    return xp.minimum(xp.sqrt((100 - top1) * (top5 - top1)) / 100 / constants["contested_scale"], 1.0)
 
 
 # Inputs
