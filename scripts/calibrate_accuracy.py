@@ -31,7 +31,11 @@ def main() -> None:
         rows.append((name, f"{value:.4g}", f"{prior:g}", f"{width:g}", spread))
     print("\n".join(text.align(rows)))
 
-    kinds = {"in-sample": calibration.errors(constants), "leave-one-model-out": calibration.errors(folds)}
+    kinds = {
+        "in-sample": calibration.errors(constants),
+        "leave-one-model-out": calibration.errors(folds),
+        "leave-same-weights-out": calibration.errors(calibration.leave_one_model_out(weights=True)),
+    }
     for figure in ("top1", "top5"):
         print(f"\nTop-{figure[-1]} errors, points: estimated - published, every row counted")
         rows = [("", "", "rows", "median", "mean", "max", "bias")]

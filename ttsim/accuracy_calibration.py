@@ -48,6 +48,8 @@ PRIORS: Mapping[str, tuple[float, float]] = {
     "contested_scale": (0.29, 0.15),
     "early_share": (1.0, 0.3),
 }
+# The text weights of the vision models are those of the text models.
+SAME_WEIGHTS = {"Llama3.2-11B": "Llama3.1-8B", "Llama3.2-90B": "Llama3.1-70B"}
 _SIGMA = 1.0  # points, 511 positions
 _SIGMA_EARLY = 1.6
 _DELTA = 0.5
@@ -137,11 +139,15 @@ def fit(data: Sequence[Value] | None = None, weights: np.ndarray | None = None, 
     return {name: np.asarray(value, float) for name, value in fitted.items()}
 
 
-def leave_one_model_out(rows: Sequence[Row] | None = None) -> dict[str, dict[str, float]]:
-    """{model: constants fitted without its rows}."""
+def leave_one_model_out(rows: Sequence[Row] | None = None, *, weights: bool = False) -> dict[str, dict[str, float]]:
+    """{model: constants fitted without its rows}; with `weights`, also without rows of a model of the same weights."""
     data = values(rows)
     models = list(dict.fromkeys(v.model for v in data))
-    folds = fit(data, np.array([[v.model != model for v in data] for model in models], float))
+
+    def fold(model: str) -> str:
+        return SAME_WEIGHTS.get(model, model) if weights else model
+
+    folds = fit(data, np.array([[fold(v.model) != fold(model) for v in data] for model in models], float))
     return {model: {name: float(value[i]) for name, value in folds.items()} for i, model in enumerate(models)}
 
 
