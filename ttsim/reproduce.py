@@ -326,7 +326,7 @@ def _text_summary(items: Sequence[Reproduction], colour: bool) -> list[str]:
 
 def _text_accuracy_summary(items: Sequence[Reproduction], colour: bool) -> list[str]:
     result = accuracy_summaries(items)
-    rows = [("", "", *("rows", "median", "mean", "max", "bias") * 2)]
+    rows: list[Sequence[str]] = [("", "", *("rows", "median", "mean", "max", "bias") * 2)]
     for group, named in result["top1"].items():
         for name in named:
             cells = [cell for figure in result.values() for cell in _point_cells(figure[group][name])]
@@ -335,7 +335,8 @@ def _text_accuracy_summary(items: Sequence[Reproduction], colour: bool) -> list[
         return ["no row has an accuracy"]
     header, *body = text.align(rows, left=2)
     over = " " * header.find("rows") + "Top-1" + " " * (header.rfind("rows") - header.find("rows") - 5) + "Top-5"
-    return [text.paint(over, text.DIM, colour), text.paint(header, text.DIM, colour), *body]
+    tail = "models left out of the fit have larger errors: scripts/calibrate_accuracy.py"
+    return [text.paint(over, text.DIM, colour), text.paint(header, text.DIM, colour), *body, tail]
 
 
 def _point_cells(summary: ErrorSummary) -> list[str]:
