@@ -47,6 +47,9 @@ def main() -> None:
             }
             rows += [_cells(kind, name, group, figure) for name, group in groups.items()]
         print("\n".join(text.align(rows, left=2)))
+        for kind, errors in kinds.items():
+            means = [np.mean([abs(getattr(e, figure)) for e in errors if e.row.model == model]) for model in folds]
+            print(f"mean of the models' means, {kind}: {np.mean(means):.2f}")
 
     print("\nOrder of the twelve sweep rows, Spearman")
     sweep = tables.select(tables.published(), table="sweep")

@@ -114,6 +114,8 @@ def test_published_models_are_in_range():
     assert all(estimate_row(row).in_range for row in calibration.measured_rows())
     noisy = Precision().replace(ff1_3="bfp4", ff2="bfp4", wqkv="bfp4", kv_cache="bfp4")
     assert not estimate_accuracy("Llama3.1-8B", noisy).in_range
+    assert "less noisy" in estimate_accuracy("Llama3.1-8B", "bf16").notes[0]
+    assert estimate_accuracy("Llama3.1-8B", "fp32").in_range
 
 
 def test_device_changes_nothing():

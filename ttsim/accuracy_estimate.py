@@ -362,8 +362,11 @@ def _range(
     noises, confidences = _fitted_on()
     if contested(confidence, constants) > max(contested(c, constants) for c in confidences) + 1e-9:
         notes += ("more contested than any text and model the constants were fitted on",)
-    if noise.variance(constants) > max(n.variance(constants) for n in noises) + 1e-9:
+    variances = [n.variance(constants) for n in noises]
+    if noise.variance(constants) > max(variances) + 1e-9:
         notes += ("noisier than any precision the constants were fitted on",)
+    if 0 < noise.variance(constants) < min(variances) - 1e-9:
+        notes += ("less noisy than any precision the constants were fitted on",)
     return not notes, notes
 
 
