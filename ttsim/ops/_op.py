@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -44,6 +44,7 @@ class OpCall:
       inputs: per-device shapes and dtypes, in the tree structure that the op was called with.
       outputs: per-device shapes and dtypes of the results, flat.
       axis_sizes: size of each mesh axis in scope.
+      groups: tensor and op groups that the attributes' values come from ({"weight_format": "ff2"}).
     """
 
     op: Op
@@ -51,6 +52,7 @@ class OpCall:
     inputs: tuple[Any, ...]
     outputs: tuple[jax.ShapeDtypeStruct, ...]
     axis_sizes: Mapping[str, int]
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
