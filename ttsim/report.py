@@ -139,10 +139,9 @@ class Report:
 
 
 def decode_breakdown(scenario: Scenario, constants: Mapping[str, Any]) -> Breakdown:
-    """The parts of one decode step at the mean position."""
+    """The parts of one decode step, each the mean over the timed positions."""
     step = float(np.mean(scenario.step_times(constants)))
-    middle = scenario.prompt_length + scenario.max_generated_tokens / 2
-    cost = scenario.decode_cost(np.asarray(middle))
+    cost = scenario.decode_cost()
     waiting = host.step(cost.machine, scenario.batch_size, scenario.config.vocab_size)
     return _breakdown([cost], constants, step, waiting, overlapped=False)
 
@@ -164,7 +163,8 @@ def _breakdown(
         for item in cost.kernels:
             seconds = float(np.mean(item.kernel.time(constants)))
             kernel = item.kernel
-            key = (label_of(item.call), item.where, kernel.name, round(seconds, 12), kernel.bytes, kernel.flops)
+            work = (float(np.mean(kernel.bytes)), float(np.mean(kernel.flops)))
+            key = (label_of(item.call), item.where, kernel.name, round(seconds, 12), *work)
             merged.setdefault(key, [item, 0, seconds])[1] += item.count
     gap = costs[0].machine.software.dispatch_gap
     kernels = sum(count for _, count, _ in merged.values())
