@@ -11,6 +11,8 @@ import numpy as np
 from ttsim.cost import host
 from ttsim.cost.kernel import Kernel
 from ttsim.cost.machine import Machine
+from ttsim.cost.scaling import scaled
+from ttsim.ops._op import OpCall
 from ttsim.program import Block, Program
 
 
@@ -23,16 +25,21 @@ class PricedKernel:
     """A kernel of a program.
 
     Attributes:
-      op: the device op that launches it.
+      call: the call of the device op that launches it.
       where: blocks around the op, outermost first ("_decode_layer").
       kernel: the kernel.
       count: how often it runs.
     """
 
-    op: str
+    call: OpCall
     where: str
     kernel: Kernel
     count: int
+
+    @property
+    def op(self) -> str:
+        """Name of the device op."""
+        return self.call.name
 
 
 @dataclass(frozen=True)
@@ -91,10 +98,15 @@ def _kernels(block: Block, where: str, times: int, machine: Machine) -> Iterator
         if isinstance(item, Block):
             yield from _kernels(item, f"{where}/{item.name}".lstrip("/"), times * item.count, machine)
             continue
-        if item.op.rule is None:
-            raise UnpricedError(f"op {item.name} has no cost rule: attach one with @{item.name}.cost")
-        for kernel in item.op.rule(item, machine):
-            yield PricedKernel(item.name, where, kernel, times)
+        for kernel in priced(item, machine):
+            yield PricedKernel(item, where, kernel, times)
+
+
+def priced(call: OpCall, machine: Machine) -> Sequence[Kernel]:
+    """The kernels that one call of an op launches."""
+    if call.op.rule is None:
+        raise UnpricedError(f"op {call.name} has no cost rule: attach one with @{call.name}.cost")
+    return scaled(call.op.rule(call, machine), machine.chip)
 
 
 def decode_time(cost: Cost, constants: Mapping[str, Any], *, batch: int, vocab_size: int, xp: Any = np) -> Any:
