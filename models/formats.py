@@ -47,11 +47,16 @@ class ParameterInfo:
     bytes: int
 
 
-def parameters(layout: Layout, precision: Precision) -> Iterator[ParameterInfo]:
+@functools.lru_cache(maxsize=64)
+def parameters(layout: Layout, precision: Precision) -> tuple[ParameterInfo, ...]:
     """Every parameter that text runs through, with its format and its bytes on one chip.
 
     A text-only run doesn't load the cross-attention layers of a vision model.
     """
+    return tuple(_parameters(layout, precision))
+
+
+def _parameters(layout: Layout, precision: Precision) -> Iterator[ParameterInfo]:
     for path, slot, shape, local in _slices(layout):
         name = path.rpartition(".")[2]
         fmt = parameter_format(name, None if slot is None else precision.layer(slot), precision)

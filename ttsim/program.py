@@ -270,7 +270,7 @@ def _outputs(op: Op, attributes: Mapping[str, Any], inputs: tuple[Any, ...], axe
     """Shapes of the op's results for inputs of these shapes; empty where its body refuses them."""
 
     def body(*args: Any) -> Any:
-        return op.body(*args, **attributes)
+        return op(*args, **attributes)
 
     if axes:
         mesh = AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))

@@ -164,7 +164,8 @@ def _breakdown(
         for item in cost.kernels:
             seconds = float(np.mean(item.kernel.time(constants)))
             kernel = item.kernel
-            key = (label_of(item.call), item.where, kernel.name, round(seconds, 12), float(np.mean(kernel.bytes)))
+            work = (float(np.mean(kernel.bytes)), float(np.mean(kernel.flops)))
+            key = (label_of(item.call), item.where, kernel.name, round(seconds, 12), *work)
             merged.setdefault(key, [item, 0, seconds])[1] += item.count
     gap = costs[0].machine.software.dispatch_gap
     kernels = sum(count for _, count, _ in merged.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,9 +60,9 @@ class Cost:
         first = ops.index("take_rows") if "take_rows" in ops else len(ops)
         return self.kernels[:first], self.kernels[first:]
 
-    def device_time(self, constants: Mapping[str, Any]) -> Any:
+    def device_time(self, constants: Mapping[str, Any], xp: Any = np) -> Any:
         """Seconds on the device, gaps between kernels included (one for each position of the machine)."""
-        return _time(self.kernels, self.machine, constants)
+        return _time(self.kernels, self.machine, constants, xp)
 
     def by_op(self, constants: Mapping[str, Any]) -> dict[str, float]:
         """Seconds of each op, gaps included; the mean over positions."""
@@ -74,9 +73,9 @@ class Cost:
         return seconds
 
 
-def _time(kernels: Sequence[PricedKernel], machine: Machine, constants: Mapping[str, Any]) -> Any:
+def _time(kernels: Sequence[PricedKernel], machine: Machine, constants: Mapping[str, Any], xp: Any = np) -> Any:
     gap = machine.software.dispatch_gap
-    return sum((item.count * (item.kernel.time(constants) + gap) for item in kernels), start=0.0)
+    return sum((item.count * (item.kernel.time(constants, xp) + gap) for item in kernels), start=0.0)
 
 
 def price(program: Program, machine: Machine) -> Cost:
@@ -110,17 +109,17 @@ def priced(call: OpCall, machine: Machine) -> Sequence[Kernel]:
     return scaled(call.op.rule(call, machine), machine.chip)
 
 
-def decode_time(cost: Cost, constants: Mapping[str, Any], *, batch: int, vocab_size: int) -> Any:
+def decode_time(cost: Cost, constants: Mapping[str, Any], *, batch: int, vocab_size: int, xp: Any = np) -> Any:
     """Seconds of one decode step: the device, then the host for every replica in turn.
 
     Args:
       cost: of the decode program. constants: value of each constant.
-      batch: users of one replica. vocab_size: logits of one user.
+      batch: users of one replica. vocab_size: logits of one user. xp: numpy or jax.numpy.
 
     Returns:
       Seconds, one for each position of the machine.
     """
-    return cost.device_time(constants) + host.step(cost.machine, batch, vocab_size).value(constants)
+    return cost.device_time(constants, xp) + host.step(cost.machine, batch, vocab_size).value(constants)
 
 
 @dataclass(frozen=True)
@@ -154,23 +153,25 @@ def prompt_time(parts: PromptParts, xp: Any = np) -> Any:
     return xp.maximum(shared, floor) + parts.tail + parts.fixed
 
 
-def prefill_time(costs: Sequence[Cost], constants: Mapping[str, Any], *, batch: int, vocab_size: int) -> float:
+def prefill_time(
+    costs: Sequence[Cost], constants: Mapping[str, Any], *, batch: int, vocab_size: int, xp: Any = np
+) -> Any:
     """Seconds to the first token: total prefill time over the number of prompts, as tt_transformers prints it.
 
     Args:
       costs: of the prompt's chunks, in order; the last one holds the tail.
       constants: value of each constant.
-      batch: users of one replica. vocab_size: logits of one user.
+      batch: users of one replica. vocab_size: logits of one user. xp: numpy or jax.numpy.
     """
     machine = costs[0].machine
     bodies, tail = [cost.split()[0] for cost in costs], costs[-1].split()[1]
     ops = sum(item.count for body in bodies for item in body)
     parts = PromptParts(
-        body=math.fsum(_time(body, machine, constants) for body in bodies),
-        tail=_time(tail, machine, constants),
+        body=sum(_time(body, machine, constants, xp) for body in bodies),
+        tail=_time(tail, machine, constants, xp),
         host=host.dispatch(machine, ops).value(constants),
         fixed=host.prompt(machine, batch, vocab_size).value(constants),
         ops=ops,
         replicas=machine.system.data_parallel,
     )
-    return float(prompt_time(parts))
+    return prompt_time(parts, xp)

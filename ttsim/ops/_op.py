@@ -115,7 +115,7 @@ def _named_jit(op: Op, attributes: Attributes, structure: Any) -> Callable[..., 
         with jax.named_scope(op.name):
             return op.body(*args, **numeric)
 
-    label = ",".join(f"{key}={value}" for key, value in attributes)
+    label = ",".join(f"{key}={value!r}" for key, value in attributes)
     # The structure's ordinal keeps two calls apart whose arguments are nested differently (array or BlockArray).
     ordinal = sum(1 for other in _MARKED.values() if other[0] is op and other[1] == keywords)
     name = f"{PREFIX}{op.name}[{label}]" + (f"#{ordinal}" if ordinal else "")
