@@ -108,6 +108,7 @@ def test_coverage_leaves_out_the_group_that_it_judges():
         ({"batch_size": 8}, "batch 8: between the published ones"),
         ({"prompt_length": 100_000}, "prompt"),
         ({"date": "2026-01-01"}, "software of 2026-01-01"),
+        ({"model": "1b", "prompt_length": 131_000}, "the model's own limit"),
         ({"batch_size": 32, "prompt_length": 4000}, "long prompts in a batch"),
     ],
 )
@@ -130,8 +131,8 @@ def test_blackhole_interval_spans_the_measurements_of_2026():
         question = Question(model="8b", device="P150", batch_size=batch, override=override, date="2026-09-01")
         speed = question.scenario().speed(CONSTANTS_NOW)
         found = interval(speed, "speed", "chip")
-        assert found.low <= 1.005 * measured
-        assert measured <= 1.005 * found.high
+        assert found.low <= 1.02 * measured
+        assert measured <= 1.02 * found.high
 
 
 # Provenance
@@ -313,7 +314,9 @@ def test_override_changes_the_preset_and_nothing_else():
         ({"data_parallel": 3, "device": "T3K"}, "must be one of"),
         ({"override": "ff3=bfp4"}, "ff3"),
         ({"override": "ff2"}, "is not group=value"),
-        ({"date": "yesterday"}, "yesterday"),
+        ({"date": "yesterday"}, "'yesterday' is no day in ISO format"),
+        ({"constants_file": str(ROOT / "pyproject.toml")}, "no file of fitted constants"),
+        ({"diff": str(ROOT / "pyproject.toml")}, "no ops CSV of the device profiler"),
         ({"goal": "speed>30", "sweep": ("batch_size=1,2",)}, "different questions"),
         ({"goal": "speed>=30", "format": "html"}, "no format"),
         ({"goal": "speed>=1", "trace": "x.json"}, "which --goal is not"),
@@ -328,6 +331,14 @@ def test_bad_input_is_one_clear_line(flags, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         ask(**flags)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", ["trace", "ops_csv"])
+def test_files_that_cannot_be_written_are_named(flag, tmp_path):
+    for path in (tmp_path / "nowhere" / "x", tmp_path):
+        with pytest.raises(OSError, match="can't be written") as caught:
+            ask(**{flag: str(path)})
+        assert caught.value.filename == str(path)
 
 
 def run_script(*arguments):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -54,7 +55,12 @@ def write(content: str, path: str | None) -> None:
         sys.stdout.write(content)
         return
     target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        handle, name = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.")
+    except OSError as error:
+        raise OSError(error.errno, f"can't be written: {error.strerror}", path) from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(content)

@@ -49,7 +49,7 @@ def answer(request: Request, colour: bool = False, progress: Callable[[int, int]
 
         _only(request, "text", mode=mode)
         return print_systems(request.print_system or "")
-    constants = load_constants(request.constants_file)
+    constants = _constants(request.constants_file)
     if mode == "list_constants":
         return _formatted(constants_report.FORMATS, request)(constants)
     question = _complete(request)
@@ -64,6 +64,13 @@ def answer(request: Request, colour: bool = False, progress: Callable[[int, int]
     if mode == "compare":
         return _compare(request, question, constants, colour)
     return _estimate(request, question, constants, colour)
+
+
+def _constants(path: str | None) -> Mapping[str, float]:
+    try:
+        return load_constants(path)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: no file of fitted constants, as scripts/calibrate.py writes it: {error}") from None
 
 
 def _mode(request: Request) -> str:

@@ -35,7 +35,7 @@ Fold = Literal["model", "device", "chip"]  # what a calibration had not seen
 # log(measured / predicted) of the only measurements of another chip, Llama-3.1-8B on P150 at 32 users and at one, with
 # FF2, then QKV and WO too, at LoFi: 32.8, 40.8, 45.4 and 49.7 t/s/u (tt-metal PRs #55080 and #50662, 2026-09). Nothing
 # was fitted on them; there is none of a TTFT.
-OTHER_CHIPS = (-0.06, 0.09, 0.12, 0.15)
+OTHER_CHIPS = (-0.08, 0.07, 0.11, 0.13)
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,9 @@ def _outside(scenario: Scenario) -> Iterable[str]:
         low, high = min(values), max(values)
         if not 0.99 * low <= value <= 1.01 * high:
             yield f"{name} {form.format(value)}: the published rows span {form.format(low)} to {form.format(high)}"
+    longest = scenario.config.max_position_embeddings
+    if scenario.prompt_length + scenario.max_generated_tokens > longest:
+        yield f"sequences of more than {longest:,} tokens, the model's own limit"
     if scenario.batch_size not in covered.batches and min(covered.batches) < scenario.batch_size:
         yield f"batch {scenario.batch_size}: between the published ones ({_list(map(str, covered.batches))})"
     if scenario.batch_size > 1 and scenario.padded_prompt > 1024:

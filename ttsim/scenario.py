@@ -82,7 +82,10 @@ class Scenario:
     ) -> Scenario:
         """A scenario from names (see `ttsim.simulate`)."""
         if isinstance(date, str):
-            date = datetime.date.fromisoformat(date)
+            try:
+                date = datetime.date.fromisoformat(date)
+            except ValueError:
+                raise ValueError(f"date {date!r} is no day in ISO format, like 2025-05-12") from None
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("prompt_length", prompt_length, 1),
