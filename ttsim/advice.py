@@ -54,8 +54,8 @@ def advise(scenario: Scenario, constants: Mapping[str, Any]) -> tuple[Advice, ..
                 figures = _figures(changed, constants)
             except (DoesNotFitError, ShardingError):
                 continue
-            ratios = [new / old for new, old in zip(figures, base, strict=True)]
-            found.append(Advice(change, flag, *ratios, cost))
+            speed, ttft, throughput = (new / old for new, old in zip(figures, base, strict=True))
+            found.append(Advice(change, flag, speed, ttft, throughput, cost))
         result += sorted((advice for advice in found if advice.gain > WORTH), key=lambda advice: -advice.gain)
     return tuple(result)
 

@@ -134,10 +134,11 @@ def _compare(request: Request, question: Question, constants: Mapping[str, float
     if len(runs) == 1:
         own = estimate.estimate(question.scenario(), constants, advice=False)
         runs.insert(0, estimate.record(own))
+    left, right = runs
     if request.format == "text":
-        return compare.to_text(*runs, colour=colour)
+        return compare.to_text(left, right, colour)
     formats = {"markdown": compare.to_markdown, "json": compare.to_json, "csv": compare.to_csv}
-    return _formatted(formats, request)(*runs)
+    return _formatted(formats, request)(left, right)
 
 
 def _estimate(request: Request, question: Question, constants: Mapping[str, float], colour: bool) -> str:

@@ -98,7 +98,7 @@ def _phase(name: str, phase: Breakdown) -> list[str]:
     limits = list(dict.fromkeys(line.main.limit for line in shown))
     items = [
         (
-            est.op_cells(line)[0] + (f" {line.main.formats.split(' x ')[-1].split(' ')[0]}" if line.main.flops else ""),
+            " ".join((est.op_cells(line)[0], *est.op_cells(line)[2].split(" ")[: " x " in line.main.formats])),
             line.time,
             f"{text.duration(line.time)}, {100 * line.share:.1f} %",
             line.main.limit,

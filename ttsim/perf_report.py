@@ -187,8 +187,9 @@ def _tensors(run: Run, phase: str) -> dict[str, Any]:
         table = call.name == "embedding" and i == 1
         fmt = str(attributes.get("kv_format", own)) if is_cache else in_format
         result |= _tensor(_TENSORS[i], shape, fmt, "DRAM_INTERLEAVED" if is_cache or table else place)
-    if "Matmul" in op_code(run.kernel.name) and len(shapes) < 2:  # a selection matrix, which the op holds itself
-        result |= _tensor("INPUT_1", (shapes[0][-1], call.outputs[0].shape[-1]), own, "DRAM_INTERLEAVED")
+    if "Matmul" in op_code(run.kernel.name) and len(shapes) < 2:  # the rows are picked by a product from the left
+        picked = (call.outputs[0].shape[0], math.prod(shapes[0][:-1]))
+        result |= _tensor("INPUT_0", picked, own, "DRAM_INTERLEAVED") | _tensor("INPUT_1", shapes[0], own, place)
     return result | _tensor("OUTPUT_0", tuple(call.outputs[0].shape), own, place)
 
 

@@ -120,7 +120,7 @@ def pair_arguments(argv: Sequence[str], name: str) -> list[str]:
         if argument not in (f"--{name}", f"-{name}"):
             result.append(argument)
             continue
-        values = []
+        values: list[str] = []
         while arguments and len(values) < 2 and not arguments[0].startswith("-"):
             values.append(arguments.pop(0))
         result += [f"--{name}={value}" for value in values] or [argument]

@@ -13,7 +13,7 @@ from ttsim.cost import host
 from ttsim.cost.constants import CONSTANTS
 from ttsim.cost.kernel import Kernel, Terms
 from ttsim.cost.machine import Machine
-from ttsim.cost.price import Cost, PricedKernel
+from ttsim.cost.price import Cost, PricedKernel, decode_time
 from ttsim.describe import formats_of, label_of, shape_of
 from ttsim.fidelity import MathFidelity
 from ttsim.memory import Memory
@@ -114,7 +114,7 @@ class Report:
       speed: tokens per second and user (t/s/u), mean over the generated tokens.
       ttft: seconds to the first token (mean over the prompts of a batch, as tt_transformers prints it).
       memory: DRAM of one chip.
-      decode: of one step at the mean position. prefill: of one prompt.
+      decode: of one step, the mean over the generated tokens. prefill: of one prompt.
     """
 
     scenario: Scenario
@@ -139,10 +139,11 @@ class Report:
 
 
 def decode_breakdown(scenario: Scenario, constants: Mapping[str, Any]) -> Breakdown:
-    """The parts of one decode step, each the mean over the timed positions."""
-    step = float(np.mean(scenario.step_times(constants)))
+    """The parts of one decode step, the mean over the generated tokens."""
     cost = scenario.decode_cost()
-    waiting = host.step(cost.machine, scenario.batch_size, scenario.config.vocab_size)
+    vocab_size = scenario.config.vocab_size
+    step = float(np.mean(decode_time(cost, constants, batch=scenario.batch_size, vocab_size=vocab_size)))
+    waiting = host.step(cost.machine, scenario.batch_size, vocab_size)
     return _breakdown([cost], constants, step, waiting, overlapped=False)
 
 

@@ -65,7 +65,7 @@ class Phase:
 
 
 def schedule(scenario: Scenario, constants: Mapping[str, Any]) -> tuple[Phase, Phase]:
-    """The prompt, and the decode step at the mean position right after it."""
+    """The prompt, and right after it a decode step, the mean over the generated tokens."""
     prompt = _prompt(scenario, constants)
     return prompt, _step(scenario, constants, prompt.end)
 
@@ -95,8 +95,7 @@ def _prompt(scenario: Scenario, constants: Mapping[str, Any]) -> Phase:
 
 
 def _step(scenario: Scenario, constants: Mapping[str, Any], start: float) -> Phase:
-    middle = scenario.prompt_length + scenario.max_generated_tokens / 2
-    machine = scenario.decode_cost(np.asarray(middle)).machine
+    machine = scenario.decode_cost().machine
     runs, clock = [], start
     for call, kernel, where in _launches(scenario.decode_program, machine):
         time = _seconds(kernel, constants)

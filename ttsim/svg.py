@@ -100,8 +100,7 @@ def _scale(values: Sequence[float], start: float, end: float):
     low, high = min(values), max(values)
     if is_log(values):
         span = math.log(high / low)
-        count = max(1, math.ceil(math.log2(high / low) / 8))
-        ticks = [low * 2 ** (count * i) for i in range(64) if low * 2 ** (count * i) <= high * 1.001]
+        ticks = _log_ticks(low, high)
         return (lambda value: start + (end - start) * math.log(value / low) / span), ticks
     low = 0.0 if low > 0 and low < 0.5 * high else low
     if high == low:
@@ -111,6 +110,16 @@ def _scale(values: Sequence[float], start: float, end: float):
     first = math.ceil(low / step)
     ticks = [i * step for i in range(first, math.floor(high / step) + 1)]
     return (lambda value: start + (end - start) * (value - low) / (high - low)), ticks
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """At most about eight: doublings from a power of two, else 1, 2, 5 of each decade."""
+    if low == int(low) and int(low) & (int(low) - 1) == 0:
+        every = max(1, math.ceil(math.log2(high / low) / 8))
+        return [low * 2.0 ** (every * i) for i in range(64) if low * 2.0 ** (every * i) <= high * 1.001]
+    digits = (1, 2, 5) if high / low < 300 else (1,)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [d * 10.0**e for e in decades for d in digits if low <= d * 10.0**e <= high]
 
 
 def _svg(width: int, height: int, shapes: Sequence[str], label: str) -> str:
