@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import io
+import re
 import subprocess
 import sys
 
@@ -116,7 +117,16 @@ def test_diff_tells_ops_that_only_one_side_has(scenario):
     assert found["LayerNorm"].measured_count == 65
 
 
+def test_the_first_op_that_differs_is_named(scenario, profile):
+    lines = profile.read_text().splitlines()
+    last_norm = max(i for i, line in enumerate(lines) if line.startswith("LayerNorm"))
+    profile.write_text("\n".join(lines[:last_norm] + lines[last_norm + 1 :]) + "\n")
+    shown = " ".join(diff_text(scenario, CONSTANTS, str(profile), "decode").split())
+    assert re.search(r"the sequences part at op \d+: LayerNorm here, Matmul 32 x 4096 x 32064 there", shown)
+
+
 def test_names_of_versions_are_one_family():
+    assert family("SdpaDecodeDeviceOperation") == family("ScaledDotProductAttentionDecode")
     assert family("BinaryDeviceOperation") == family("BinaryNgDeviceOperation")
     assert family("Matmul") == family("MatmulDeviceOperation")
     assert family("AllGatherAsync") == family("AllGather")
@@ -147,12 +157,14 @@ def test_what_is_no_profile_says_so(tmp_path, content, message):
         read_profile(str(path), "decode")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tt_perf_report") is None, reason="tt-perf-report isn't installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("tt_perf_report") is None, reason="needs the extra: pip install '.[profile]'"
+)
 def test_tt_perf_report_reads_it(profile, tmp_path):
     out = tmp_path / "report.csv"
     command = [sys.executable, "-m", "tt_perf_report.perf_report", "--no-color", "--csv", str(out), str(profile)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    report = list(csv.DictReader(out.open()))
+    report = list(csv.DictReader(io.StringIO(out.read_text())))
     assert len(report) == 724
     assert {row["Bound"] for row in report} >= {"DRAM", "SLOW"}

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from ttsim.program import Program, trace
     from ttsim.report import Report
     from ttsim.scenario import Scenario
+    from ttsim.whatif import WhatIf
 
 _HOMES = {
     "Precision": "ttsim.precision",
     "Program": "ttsim.program",
     "Report": "ttsim.report",
     "Scenario": "ttsim.scenario",
+    "WhatIf": "ttsim.whatif",
     "get_config": "ttsim.models.presets",
     "get_system": "ttsim.meshes.systems",
     "preset": "ttsim.precision",
@@ -37,6 +39,7 @@ __all__ = [
     "Program",
     "Report",
     "Scenario",
+    "WhatIf",
     "get_config",
     "get_system",
     "preset",

@@ -308,7 +308,13 @@ class Difference:
     measured_count: int
 
 
-_FAMILIES = {"Binary": "BinaryNg", "AllGatherAsync": "AllGather", "ReduceScatterMinimalAsync": "ReduceScatter"}
+_FAMILIES = {
+    "AllGatherAsync": "AllGather",
+    "Binary": "BinaryNg",
+    "ReduceScatterMinimalAsync": "ReduceScatter",
+    "SDPA": "ScaledDotProductAttention",
+    "SdpaDecode": "ScaledDotProductAttentionDecode",
+}
 
 
 def family(code: str) -> str:
@@ -340,6 +346,22 @@ def simulated_ops(phase: Phase) -> list[ProfiledOp]:
         )
         for r in columns
     ]
+
+
+def _sequence(simulated: Sequence[ProfiledOp], measured: Sequence[ProfiledOp]) -> str:
+    """Where the order of ops first differs, in words."""
+
+    def name(op: ProfiledOp) -> str:
+        code = family(op.code)
+        return f"{code} {op.shape}" if "Matmul" in code else code
+
+    for i, (ours, theirs) in enumerate(zip(simulated, measured, strict=False)):
+        if name(ours) != name(theirs):
+            return f"the sequences part at op {i + 1}: {name(ours)} here, {name(theirs)} there"
+    if len(simulated) != len(measured):
+        longer = "simulation" if len(simulated) > len(measured) else "profile"
+        return f"the sequences agree up to op {min(len(simulated), len(measured))}, where only the {longer} goes on"
+    return "the sequences of ops are the same"
 
 
 def diff_text(
@@ -386,6 +408,7 @@ def diff_text(
             f"{text.duration(part.measured / part.measured_count)} there"
         )
         where = f"they part most at {f'{part.code} {part.shape}'.strip()}: {why}"
+    where += f"; {_sequence(simulated, measured)}"
     header, *body = text.columns(rows, right=range(2, 8))
     lines = [*(text.paint(line, text.BOLD, colour) for line in text.wrap(head)), *text.wrap(where), ""]
     return "\n".join([*lines, text.paint(header, text.DIM, colour), *body]) + "\n"
