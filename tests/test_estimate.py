@@ -220,6 +220,16 @@ def test_text_stays_within_120_columns_and_says_it_all(item):
     assert "\x1b" not in est.to_text(item)
 
 
+def test_every_limit_is_explained_and_wide_rows_fit():
+    for changes in (
+        {"model": "3b", "device": "N300", "batch_size": 32},
+        {"model": "70b", "device": "TG", "batch_size": 32},
+    ):
+        found = est.estimate(Question(**changes).scenario(), advice=False)
+        assert max(map(text.width, est.to_text(found, rows=0).splitlines())) <= 120
+        assert all(limit in est.LIMITS for _, phase in found.phases for limit in phase.by_limit())
+
+
 def test_rows_limits_the_ops_shown(item):
     few, all_of_them = est.to_text(item, rows=3), est.to_text(item, rows=0)
     assert re.search(r"^\d+ more", few, re.MULTILINE)

@@ -42,13 +42,13 @@ def label_of(call: OpCall) -> str:
 
 
 def shape_of(call: OpCall, kernel: Kernel) -> str:
-    """Shapes of one device in values: "32 x 4096 x 14336" (M x K x N), "16/4 heads of 128" (query/KV), "32 x 4096"."""
+    """Shapes of one device in values: "32 x 4096 x 14336" (M x K x N), "32 x 16/4 heads of 128" (users x query/KV), "32 x 4096"."""
     matrix = matrix_shape(call, kernel)
     if matrix:
         return " x ".join(map(str, matrix))
     if call.name in ("sdpa_decode", "sdpa_prefill"):
         q, keys = (array_shape(value) for value in call.inputs[:2])
-        users = f"{q[0]} users, " if call.name == "sdpa_decode" and q[0] > 1 else ""
+        users = f"{q[0]} x " if call.name == "sdpa_decode" and q[0] > 1 else ""
         heads = q[1] if call.name == "sdpa_decode" else q[0]
         return f"{users}{heads}/{keys[-3]} heads of {q[-1]}"
     source = call.inputs[1] if call.name in ("update_cache", "fill_cache") else call.inputs[0]

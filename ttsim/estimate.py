@@ -330,6 +330,7 @@ LEGEND = (
 LIMITS = {
     "dram": "bytes over the DRAM's bandwidth",
     "compute": "tile products, and what each block of them costs, on the cores at work",
+    "pack": "packing the partial sums of each block",
     "weights": "weights read through the cores of one row of the grid",
     "core": "few rows of tiles keep few cores busy",
     "link": "bytes over Ethernet",
