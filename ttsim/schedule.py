@@ -2,7 +2,8 @@
 
 Decode: kernels follow one another with the software's dispatch gap, then the host copies results and inputs. Prefill:
 host and device overlap; each kernel starts when its share of the longer of the two has passed (`price.prompt_time`),
-so that the end of the timeline is the TTFT of the report.
+so that the prompt ends at the TTFT of the report (with several replicas, of which one is shown, not before its own work
+is done).
 """
 
 from __future__ import annotations
@@ -81,17 +82,19 @@ def _prompt(scenario: Scenario, constants: Mapping[str, Any]) -> Phase:
     first_tail = next((i for i, (call, _, _) in enumerate(launched) if call.name == "take_rows"), len(launched))
     tail = sum(times[first_tail:]) + gap * (len(times) - first_tail)
     body = sum(times[:first_tail]) + gap * first_tail
-    span = ttft - tail - fixed  # of the body as the host lets it run
-    waits = max(span - body, 0.0) / max(first_tail, 1)
+    # Of the body as the host lets it run. The TTFT of replicas is their mean, which may be less than one of them takes.
+    span = max(ttft - tail - fixed, body)
+    end = span + tail + fixed
+    waits = (span - body) / max(first_tail, 1)
     runs, clock = [], 0.0
     for i, ((call, kernel, where), time) in enumerate(zip(launched, times, strict=True)):
         clock += waits if i < first_tail else 0.0
         runs.append(Run(call, kernel, where, clock, time))
         clock += time + gap
     dispatch = float(host.dispatch(machine, first_tail).value(constants))
-    work = [HostRun("dispatch of untraced ops", 0.0, min(dispatch, ttft - fixed))] if dispatch else []
-    work.append(HostRun("inputs, read-back, argmax", ttft - fixed, fixed))
-    return Phase("prefill", 0.0, ttft, tuple(runs), tuple(work), machine)
+    work = [HostRun("dispatch of untraced ops", 0.0, min(dispatch, end - fixed))] if dispatch else []
+    work.append(HostRun("inputs, read-back, argmax", end - fixed, fixed))
+    return Phase("prefill", 0.0, end, tuple(runs), tuple(work), machine)
 
 
 def _step(scenario: Scenario, constants: Mapping[str, Any], start: float) -> Phase:
