@@ -221,11 +221,8 @@ def test_text_stays_within_120_columns_and_says_it_all(item):
 
 
 def test_every_limit_is_explained_and_wide_rows_fit():
-    for changes in (
-        {"model": "3b", "device": "N300", "batch_size": 32},
-        {"model": "70b", "device": "TG", "batch_size": 32},
-    ):
-        found = est.estimate(Question(**changes).scenario(), advice=False)
+    for model, device in (("3b", "N300"), ("70b", "TG")):
+        found = est.estimate(Question(model=model, device=device, batch_size=32).scenario(), advice=False)
         assert max(map(text.width, est.to_text(found, rows=0).splitlines())) <= 120
         assert all(limit in est.LIMITS for _, phase in found.phases for limit in phase.by_limit())
 
