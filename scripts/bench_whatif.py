@@ -1,4 +1,4 @@
-"""Times 10,000 decode steps priced at once beside the same steps asked one by one.
+"""Times 10,000 decode steps priced at once beside the same steps asked one by one, and 10,000 prompts.
 
 python scripts/bench_whatif.py
 python scripts/bench_whatif.py --model=70b --device=T3K
@@ -19,6 +19,7 @@ from ttsim.models.presets import get_config
 from ttsim.precision import preset
 from ttsim.scenario import Scenario
 from ttsim.whatif import WhatIf
+from ttsim.whatif_prompts import PromptWhatIf
 
 _MODEL = flags.DEFINE_string("model", "Llama3.1-8B", "Model.")
 _DEVICE = flags.DEFINE_string("device", "N150", "System.")
@@ -57,6 +58,11 @@ def main() -> None:
         alone = float(scenario.step_times(constants, np.array(contexts[k])))
         np.testing.assert_allclose(times[i, j, k], alone, rtol=1e-5)
     each = (time.perf_counter() - start) / len(picks)
+    start = time.perf_counter()
+    lengths = np.unique(np.geomspace(128, 65_536, 125).astype(int)).tolist()
+    prompts = PromptWhatIf.build(_MODEL.value, _DEVICE.value, precisions, batches, lengths)
+    ttft = np.asarray(prompts.ttft(constants))
+    prompted = time.perf_counter() - start
     number = times.size
     lines = (
         f"{number:,} points of {_MODEL.value} on {_DEVICE.value}",
@@ -66,6 +72,7 @@ def main() -> None:
         f"  one by one, warm                       {text.duration(each * number)} ({text.duration(each)} each)",
         f"  one by one / all at once               {each * number / first:.1f} cold, "
         f"{each * number / again:,.0f} again",
+        f"{ttft.size:,} prompts of up to 65,536 tokens, cold      {text.duration(prompted)}",
     )
     cli.write("\n".join(lines) + "\n", None)
 

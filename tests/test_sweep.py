@@ -15,6 +15,7 @@ from ttsim.question import Question, parse_number
 from ttsim.scenario import Scenario
 from ttsim.sweep import parse_sweep, sweep
 from ttsim.whatif import WhatIf
+from ttsim.whatif_prompts import PromptWhatIf
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,24 @@ def test_what_if_knows_what_fits(points):
     np.testing.assert_allclose(throughput, speed * np.array([1, 8, 32])[:, None], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("device", "data_parallel"), [("N150", 1), ("T3K", 4), ("TG", 1)])
+def test_prompts_equal_one_scenario_at_a_time(device, data_parallel):
+    constants = load_constants()
+    prompts = PromptWhatIf.build("8b", device, ["performance", "accuracy"], [1, 8], [100, 5000, 9000], data_parallel)
+    times = prompts.ttft(constants, np)
+    assert times.shape == prompts.shape == (2, 2, 3)
+    for i, precision in enumerate(("performance", "accuracy")):
+        for j, batch in enumerate((1, 8)):
+            for k, length in enumerate((100, 5000, 9000)):
+                scenario = Scenario.of("8b", device, precision, batch, length, 2, data_parallel)
+                assert times[i, j, k] == pytest.approx(scenario.ttft(constants), rel=1e-9)
+    gradient = jax.grad(lambda c: jnp.sum(prompts.ttft(c)))(dict(constants))
+    assert float(gradient["host_prompt"]) > 0
+
+
 def test_what_if_needs_points():
+    with pytest.raises(ValueError, match="one prompt length"):
+        PromptWhatIf.build("1b", "N150", ["performance"], [1], [])
     with pytest.raises(ValueError, match="at least one precision"):
         WhatIf.build("1b", "N150", [], [1], [128])
     with pytest.raises(ValueError, match="at least one token"):

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from ttsim.report import Report
     from ttsim.scenario import Scenario
     from ttsim.whatif import WhatIf
+    from ttsim.whatif_prompts import PromptWhatIf
 
 _HOMES = {
     "Precision": "ttsim.precision",
     "Program": "ttsim.program",
+    "PromptWhatIf": "ttsim.whatif_prompts",
     "Report": "ttsim.report",
     "Scenario": "ttsim.scenario",
     "WhatIf": "ttsim.whatif",
@@ -37,6 +39,7 @@ _HOMES = {
 __all__ = [
     "Precision",
     "Program",
+    "PromptWhatIf",
     "Report",
     "Scenario",
     "WhatIf",

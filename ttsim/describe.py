@@ -42,7 +42,10 @@ def label_of(call: OpCall) -> str:
 
 
 def shape_of(call: OpCall, kernel: Kernel) -> str:
-    """Shapes of one device in values: "32 x 4096 x 14336" (M x K x N), "32 x 16/4 heads of 128" (users x query/KV), "32 x 4096"."""
+    """Shapes of one device in values: "32 x 4096 x 14336" (M x K x N), "32 x 4096".
+
+    Attention: "32 x 16/4 heads of 128" (users x query heads/KV heads of their size).
+    """
     matrix = matrix_shape(call, kernel)
     if matrix:
         return " x ".join(map(str, matrix))

@@ -143,15 +143,19 @@ class Scenario:
     @functools.cached_property
     def prefill_programs(self) -> tuple[Program, ...]:
         """One program for each chunk of the prompt."""
-        chunk = self.layout.prefill_chunk(self.padded_prompt)
+        return tuple(self.prefill_program(*chunk) for chunk in self.prefill_chunks)
+
+    @property
+    def prefill_chunks(self) -> tuple[tuple[int, int, bool], ...]:
+        """(first row, rows, whether logits follow) of each chunk of the prompt."""
+        rows, length = self.layout.prefill_chunk(self.padded_prompt), self.padded_prompt
+        return tuple((start, rows, start + rows >= length) for start in range(0, length, rows))
+
+    def prefill_program(self, start: int, rows: int, last: bool) -> Program:
+        """What one device runs for one chunk of a prompt."""
         # The users' number matters to prefill only where they are spread over the chips of a replica.
         batch = self.batch_size if self.layout.two_d else 1
-        return tuple(
-            prefill_program(
-                self.layout, self.precision, batch, chunk, start=start, last_chunk=start + chunk >= self.padded_prompt
-            )
-            for start in range(0, self.padded_prompt, chunk)
-        )
+        return prefill_program(self.layout, self.precision, batch, rows, start=start, last_chunk=last)
 
     # Prices
 
