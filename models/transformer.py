@@ -76,8 +76,9 @@ class Attention(nnx.Module):
         )
         q = tt.rotary(q, cos, sin, out_format=p.rope_in)
         k = tt.rotary(k, cos, sin, out_format=p.rope_in)
-        k = tt.typecast(k, in_format=p.rope_in, out_format=p.kv_cache)
-        v = tt.typecast(v, in_format=p.linear_out, out_format=p.kv_cache)
+        precise = stage.numerics == "prefill"  # decode's update_cache packs without the typecast's precise mode
+        k = tt.typecast(k, in_format=p.rope_in, out_format=p.kv_cache, precise=precise)
+        v = tt.typecast(v, in_format=p.linear_out, out_format=p.kv_cache, precise=precise)
         spread = stage.users_axis
         keys = tt.fill_cache(keys, k, user, start=start, format=p.kv_cache, users_axis=spread)
         values = tt.fill_cache(values, v, user, start=start, format=p.kv_cache, users_axis=spread)
@@ -206,7 +207,7 @@ class Transformer(nnx.Module):
         stage = Stage.decode(layout, precision.layer(layout.config.num_layers - 1), tokens_b.shape[0])
         logits = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=True)
         logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
-        result = tt.argmax(logits) if sample == "device" else logits
+        result = tt.argmax(logits, ties=precision.argmax_ties) if sample == "device" else logits
         return result, KVCache(tuple(keys), tuple(values), cache.users_axis)
 
     def prefill(
