@@ -7,7 +7,9 @@ program = decode_program(layout, precision, batch=1)      # or what one device r
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,14 +22,15 @@ from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache, users_partition
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import partition_specs, shardings
-from ttsim.models.transformer import Transformer
+from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER, Transformer
+from ttsim.placeholders import AnyPrecision, PrecisionPlaceholder, abstract_precision
 from ttsim.precision import Precision
 from ttsim.program import Program, trace
 
 
 def decode_step(
     layout: Layout,
-    precision: Precision,
+    precision: AnyPrecision,
     batch: int,
     *,
     sample: Literal["device", "host"] = "host",
@@ -42,7 +45,7 @@ def decode_step(
       mesh: mesh of the system; by default the abstract one.
     """
     mesh = layout.system.abstract_mesh() if mesh is None else mesh
-    model_specs = partition_specs(_skeleton(layout), layout.rules)
+    model_specs = _model_specs(layout)
     cache_specs = KVCache.specs(layout, batch)
     step = functools.partial(Transformer.decode, layout=layout, precision=precision, sample=sample)
     return jax.shard_map(
@@ -56,7 +59,7 @@ def decode_step(
 
 def prefill_step(
     layout: Layout,
-    precision: Precision,
+    precision: AnyPrecision,
     batch: int,
     *,
     start: int = 0,
@@ -70,7 +73,7 @@ def prefill_step(
     result has 32 rows a replica (the row `last % 32` is the wanted one), with "all" T rows, each of V columns.
     """
     mesh = layout.system.abstract_mesh() if mesh is None else mesh
-    model_specs = partition_specs(_skeleton(layout), layout.rules)
+    model_specs = _model_specs(layout)
     cache_specs = KVCache.specs(layout, batch)
 
     def step(model, tokens_t, positions_t, user, last, cache):
@@ -107,20 +110,23 @@ def place_cache(cache: KVCache, layout: Layout, batch: int, mesh: Mesh) -> KVCac
     return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), cache, specs)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=128)
 def _skeleton(layout: Layout) -> Transformer:
     """The abstract model. Its values are never changed, so that one serves all traces."""
     return Transformer(layout)
+
+
+@functools.lru_cache(maxsize=128)
+def _model_specs(layout: Layout) -> Transformer:
+    return partition_specs(_skeleton(layout), layout.rules)
 
 
 def decode_program(
     layout: Layout, precision: Precision, batch: int, *, sample: Literal["device", "host"] = "host"
 ) -> Program:
     """What one device runs for one token of each user."""
-    users = batch * layout.system.data_parallel
-    row = jax.ShapeDtypeStruct((users,), jnp.int32)
-    step = decode_step(layout, precision, batch, sample=sample)
-    return trace(step, _skeleton(layout), row, row, KVCache.abstract(layout, batch))
+    placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
+    return _trace_decode(layout, placeholder, batch, sample).fill(value)
 
 
 def prefill_program(
@@ -131,10 +137,42 @@ def prefill_program(
     Args:
       length: padded rows of the chunk. last_chunk: whether it ends in logits.
     """
-    replicas = layout.system.data_parallel
-    tokens = jax.ShapeDtypeStruct((length * replicas,), jnp.int32)
-    positions = jax.ShapeDtypeStruct((length,), jnp.int32)
+    placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
+    return _trace_prefill(layout, placeholder, batch, length, start, last_chunk).fill(value)
+
+
+# Layers of one precision are the same call on other weights. A trace holds one layer of each run of equal layers, and
+# the program repeats it (tests/test_run.py compares with the trace of all layers).
+
+
+@functools.lru_cache(maxsize=512)
+def _trace_decode(layout: Layout, precision: PrecisionPlaceholder, batch: int, sample: Literal["device", "host"]):
+    layout, precision, counts = _one_layer_a_run(layout, precision)
+    row = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    step = decode_step(layout, precision, batch, sample=sample)
+    program = trace(step, _skeleton(layout), row, row, KVCache.abstract(layout, batch))
+    return program.repeat(DECODE_LAYER, counts)
+
+
+@functools.lru_cache(maxsize=512)
+def _trace_prefill(
+    layout: Layout, precision: PrecisionPlaceholder, batch: int, length: int, start: int, last_chunk: bool
+) -> Program:
+    layout, precision, counts = _one_layer_a_run(layout, precision)
+    row = jax.ShapeDtypeStruct((length,), jnp.int32)
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    last = jax.ShapeDtypeStruct((replicas,), jnp.int32)
+    last = jax.ShapeDtypeStruct((1,), jnp.int32)
     step = prefill_step(layout, precision, batch, start=start, logits="last" if last_chunk else "none")
-    return trace(step, _skeleton(layout), tokens, positions, scalar, last, KVCache.abstract(layout, batch))
+    program = trace(step, _skeleton(layout), row, row, scalar, last, KVCache.abstract(layout, batch))
+    return program.repeat(PREFILL_LAYER, counts)
+
+
+def _one_layer_a_run(
+    layout: Layout, precision: PrecisionPlaceholder
+) -> tuple[Layout, PrecisionPlaceholder, tuple[int, ...]]:
+    """The same model with one layer for each run of layers of one precision, on one replica; and the runs' lengths."""
+    runs = [(key, len(list(group))) for key, group in itertools.groupby(precision.classes)]
+    config = dataclasses.replace(layout.config, num_layers=len(runs), cross_attention_layers=())
+    system = dataclasses.replace(layout.system, data_parallel=1)
+    classes, counts = zip(*runs, strict=True)
+    return dataclasses.replace(layout, config=config, system=system), PrecisionPlaceholder(classes), counts

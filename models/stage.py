@@ -14,9 +14,7 @@ from ttsim import ops as tt
 from ttsim.meshes.systems import COLUMN_AXIS, ROW_AXIS
 from ttsim.models.cache import KVCache
 from ttsim.models.layout import LM_HEAD_COLUMNS, Layout
-from ttsim.precision import LayerPrecision, Precision
-
-GALAXY_FORMAT = "bfp8"  # ccl_dtype: what a Galaxy's collectives carry
+from ttsim.placeholders import AnyLayerPrecision, AnyPrecision
 
 
 @dataclass(frozen=True)
@@ -33,18 +31,18 @@ class Stage:
     """
 
     layout: Layout
-    precision: LayerPrecision
+    precision: AnyLayerPrecision
     phase: Literal["decode", "prefill"]
     rows: int = 0
     users_axis: str | None = None
     numerics: Literal["prefill", "decode"] = "prefill"
 
     @classmethod
-    def decode(cls, layout: Layout, precision: LayerPrecision, rows: int) -> Stage:
+    def decode(cls, layout: Layout, precision: AnyLayerPrecision, rows: int) -> Stage:
         return cls(layout, precision, "decode", rows)
 
     @classmethod
-    def prefill(cls, layout: Layout, precision: LayerPrecision, cache: KVCache, numerics) -> Stage:
+    def prefill(cls, layout: Layout, precision: AnyLayerPrecision, cache: KVCache, numerics) -> Stage:
         return cls(layout, precision, "prefill", users_axis=cache.users_axis, numerics=numerics)
 
     # Settings and formats of prefill.
@@ -113,7 +111,7 @@ class Stage:
     def column(self, x, w, weight_format, setting, *, cores=None, pass_rows=1024):
         """A column-parallel matmul: whole sums in 1-D, summed over the columns of a Galaxy."""
         p = self.precision
-        out = GALAXY_FORMAT if self.layout.two_d and p.activation != "fp32" else p.linear_out
+        out = p.galaxy_sum if self.layout.two_d else p.linear_out
         y = self._linear(
             x, w, weight_format, setting, out_format=out, in_format=p.residual, cores=cores, pass_rows=pass_rows
         )
@@ -124,7 +122,7 @@ class Stage:
         p, layout = self.precision, self.layout
         if not (layout.two_d and layout.composite_reduce):
             return tuple(self.column(x, w, p.ff1_3, p.li_ff1_3, cores=cores) for w in (w1, w3))
-        out = GALAXY_FORMAT if p.activation != "fp32" else p.linear_out
+        out = p.galaxy_sum
 
         def partial(w):
             return self._linear(
@@ -143,9 +141,7 @@ class Stage:
     def row(self, x, w, weight_format, setting, *, in_format, cores=None, out_format=None):
         """A row-parallel matmul whose partial sums are reduced into the residual stream."""
         p, layout = self.precision, self.layout
-        out = out_format or p.linear_out
-        if layout.two_d and p.activation != "fp32":
-            out = GALAXY_FORMAT
+        out = p.galaxy_sum if layout.two_d else out_format or p.linear_out
         y = self._linear(x, w, weight_format, setting, out_format=out, in_format=in_format, cores=cores, pass_rows=1024)
         if layout.two_d:
             y = tt.all_reduce(y, axis=ROW_AXIS, format=out, composite=layout.composite_reduce)
@@ -193,7 +189,7 @@ class Stage:
 
     # The tail.
 
-    def logits(self, x, norm, lm_head, precision: Precision, *, gather: bool):
+    def logits(self, x, norm, lm_head, precision: AnyPrecision, *, gather: bool):
         """The last norm and the LM head. [rows, d / devices] -> [rows, V], or [rows, V / devices] without `gather`."""
         layout = self.layout
         # Only 32 rows reach the LM head, in prefill too: both phases run decode's kernels here.

@@ -26,7 +26,7 @@ from ttsim.models.layout import Layout
 from ttsim.models.parameters import parameter
 from ttsim.models.rope import inverse_frequencies
 from ttsim.models.stage import Stage
-from ttsim.precision import LayerPrecision, Precision
+from ttsim.placeholders import AnyLayerPrecision, AnyPrecision
 
 
 class Attention(nnx.Module):
@@ -87,8 +87,7 @@ class Attention(nnx.Module):
                 raise ValueError("chunked prefill of users that are spread over columns is not possible")
             k = tt.read_cache(keys, user, length=start + x_td.shape[0])
             v = tt.read_cache(values, user, length=start + x_td.shape[0])
-        if stage.query_format != p.rope_in:
-            q = tt.typecast(q, in_format=p.rope_in, out_format=stage.query_format)
+        q = tt.typecast(q, in_format=p.rope_in, out_format=stage.query_format)
         out = tt.sdpa_prefill(
             q,
             k,
@@ -180,7 +179,7 @@ class Transformer(nnx.Module):
         cache: KVCache,
         *,
         layout: Layout,
-        precision: Precision,
+        precision: AnyPrecision,
         sample: Literal["device", "host"] = "host",
     ):
         """One token for every user (inside `shard_map`).
@@ -201,7 +200,7 @@ class Transformer(nnx.Module):
         x = tt.reshard(x, format=first.precision.residual, cores=layout.residual_cores)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, layer_precision) in enumerate(self._text_layers(layout.config, precision)):
-            x, keys[slot], values[slot] = _decode_layer(
+            x, keys[slot], values[slot] = decode_layer(
                 layer, x, cos, sin, positions, keys[slot], values[slot], layout=layout, precision=layer_precision
             )
         stage = Stage.decode(layout, precision.layer(layout.config.num_layers - 1), tokens_b.shape[0])
@@ -219,7 +218,7 @@ class Transformer(nnx.Module):
         cache: KVCache,
         *,
         layout: Layout,
-        precision: Precision,
+        precision: AnyPrecision,
         start: int = 0,
         logits: Literal["none", "last", "all"] = "last",
         numerics: Literal["prefill", "decode"] = "prefill",
@@ -244,7 +243,7 @@ class Transformer(nnx.Module):
         cos, sin = (table[None] for table in _rotary_tables(positions_t, layout, stage.precision))
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, layer_precision) in enumerate(self._text_layers(layout.config, precision)):
-            x, keys[slot], values[slot] = _prefill_layer(
+            x, keys[slot], values[slot] = prefill_layer(
                 layer,
                 x,
                 cos,
@@ -264,25 +263,28 @@ class Transformer(nnx.Module):
         y = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=False)
         return tt.untilize(y, format=precision.logits), cache
 
-    def _text_layers(self, config: ModelConfig, precision: Precision):
+    def _text_layers(self, config: ModelConfig, precision: AnyPrecision):
         """The layers that text runs through, with their precision."""
         for slot, index in enumerate(config.self_attention_layers):
             yield self.layers[index], precision.layer(slot)
 
 
-def _rotary_tables(positions, layout: Layout, precision: LayerPrecision):
+def _rotary_tables(positions, layout: Layout, precision: AnyLayerPrecision):
     config = layout.config
     frequencies, scaling = inverse_frequencies(config.rope, config.head_dim, layout.max_seq_len)
-    frequencies = jnp.asarray(frequencies, jnp.float32)
-    return tt.rotary_tables(positions, frequencies, scaling=float(scaling), format=precision.rope_in)
+    return tt.rotary_tables(
+        positions, jnp.asarray(frequencies, jnp.float32), scaling=float(scaling), format=precision.rope_in
+    )
 
 
 # Layers are jitted by themselves: all layers of one precision then share one trace, and a program shows them as one
-# repeated block.
+# repeated block, named after the function.
+
+DECODE_LAYER, PREFILL_LAYER = "decode_layer", "prefill_layer"
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "precision"))
-def _decode_layer(layer, x, cos, sin, positions, keys, values, *, layout, precision):
+def decode_layer(layer, x, cos, sin, positions, keys, values, *, layout, precision):
     stage = Stage.decode(layout, precision, x.shape[0])
     h = stage.norm(x, layer.attention_norm_d, cores=layout.attention_cores)
     out, keys, values = layer.attention.decode(h, cos, sin, positions, keys, values, stage)
@@ -293,7 +295,7 @@ def _decode_layer(layer, x, cos, sin, positions, keys, values, *, layout, precis
 
 
 @functools.partial(jax.jit, static_argnames=("start", "stage"))
-def _prefill_layer(layer, x, cos, sin, user, keys, values, *, start, stage):
+def prefill_layer(layer, x, cos, sin, user, keys, values, *, start, stage):
     residual = stage.precision.residual
     h = stage.norm(x, layer.attention_norm_d)
     out, keys, values = layer.attention.prefill(h, cos, sin, user, keys, values, stage, start)

@@ -1,1 +1,55 @@
-"""Predict how a language model runs on Tenstorrent hardware: speed, time to first token and accuracy."""
+"""Predict how a language model runs on Tenstorrent hardware: speed, time to first token and accuracy.
+
+    import ttsim
+    report = ttsim.simulate(model="Llama3.1-8B", device="N150")
+    report.speed, report.ttft, report.memory.free
+    print(report)
+
+Names are imported when they are first used, so that `import ttsim` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ttsim._simulate import simulate
+    from ttsim.meshes.systems import get_system
+    from ttsim.models.presets import get_config
+    from ttsim.precision import Precision, preset
+    from ttsim.program import Program, trace
+    from ttsim.report import Report
+    from ttsim.scenario import Scenario
+
+_HOMES = {
+    "Precision": "ttsim.precision",
+    "Program": "ttsim.program",
+    "Report": "ttsim.report",
+    "Scenario": "ttsim.scenario",
+    "get_config": "ttsim.models.presets",
+    "get_system": "ttsim.meshes.systems",
+    "preset": "ttsim.precision",
+    "simulate": "ttsim._simulate",
+    "trace": "ttsim.program",
+}
+
+__all__ = [
+    "Precision",
+    "Program",
+    "Report",
+    "Scenario",
+    "get_config",
+    "get_system",
+    "preset",
+    "simulate",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ttsim' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

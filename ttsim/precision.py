@@ -133,6 +133,11 @@ class LayerPrecision:
         """Format of the output of decode attention: that of its Q, which comes from the rotary embedding."""
         return self.rope_in
 
+    @property
+    def galaxy_sum(self) -> str:
+        """Format of the partial sums that a Galaxy's collectives carry: `ccl_dtype`, whatever `activation` says."""
+        return "fp32" if self.activation == "fp32" else "bfp8"
+
     def _activation(self, mixed: str) -> str:
         return mixed if self.activation == "mixed" else self.activation
 

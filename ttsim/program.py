@@ -8,7 +8,8 @@ collected in `Program.unpriced`, never dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,21 @@ class Program:
         """Each op call with the number of times it runs, in program order."""
         yield from _flatten(self.block, 1)
 
+    def fill(self, value: Callable[[Any], Any]) -> Program:
+        """The program with `value(attribute)` in place of each attribute (see `ttsim.placeholders`)."""
+        return Program(_fill(self.block, value, {}), self.unpriced)
+
+    def repeat(self, name: str, counts: Sequence[int]) -> Program:
+        """The program with its blocks of this name run so many times, in order: one count for each block."""
+        remaining = iter(counts)
+        body = tuple(
+            Block(item.name, next(remaining), item.body) if isinstance(item, Block) and item.name == name else item
+            for item in self.block.body
+        )
+        if next(remaining, None) is not None:
+            raise ValueError(f"{len(counts)} counts for fewer blocks named {name}")
+        return Program(Block(self.block.name, self.block.count, body), self.unpriced)
+
     def count(self, name: str) -> int:
         """How many times the op of this name runs."""
         return sum(count for call, count in self.ops() if call.name == name)
@@ -77,6 +93,17 @@ def _flatten(block: Block, times: int) -> Iterator[tuple[OpCall, int]]:
             yield from _flatten(item, times * block.count)
         else:
             yield item, times * block.count
+
+
+def _fill(block: Block, value: Callable[[Any], Any], done: dict[int, tuple[Block | OpCall, ...]]) -> Block:
+    if id(block.body) not in done:
+        done[id(block.body)] = tuple(
+            _fill(item, value, done)
+            if isinstance(item, Block)
+            else dataclasses.replace(item, attributes={key: value(v) for key, v in item.attributes.items()})
+            for item in block.body
+        )
+    return Block(block.name, block.count, done[id(block.body)])
 
 
 def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Program:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 SECONDS = ""  # the key of plain seconds
@@ -83,7 +82,7 @@ class Kernel:
 
     name: str
     start: Terms = field(default_factory=Terms)
-    limits: Mapping[str, Terms] = MappingProxyType({})
+    limits: Mapping[str, Terms] = field(default_factory=dict)
     bytes: Any = 0.0
     flops: Any = 0.0
     cores: int = 0

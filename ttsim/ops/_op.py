@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from ttsim.placeholders import neutral
+
 if TYPE_CHECKING:
     from ttsim.cost.kernel import Kernel
     from ttsim.cost.machine import Machine
@@ -105,10 +107,11 @@ def op(body: Callable[..., Any]) -> Op:
 @functools.cache
 def _named_jit(op: Op, attributes: Attributes, structure: Any) -> Callable[..., Any]:
     keywords = dict(attributes)
+    numeric = {key: neutral(value) for key, value in attributes}
 
     def body(*args: Any) -> Any:
         with jax.named_scope(op.name):
-            return op.body(*args, **keywords)
+            return op.body(*args, **numeric)
 
     label = ",".join(f"{key}={value}" for key, value in attributes)
     # The structure's ordinal keeps two calls apart whose arguments are nested differently (array or BlockArray).

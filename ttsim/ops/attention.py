@@ -10,6 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from ttsim.cost import attention, tensix
+from ttsim.cost.shapes import tensor_bytes, tiles
 from ttsim.fidelity import get_setting, mask_activations, mask_weights
 from ttsim.formats import round_to
 from ttsim.ops._op import op
@@ -38,6 +40,13 @@ def create_heads_decode(qkv, *, kv_heads, head_dim, format):
     return q, heads[:, :, -2], heads[:, :, -1]
 
 
+@create_heads_decode.cost
+def _(call, machine):
+    # 21 us for 192 tiles of 8B on N150, 3 us for 12 tiles of 1B on T3K.
+    time = 1.8e-6 + 0.1e-6 * tiles(call.inputs[0].shape[-1])
+    return [tensix.small("sharded_to_interleaved", 3e-6), tensix.fixed("create_heads_decode", time)]
+
+
 @op
 def create_heads_prefill(qkv, *, kv_heads, head_dim, format):
     """Splits the fused projection of one user into heads: [S, ...] -> q [heads, S, d], k and v [kv_heads, S, d]."""
@@ -46,6 +55,12 @@ def create_heads_prefill(qkv, *, kv_heads, head_dim, format):
     heads = qkv.reshape(rows, kv_heads, -1, head_dim).transpose(1, 2, 0, 3)
     q = heads[:, :-2].reshape(-1, rows, head_dim)
     return q, heads[:, -2], heads[:, -1]
+
+
+@create_heads_prefill.cost
+def _(call, machine):
+    rows, columns = call.inputs[0].shape
+    return [tensix.stream_rows("create_heads", 2 * tensor_bytes(rows, columns, call["format"]), rows, machine)]
 
 
 @op
@@ -64,6 +79,14 @@ def rotary_tables(positions, inverse_frequencies, *, scaling, format):
     return round_to(jnp.cos(angles) * scaling, format), round_to(jnp.sin(angles) * scaling, format)
 
 
+@rotary_tables.cost
+def _(call, machine):
+    if machine.phase == "prefill":
+        return []  # the host slices cos and sin once per prompt: part of host_prompt
+    lookups = [tensix.small(name, 3e-6) for name in ("embedding", "transpose", "interleaved_to_sharded")]
+    return 2 * lookups  # cos and sin
+
+
 @op
 def rotary(x, cos, sin, *, out_format):
     """Rotates each pair (x[2i], x[2i+1]) by its angle.
@@ -76,6 +99,16 @@ def rotary(x, cos, sin, *, out_format):
     even, odd = pairs[..., 0], pairs[..., 1]
     rotated = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
     return pack(rotated.reshape(x.shape), out_format)
+
+
+@rotary.cost
+def _(call, machine):
+    x = call.inputs[0]
+    if machine.phase == "decode":
+        return [tensix.small("rotary_embedding_llama", 4e-6)]
+    heads, rows, head_dim = x.shape
+    moved = tensor_bytes(heads * rows, head_dim, "bf16") + tensor_bytes(heads * rows, head_dim, call["out_format"])
+    return [tensix.stream_rows("rotary_embedding_llama", moved, rows, machine, start=12e-6)]
 
 
 @op
@@ -91,6 +124,13 @@ def update_cache(cache, x, positions, *, format):
     """
     x = pack(x, format).astype(cache.dtype)[:, :, None]
     return jax.vmap(lambda c, row, p: jax.lax.dynamic_update_slice_in_dim(c, row, p, axis=1))(cache, x, positions)
+
+
+@update_cache.cost
+def _(call, machine):
+    # 12 us for 32 tiles of 8B on N150, 4 us for 2 tiles of 1B on T3K.
+    _, kv_heads, head_dim = call.inputs[1].shape
+    return [tensix.fixed("paged_update_cache", 3.5e-6 + 0.267e-6 * kv_heads * tiles(head_dim))]
 
 
 @op
@@ -116,6 +156,12 @@ def fill_cache(cache, x, user, *, start, format, users_axis=None):
     return jax.lax.dynamic_update_slice(cache, jnp.where(held, block, old), index)
 
 
+@fill_cache.cost
+def _(call, machine):
+    kv_heads, rows, head_dim = call.inputs[1].shape
+    return [tensix.stream("paged_fill_cache", 2 * tensor_bytes(kv_heads * rows, head_dim, call["format"]), machine)]
+
+
 @op
 def read_cache(cache, user, *, length, users_axis=None):
     """One user's first `length` positions of the cache, which chunked attention reads in place.
@@ -129,6 +175,11 @@ def read_cache(cache, user, *, length, users_axis=None):
     if users_axis is not None:
         user = jnp.clip(user - jax.lax.axis_index(users_axis) * cache.shape[0], 0, cache.shape[0] - 1)
     return jax.lax.dynamic_index_in_dim(cache, user, axis=0, keepdims=False)[:, :length]
+
+
+@read_cache.cost
+def _(call, machine):
+    return []  # chunked attention reads the pages in place; sdpa_prefill pays for them
 
 
 @op
@@ -154,6 +205,14 @@ def sdpa_decode(q, keys, values, positions, *, setting, kv_format, out_format, w
     scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
     weights = _activations(_softmax(scores, setting), setting)
     return pack(jnp.einsum("bkgs,bksd->bkgd", weights, values).reshape(q.shape), out_format)
+
+
+@sdpa_decode.cost
+def _(call, machine):
+    users, heads, head_dim = call.inputs[0].shape
+    kv_heads = call.inputs[1].shape[1]
+    options = {"fmt": call["kv_format"], "setting": call["setting"], "machine": machine}
+    return [attention.flash_decode(users, heads, kv_heads, head_dim, **options)]
 
 
 @op
@@ -191,6 +250,13 @@ def sdpa_prefill(q, keys, values, *, start, setting, kv_format, out_format, wind
     return pack(out.reshape(q.shape), out_format)
 
 
+@sdpa_prefill.cost
+def _(call, machine):
+    heads, rows, head_dim = call.inputs[0].shape
+    options = {"fmt": call["kv_format"], "setting": call["setting"], "machine": machine}
+    return [attention.flash_attention(heads, call.inputs[1].shape[0], rows, call["start"], head_dim, **options)]
+
+
 def _visible(rows, length, window):
     """Which of `length` positions each row (its own position) attends to: [rows, length] booleans."""
     columns = jnp.arange(length)[None, :]
@@ -222,8 +288,20 @@ def concat_heads_decode(x, *, format):
     return x.reshape(x.shape[0], -1)
 
 
+@concat_heads_decode.cost
+def _(call, machine):
+    return [tensix.small("interleaved_to_sharded", 2e-6), tensix.small("concat_heads_decode", 3e-6)]
+
+
 @op
 def concat_heads_prefill(x, *, format):
     """[heads, S, d] -> [S, heads * d]."""
     del format
     return x.transpose(1, 0, 2).reshape(x.shape[1], -1)
+
+
+@concat_heads_prefill.cost
+def _(call, machine):
+    heads, rows, head_dim = call.inputs[0].shape
+    moved = 2 * tensor_bytes(rows, heads * head_dim, call["format"])
+    return [tensix.stream_rows("concat_heads", moved, rows, machine)]

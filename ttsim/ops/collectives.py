@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import jax
 
+from ttsim.cost import links, tensix
+from ttsim.cost.shapes import rows_and_columns, tensor_bytes
 from ttsim.ops._op import op
 from ttsim.ops._pack import pack
 
@@ -15,6 +17,12 @@ def all_gather(x, *, axis, dim, format):
     return jax.lax.all_gather(x, axis, axis=dim, tiled=True)
 
 
+@all_gather.cost
+def _(call, machine):
+    shard = tensor_bytes(*rows_and_columns(call.inputs[0]), call["format"])  # padded to tiles before it is gathered
+    return [links.all_gather(shard * call.num_devices, call.num_devices, machine)]
+
+
 @op
 def reduce_scatter(x, *, axis, dim, format):
     """Sums over the devices and leaves each with its slice of `dim`. [..., N, ...] -> [..., N / devices, ...].
@@ -22,6 +30,12 @@ def reduce_scatter(x, *, axis, dim, format):
     The sum is rounded once to `format`; the device rounds after each hop, which for two devices is the same.
     """
     return pack(jax.lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True), format)
+
+
+@reduce_scatter.cost
+def _(call, machine):
+    tensor = tensor_bytes(*rows_and_columns(call.inputs[0]), call["format"])
+    return [links.reduce_scatter(tensor, call.num_devices, machine)]
 
 
 @op
@@ -36,3 +50,13 @@ def all_reduce(x, *, axis, format, composite=False):
     """
     del composite
     return pack(jax.lax.psum(x, axis), format)
+
+
+@all_reduce.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
+    if call.attributes.get("composite"):
+        return [links.reduce_scatter(tensor, devices, machine), links.all_gather(tensor, devices, machine)]
+    reduce = tensix.stream("fast_reduce_nc", (devices + 1) * tensor, machine)
+    return [links.all_gather(devices * tensor, devices, machine), reduce]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import jax
 
+from ttsim.cost import tensix
+from ttsim.cost.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.formats import round_to
 from ttsim.ops._op import op
 from ttsim.ops._pack import pack
@@ -16,10 +18,28 @@ def add(x, y, *, out_format, cores=None):
     return pack(x + y, out_format)
 
 
+@add.cost
+def _(call, machine):
+    if machine.phase == "decode":
+        return [tensix.small("add", 2.5e-6, cores=call.attributes.get("cores") or machine.chip.cores)]
+    rows, columns = rows_and_columns(call.inputs[0])
+    moved = 2 * tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [tensix.stream("add", moved, machine)]
+
+
 @op
 def add_bias(x, bias, *, out_format):
     """x + bias, [..., N] + [...] whose axes flatten to N."""
     return pack(x + bias.reshape((1,) * (x.ndim - 1) + (-1,)), out_format)
+
+
+@add_bias.cost
+def _(call, machine):
+    if machine.phase == "decode":
+        return [tensix.small("add", 2.5e-6)]
+    rows, columns = rows_and_columns(call.inputs[0])
+    moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [tensix.stream("add", moved, machine)]
 
 
 @op
@@ -27,6 +47,16 @@ def silu_mul(gate, up, *, out_format, cores=None):
     """silu(gate) * up, one kernel with the activation fused into the first operand."""
     del cores
     return pack(jax.nn.silu(gate) * up, out_format)
+
+
+@silu_mul.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    if machine.phase == "decode":
+        cores = call.attributes.get("cores") or machine.chip.cores
+        return [tensix.small("silu_mul", 4.2e-6 * -(-tiles(columns) // cores), cores=cores)]
+    moved = 2 * tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [tensix.stream("silu_mul", moved, machine)]
 
 
 @op
@@ -37,3 +67,12 @@ def typecast(x, *, in_format, out_format, precise=True):
     """
     del in_format
     return round_to(x, out_format, rounding="device_precise" if precise else "device")
+
+
+@typecast.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    if machine.phase == "decode":
+        return [tensix.small("typecast", 2.5e-6)]
+    moved = tensor_bytes(rows, columns, call["in_format"]) + tensor_bytes(rows, columns, call["out_format"])
+    return [tensix.stream("typecast", moved, machine)]

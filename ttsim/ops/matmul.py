@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from ttsim import fidelity
+from ttsim.cost import links, matmul, tensix
+from ttsim.cost.kernel import Kernel, over, seconds
+from ttsim.cost.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.formats import dequantize, round_to
 from ttsim.ops._op import op
 
@@ -42,6 +47,32 @@ def linear(
     )
 
 
+@linear.cost
+def _(call, machine):
+    x, w = call.inputs
+    rows, k = rows_and_columns(x)
+    n = math.prod(w.shape[1:])
+    fmt, setting = call["weight_format"], call["setting"]
+    if call["kernel"] == "mcast_2d":
+        out_format, pass_rows = call["out_format"], call.attributes.get("pass_rows") or rows
+        in_format = call.attributes.get("in_format", "bf16")
+        options = {"fmt": fmt, "in_format": in_format, "out_format": out_format, "setting": setting}
+        return [matmul.mcast_2d(rows, k, n, pass_rows=pass_rows, machine=machine, **options)]
+    if call["kernel"] == "mcast_1d":
+        return [matmul.mcast_1d(k, n, fmt=fmt, setting=setting, machine=machine)]
+    cores, columns = call["cores"], call.attributes.get("columns")
+    if columns is None:
+        return [matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, machine=machine)]
+    kernels = []
+    for first in range(0, n, columns):
+        piece = min(columns, n - first)
+        kernels += [
+            matmul.dram_sharded(k, piece, fmt=fmt, setting=setting, cores=cores, machine=machine),
+            tensix.fixed("sharded_to_interleaved", 9e-6 * piece / 32064, cores=63),
+        ]
+    return kernels
+
+
 @op
 def all_gather_matmul(x, w, *, axis, weight_format, setting, out_format, in_format="bf16", cores=8):
     """all_gather(x, axis) @ w in one kernel: y[..., n] = sum over the whole K of x[..., k] w[k, n].
@@ -61,6 +92,33 @@ def all_gather_matmul(x, w, *, axis, weight_format, setting, out_format, in_form
     )
 
 
+@all_gather_matmul.cost
+def _(call, machine):
+    x, w = call.inputs
+    rows, k = rows_and_columns(x)
+    (k_all, n), devices, cores = w.shape, call.num_devices, call.attributes.get("cores", 8)
+    gather = links.all_gather(
+        tensor_bytes(rows, k * devices, call.attributes.get("in_format", "bf16")), devices, machine
+    )
+    weight = tensor_bytes(k_all, n, call["weight_format"])
+    products = tiles(k_all) * -(-tiles(n) // cores)
+    return [
+        Kernel(
+            "all_gather_matmul",
+            start=gather.start + gather.limits["link"],
+            limits={
+                "dram": over(weight, "interleaved_bandwidth"),
+                "compute": seconds(products * matmul.tile_math(call["setting"], machine)),
+            },
+            bytes=weight,
+            flops=2 * rows * k_all * n,
+            cores=cores,
+            fidelity=matmul.fidelity_name(call["setting"]),
+            source="ttnn operations/experimental/ccl/all_gather_matmul: the matmul starts as shards arrive",
+        )
+    ]
+
+
 @op
 def embedding(tokens, table, *, out_format):
     """Row lookup: y[i] = table[tokens[i]].
@@ -73,3 +131,10 @@ def embedding(tokens, table, *, out_format):
       [..., H] float32.
     """
     return round_to(jnp.take(table, tokens, axis=0).astype(jnp.float32), out_format)
+
+
+@embedding.cost
+def _(call, machine):
+    rows = math.prod(call.inputs[0].shape)
+    moved = tensor_bytes(rows, call.inputs[1].shape[-1], call["out_format"])
+    return [tensix.stream_rows("embedding", moved, rows, machine, rate="embedding_bandwidth")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from ttsim.cost import tensix
+from ttsim.cost.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.ops._op import op
 from ttsim.ops._pack import pack
 
@@ -27,6 +29,15 @@ def rms_norm(x, weight, *, eps, out_format, cores=None):
     return pack(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
 
 
+@rms_norm.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    if cores := call.attributes.get("cores"):
+        return [tensix.small("rms_norm (sharded)", 10e-6 + 0.5e-6 * tiles(columns) / cores, cores=cores)]
+    moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [tensix.stream_rows("rms_norm", moved, rows, machine)]
+
+
 @op
 def rms_norm_stats(x, *, out_format, cores=None):
     """The local part of a distributed norm: mean(x^2) over this device's slice of the hidden size.
@@ -40,6 +51,14 @@ def rms_norm_stats(x, *, out_format, cores=None):
     """
     del cores
     return pack(jnp.mean(jnp.square(x), axis=-1, keepdims=True), out_format)
+
+
+@rms_norm_stats.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    if machine.phase == "decode":
+        return [tensix.small("interleaved_to_sharded", 3e-6), tensix.small("rms_norm_pre_all_gather", 8e-6)]
+    return [tensix.stream_rows("rms_norm_pre_all_gather", tensor_bytes(rows, columns, "bf16"), rows, machine)]
 
 
 @op
@@ -61,6 +80,15 @@ def rms_norm_apply(x, stats, weight, *, axis, eps, out_format, cores=None):
         weight = jax.lax.dynamic_slice_in_dim(weight, jax.lax.axis_index(axis) * width, width)
     mean_square = jnp.mean(stats, axis=-1, keepdims=True)
     return pack(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
+
+
+@rms_norm_apply.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    if machine.phase == "decode":
+        return [tensix.small("rms_norm_post_all_gather", 8e-6), tensix.small("sharded_to_interleaved", 3e-6)]
+    moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [tensix.stream_rows("rms_norm_post_all_gather", moved, rows, machine)]
 
 
 def _row(weight, x):

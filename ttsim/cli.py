@@ -1,0 +1,75 @@
+"""What the scripts share: errors in one line, output to a file or the terminal, progress on a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs a script: bad input ends in one line on stderr and exit code 2, an interrupt in 130."""
+
+    def guarded(argv: Sequence[str]) -> int | None:
+        if len(argv) > 1:
+            raise SystemExit(_fail(f"unexpected argument {argv[1]!r}: every option is a flag, see --help"))
+        try:
+            return main()
+        except (ValueError, OSError) as error:
+            raise SystemExit(_fail(str(error))) from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        except BrokenPipeError:
+            raise SystemExit(0) from None
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise SystemExit(_fail(" ".join(str(error).split()))) from None
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def write(content: str, path: str | None) -> None:
+    """Prints, or writes the whole file or nothing."""
+    if path is None:
+        sys.stdout.write(content)
+        return
+    target = Path(path)
+    handle, name = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(content)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def progress(label: str) -> Callable[[int, int], None] | None:
+    """A counter on stderr, or None when stderr is no terminal."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        end = "\r\x1b[K" if done == total else ""
+        print(f"\r{label} {done}/{total}{end}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def colour(path: str | None) -> bool:
+    """Whether output may be coloured: on a terminal, unless NO_COLOR is set."""
+    return path is None and sys.stdout.isatty() and "NO_COLOR" not in os.environ

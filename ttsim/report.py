@@ -1,0 +1,205 @@
+"""What the simulator answers: speed, TTFT, memory, and where the time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ttsim import text
+from ttsim.cost import host
+from ttsim.cost.price import Cost, PricedKernel
+from ttsim.memory import Memory
+from ttsim.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class OpTime:
+    """One kernel of a program, with all the times that it runs.
+
+    Attributes:
+      op: the device op that launches it. kernel: its name. where: the block around it.
+      count: how often it runs.
+      time: seconds of all runs, without gaps.
+      share: of the whole phase (device, gaps and host).
+      bytes: of one run: DRAM traffic, or bytes over the links for a collective.
+      flops: of one run.
+      cores: that work. fidelity: of a matrix kernel.
+      limit: what binds ("dram", "compute", "link", ..., "latency"; "dispatch" and "host" for what is no kernel).
+      source: where the rule comes from.
+    """
+
+    op: str
+    kernel: str
+    where: str
+    count: int
+    time: float
+    share: float
+    bytes: float
+    flops: float
+    cores: int
+    fidelity: str
+    limit: str
+    source: str
+
+    @property
+    def bandwidth(self) -> float:
+        """Achieved bytes per second."""
+        return self.bytes * self.count / self.time if self.time else 0.0
+
+    @property
+    def flop_rate(self) -> float:
+        """Achieved FLOP per second."""
+        return self.flops * self.count / self.time if self.time else 0.0
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Where the time of a phase goes.
+
+    Attributes:
+      time: seconds of the phase as a user sees it.
+      ops: kernels in program order, then "dispatch" (gaps between kernels) and "host".
+      overlapped: whether host and device work at the same time (prefill), so that the parts add up to more.
+    """
+
+    time: float
+    ops: tuple[OpTime, ...]
+    overlapped: bool
+
+    def largest(self, count: int = 10) -> list[OpTime]:
+        return sorted(self.ops, key=lambda op: -op.time)[:count]
+
+    def by_limit(self) -> dict[str, float]:
+        """Seconds by the limit that binds, the largest first."""
+        totals: dict[str, float] = {}
+        for op in self.ops:
+            totals[op.limit] = totals.get(op.limit, 0.0) + op.time
+        return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+
+@dataclass(frozen=True)
+class Report:
+    """The answer to one scenario.
+
+    Attributes:
+      scenario: the question.
+      speed: tokens per second and user (t/s/u), mean over the generated tokens.
+      ttft: seconds to the first token (mean over the prompts of a batch, as tt_transformers prints it).
+      memory: DRAM of one chip.
+      decode: of one step at the mean position. prefill: of one prompt.
+    """
+
+    scenario: Scenario
+    speed: float
+    ttft: float
+    memory: Memory
+    decode: Breakdown
+    prefill: Breakdown
+
+    @property
+    def throughput(self) -> float:
+        """Tokens per second of all users of all replicas."""
+        return self.speed * self.scenario.batch_size * self.scenario.system.data_parallel
+
+    def __str__(self) -> str:
+        return to_text(self)
+
+
+def decode_breakdown(scenario: Scenario, constants: Mapping[str, Any]) -> Breakdown:
+    """The parts of one decode step at the mean position."""
+    step = float(np.mean(scenario.step_times(constants)))
+    middle = scenario.prompt_length + scenario.max_generated_tokens / 2
+    cost = scenario.decode_cost(np.asarray(middle))
+    waiting = host.step(cost.machine, scenario.batch_size, scenario.config.vocab_size).value(constants)
+    return _breakdown([cost], constants, step, float(waiting), overlapped=False)
+
+
+def prefill_breakdown(scenario: Scenario, constants: Mapping[str, Any]) -> Breakdown:
+    """The parts of one prompt."""
+    costs = scenario.prefill_costs()
+    ops = sum(item.count for cost in costs for item in cost.split()[0])
+    machine = costs[0].machine
+    waiting = host.dispatch(machine, ops) + host.prompt(machine, scenario.batch_size, scenario.config.vocab_size)
+    return _breakdown(costs, constants, scenario.ttft(constants), float(waiting.value(constants)), overlapped=True)
+
+
+def _breakdown(
+    costs: Sequence[Cost], constants: Mapping[str, Any], time: float, waiting: float, overlapped: bool
+) -> Breakdown:
+    merged: dict[tuple[Any, ...], list[Any]] = {}
+    for cost in costs:
+        for item in cost.kernels:
+            seconds = float(np.mean(item.kernel.time(constants)))
+            key = (item.op, item.where, item.kernel.name, round(seconds, 12), item.kernel.bytes, item.kernel.flops)
+            merged.setdefault(key, [item, 0, seconds])[1] += item.count
+    gap = costs[0].machine.software.dispatch_gap
+    kernels = sum(count for _, count, _ in merged.values())
+    ops = [_op_time(item, count, seconds, time, constants) for item, count, seconds in merged.values()]
+    source = costs[0].machine.software.date.isoformat()
+    ops.append(_other("dispatch", "gaps between kernels", kernels, kernels * gap, time, f"software of {source}"))
+    ops.append(_other("host", "host", 1, waiting, time, "constants host_*"))
+    return Breakdown(time, tuple(ops), overlapped)
+
+
+def _op_time(item: PricedKernel, count: int, seconds: float, total: float, constants: Mapping[str, Any]) -> OpTime:
+    kernel = item.kernel
+    return OpTime(
+        op=item.op,
+        kernel=kernel.name,
+        where=item.where,
+        count=count,
+        time=seconds * count,
+        share=seconds * count / total,
+        bytes=float(np.mean(kernel.bytes)),
+        flops=float(np.mean(kernel.flops)),
+        cores=kernel.cores,
+        fidelity=kernel.fidelity,
+        limit=kernel.binding(constants),
+        source=kernel.source,
+    )
+
+
+def _other(limit: str, name: str, count: int, seconds: float, total: float, source: str) -> OpTime:
+    return OpTime(limit, name, "", count, seconds, seconds / total, 0.0, 0.0, 0, "", limit, source)
+
+
+def to_text(report: Report, rows: int = 12) -> str:
+    """The headline, the memory, and the largest parts of prefill and decode."""
+    s, m = report.scenario, report.memory
+    lines = [
+        f"{s.label}, prompt {s.prompt_length} (padded to {s.padded_prompt}), {s.max_generated_tokens} tokens",
+        f"  {s.precision}",
+        "",
+        f"  speed       {report.speed:8.1f} t/s/u   ({text.duration(report.decode.time)} a step)",
+        f"  throughput  {report.throughput:8.1f} t/s",
+        f"  TTFT        {1e3 * report.ttft:8.1f} ms",
+        f"  DRAM        {m.used / 1e9:8.2f} GB of {m.capacity / 1e9:.2f} a chip: weights {m.weights / 1e9:.2f}, "
+        f"KV cache {m.kv_cache / 1e9:.2f}, activations {m.activations / 1e9:.2f}, free {m.free / 1e9:.2f}",
+    ]
+    for name, part in (("decode step", report.decode), ("prefill", report.prefill)):
+        limits = ", ".join(f"{limit} {100 * time / part.time:.0f} %" for limit, time in part.by_limit().items())
+        lines += ["", f"{name}: {text.duration(part.time)} ({limits})"]
+        table: list[tuple[str, ...]] = [
+            ("op", "kernel", "time", "share", "count", "each", "GB/s", "TFLOP/s", "cores", "limit")
+        ]
+        table += [_text_row(op) for op in part.largest(rows)]
+        lines += ["  " + line for line in text.align(table, left=2)]
+    return "\n".join(lines)
+
+
+def _text_row(op: OpTime) -> tuple[str, ...]:
+    return (
+        op.op,
+        op.kernel + (f" {op.fidelity}" if op.fidelity else ""),
+        text.duration(op.time),
+        f"{100 * op.share:.1f} %",
+        str(op.count),
+        text.duration(op.time / op.count),
+        f"{op.bandwidth / 1e9:.0f}" if op.bytes else "",
+        f"{op.flop_rate / 1e12:.1f}" if op.flops else "",
+        str(op.cores or ""),
+        op.limit,
+    )

@@ -1,0 +1,174 @@
+"""One question to the simulator: a model, a system, a precision, a prompt and a batch, and the programs behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ttsim.chips import CHIPS, Chip
+from ttsim.cost.machine import Machine
+from ttsim.cost.price import Cost, decode_time, prefill_time, price
+from ttsim.memory import Memory, memory_of
+from ttsim.meshes.systems import System, get_system
+from ttsim.models.config import ModelConfig
+from ttsim.models.layout import Layout
+from ttsim.models.presets import get_config
+from ttsim.models.run import decode_program, prefill_program
+from ttsim.precision import Precision, resolve
+from ttsim.program import Program
+from ttsim.software import Software, software_of
+from ttsim.tables import Row, padded_prefill_length, prompt_tokens
+
+_TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What runs where.
+
+    Attributes:
+      config: the model.
+      system: the box and its data-parallel degree.
+      precision: formats and compute settings.
+      batch_size: users of one replica.
+      prompt_length: tokens of each prompt.
+      max_generated_tokens: decode iterations of each user; the first one compiles and isn't timed.
+      software: state of the software.
+    """
+
+    config: ModelConfig
+    system: System
+    precision: Precision
+    batch_size: int
+    prompt_length: int
+    max_generated_tokens: int
+    software: Software
+
+    @classmethod
+    def of_row(cls, row: Row, figure: Literal["speed", "ttft"]) -> Scenario:
+        """What a published row ran when its speed, or its TTFT, was measured."""
+        date = row.speed_date if figure == "speed" else row.ttft_date
+        software = software_of(date)
+        if figure == "ttft" and row.host_untilize:
+            software = dataclasses.replace(software, device_untilize=False)
+        return cls(
+            config=get_config(row.model),
+            system=get_system(row.device, row.data_parallel),
+            precision=resolve(row.speed_precision, row.model, date),
+            batch_size=row.batch_size,
+            prompt_length=prompt_tokens(row.model, row.prompt)[0],
+            max_generated_tokens=200,
+            software=software,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        model: str | os.PathLike[str] | ModelConfig,
+        device: str | System,
+        precision: str | Precision = "performance",
+        batch_size: int = 1,
+        prompt_length: int = 128,
+        max_generated_tokens: int = 200,
+        data_parallel: int = 1,
+        date: datetime.date | str | None = None,
+    ) -> Scenario:
+        """A scenario from names (see `ttsim.simulate`)."""
+        if isinstance(date, str):
+            date = datetime.date.fromisoformat(date)
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("prompt_length", prompt_length, 1),
+            ("max_generated_tokens", max_generated_tokens, 2),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
+        if batch_size > 32:
+            raise ValueError(f"batch_size must be at most 32 users a replica, the rows of one tile, not {batch_size}")
+        config = get_config(model)
+        return cls(
+            config=config,
+            system=get_system(device, data_parallel),
+            precision=resolve(precision, config.name, date),
+            batch_size=batch_size,
+            prompt_length=prompt_length,
+            max_generated_tokens=max_generated_tokens,
+            software=software_of(date),
+        )
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.system.chip]
+
+    @property
+    def sequence_length(self) -> int:
+        """Longest sequence of a user: the padded prompt or the prompt with all generated tokens."""
+        return max(self.padded_prompt, self.prompt_length + self.max_generated_tokens)
+
+    @property
+    def padded_prompt(self) -> int:
+        return padded_prefill_length(self.prompt_length)
+
+    @property
+    def label(self) -> str:
+        return f"{self.config.name} on {self.system.label}, batch {self.batch_size}"
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        return Layout(self.config, self.system, max_seq_len=max(_TRACE_LENGTH, self.sequence_length))
+
+    # Programs
+
+    @functools.cached_property
+    def decode_program(self) -> Program:
+        sample: Literal["device", "host"] = "device" if self.batch_size <= self.software.device_argmax else "host"
+        return decode_program(self.layout, self.precision, self.batch_size, sample=sample)
+
+    @functools.cached_property
+    def prefill_programs(self) -> tuple[Program, ...]:
+        """One program for each chunk of the prompt."""
+        chunk = self.layout.prefill_chunk(self.padded_prompt)
+        # The users' number matters to prefill only where they are spread over the chips of a replica.
+        batch = self.batch_size if self.layout.two_d else 1
+        return tuple(
+            prefill_program(
+                self.layout, self.precision, batch, chunk, start=start, last_chunk=start + chunk >= self.padded_prompt
+            )
+            for start in range(0, self.padded_prompt, chunk)
+        )
+
+    # Prices
+
+    def decode_cost(self, positions: np.ndarray | None = None) -> Cost:
+        """The kernels of a decode step, at these positions or at all that are timed."""
+        if positions is None:
+            positions = np.arange(self.prompt_length + 1, self.prompt_length + self.max_generated_tokens)
+        machine = Machine(self.chip, self.system, self.software, "decode", positions)
+        return price(self.decode_program, machine)
+
+    def prefill_costs(self) -> list[Cost]:
+        """The kernels of each chunk of a prompt."""
+        machine = Machine(self.chip, self.system, self.software, "prefill")
+        return [price(program, machine) for program in self.prefill_programs]
+
+    def step_times(self, constants, positions: np.ndarray | None = None) -> np.ndarray:
+        """Seconds of each decode step."""
+        cost = self.decode_cost(positions)
+        times = decode_time(cost, constants, batch=self.batch_size, vocab_size=self.config.vocab_size)
+        return np.broadcast_to(times, np.shape(cost.machine.position))
+
+    def ttft(self, constants) -> float:
+        """Seconds to the first token."""
+        return prefill_time(self.prefill_costs(), constants, batch=self.batch_size, vocab_size=self.config.vocab_size)
+
+    def memory(self) -> Memory:
+        """The DRAM that one chip needs."""
+        return memory_of(
+            self.layout, self.precision, self.chip, self.batch_size, self.sequence_length, self.prefill_programs
+        )

@@ -1,0 +1,51 @@
+"""Aligned tables for terminals, and the few escape codes that colour them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+RED, YELLOW, GREEN, DIM, BOLD = "31", "33", "32", "2", "1"
+_ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def paint(text: str, code: str, on: bool = True) -> str:
+    """The text in a colour or weight, if `on`."""
+    return f"\x1b[{code}m{text}\x1b[0m" if on and text.strip() else text
+
+
+def width(text: str) -> int:
+    """Columns that a text takes on a terminal."""
+    return len(_ESCAPE.sub("", text))
+
+
+def align(rows: Iterable[Sequence[str]], left: int = 1, gap: str = "  ") -> list[str]:
+    """Lines of cells padded to columns: the first `left` columns flush left, the others flush right."""
+    rows = [list(row) for row in rows]
+    if not rows:
+        return []
+    widths = [max(width(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
+    lines = []
+    for row in rows:
+        cells = []
+        for i, cell in enumerate(row):
+            padding = " " * (widths[i] - width(cell))
+            cells.append(cell + padding if i < left else padding + cell)
+        lines.append(gap.join(cells).rstrip())
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Seconds with a unit that keeps three digits: "1.23 us", "45.6 ms", "7.89 s"."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}" if seconds / size < 1000 else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def size(amount: float, unit: str = "B") -> str:
+    """An amount with a decimal prefix: "1.23 GB"."""
+    for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(amount) >= factor:
+            return f"{amount / factor:.3g} {prefix}{unit}"
+    return f"{amount:.3g} {unit}"
