@@ -230,7 +230,7 @@ def _stored(array: jax.Array, fmt: str, storage: Storage, *, keep: bool) -> Any:
 @functools.cache
 def _packer(fmt: str, mesh: Mesh, spec: PartitionSpec):
     packed = jax.shard_map(lambda x: quantize(x, fmt), mesh=mesh, in_specs=spec, out_specs=spec)
-    return jax.jit(packed, donate_argnums=0)
+    return jax.jit(packed)
 
 
 def check_sharding(model: Transformer, layout: Layout, mesh: Mesh) -> None:
