@@ -203,7 +203,7 @@ class Transformer(nnx.Module):
             x, keys[slot], values[slot] = decode_layer(
                 layer, x, cos, sin, positions, keys[slot], values[slot], layout=layout, precision=layer_precision
             )
-        stage = Stage.decode(layout, precision.layer(layout.config.num_layers - 1), tokens_b.shape[0])
+        stage = Stage.decode(layout, precision.layer(len(keys) - 1), tokens_b.shape[0])
         logits = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=True)
         logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
         result = tt.argmax(logits, ties=precision.argmax_ties) if sample == "device" else logits
@@ -253,6 +253,7 @@ class Transformer(nnx.Module):
                 stage=Stage.prefill(layout, layer_precision, cache, numerics),
             )
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
+        stage = Stage.prefill(layout, precision.layer(len(keys) - 1), cache, numerics)
         if logits == "none":
             return None, cache
         return self.prompt_logits(x, last if logits == "last" else None, layout=layout, precision=precision), cache
