@@ -178,10 +178,11 @@ def load_model(
         def convert(value: np.ndarray, path: str, axes: tuple[str | None, ...]) -> Any:
             name = path.rpartition(".")[2]
             fmt = parameter_format(name, _layer_precision(path, config, precision), precision)
-            array = place_parameter(value, fmt, NamedSharding(mesh, layout.rules.spec(*axes)))
+            sharding = NamedSharding(mesh, layout.rules.spec(*axes))
+            array = place_parameter(value, fmt, sharding)
             kind: Storage = "bfloat16" if storage == "packed" and name not in _LINEAR else storage
             bar.advance(path)
-            return _stored(array, fmt, kind, keep=value.dtype == jnp.bfloat16)
+            return _stored(array, fmt, kind, sharding, keep=value.dtype == jnp.bfloat16)
 
         model = from_hf_tensors(layout, checkpoint.tensors, convert)
     check_sharding(model, layout, mesh)
@@ -217,12 +218,11 @@ def _rounder(fmt: str, mesh: Mesh, spec: PartitionSpec):
     return jax.jit(rounded, donate_argnums=0)
 
 
-def _stored(array: jax.Array, fmt: str, storage: Storage, *, keep: bool) -> Any:
+def _stored(array: jax.Array, fmt: str, storage: Storage, sharding: NamedSharding, *, keep: bool) -> Any:
     """Values that are on a format's grid, held as `storage` says where that loses nothing."""
     if storage == "float32" or (fmt == "fp32" and not keep):
         return array
     if storage == "packed" and get_format(fmt).is_block:
-        sharding = array.sharding
         return _packer(fmt, sharding.mesh, sharding.spec)(array)
     return array.astype(jnp.bfloat16)
 

@@ -253,7 +253,6 @@ class Transformer(nnx.Module):
                 stage=Stage.prefill(layout, layer_precision, cache, numerics),
             )
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
-        stage = Stage.prefill(layout, precision.layer(len(keys) - 1), cache, numerics)
         if logits == "none":
             return None, cache
         return self.prompt_logits(x, last if logits == "last" else None, layout=layout, precision=precision), cache
@@ -267,7 +266,8 @@ class Transformer(nnx.Module):
 
     def prompt_logits(self, x, last, *, layout: Layout, precision: AnyPrecision):
         """Logits of the 32 rows around `last`, or of all rows. [T, d / devices] -> [rows, V / devices]."""
-        stage = Stage.decode(layout, precision.layer(0), x.shape[0])  # both phases end in decode's kernels
+        last_layer = precision.layer(len(layout.config.self_attention_layers) - 1)
+        stage = Stage.decode(layout, last_layer, x.shape[0])  # both phases end in decode's kernels
         if last is not None:
             x = tt.take_rows(x, last, rows=min(32, x.shape[0]), format=stage.precision.residual)
         y = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=False)

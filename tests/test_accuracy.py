@@ -73,10 +73,10 @@ def test_one_pass_equals_single_steps(case, name, tmp_path):
 
 def test_prefill_and_decode_have_their_own_settings(tiny, tokens):
     base = run(tiny, tokens[:1], Precision())
-    for change in ({"li_qkv_decode": "lofi"}, {"sdpa_decode": "lofi"}, {"li_o_decode": "lofi"}):
+    for change in ({"li_qkv_decode": "hifi4"}, {"sdpa_decode": "hifi4"}, {"li_o_decode": "hifi4"}):
         assert not np.array_equal(run(tiny, tokens[:1], Precision().replace(**change)).nll, base.nll), change
     # Prefill's settings reach decode through the cache only.
-    other = run(tiny, tokens[:1], Precision().replace(li_qkv_prefill="lofi", sdpa_prefill="lofi"))
+    other = run(tiny, tokens[:1], Precision().replace(li_qkv_prefill="hifi4", sdpa_prefill="lofi"))
     assert not np.array_equal(other.nll, base.nll)
     np.testing.assert_allclose(other.nll, base.nll, atol=1.0)
 
@@ -108,8 +108,9 @@ def test_sharded_equals_unsharded(tiny, tokens, device):
     # Rounded partial sums differ from a rounded sum, but agree with the reference about as often.
     precision = Precision()
     scores = [Score.of(run(tiny, tokens, precision, d), alone.top5, alone.nll) for d in ("N150", device)]
-    assert abs(scores[0].top1.mean() - scores[1].top1.mean()) < 5
-    assert abs(scores[0].delta_nll.mean() - scores[1].delta_nll.mean()) < 0.02
+    # A Galaxy's collectives carry bfp8, so it may lose more.
+    assert abs(scores[0].top1.mean() - scores[1].top1.mean()) < (10 if device == "TG" else 5)
+    assert abs(scores[0].delta_nll.mean() - scores[1].delta_nll.mean()) < (0.05 if device == "TG" else 0.02)
 
 
 def test_replicas_share_the_windows(tiny, tokens):
