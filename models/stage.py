@@ -78,7 +78,8 @@ class Stage:
         eps = layout.config.rms_norm_eps
         axis = layout.residual_axis
         last = x.ndim - 1
-        if layout.two_d or (self.phase == "prefill" and layout.distributed_prefill_norm):
+        prefill = self.phase == "prefill" and self.numerics == "prefill"
+        if layout.two_d or (prefill and layout.distributed_prefill_norm):
             stats = tt.rms_norm_stats(x, out_format=fmt, cores=cores)
             stats = tt.all_gather(stats, axis=axis, dim=last, format=fmt)
             y = tt.rms_norm_apply(x, stats, weight[...], axis=axis, eps=eps, out_format=fmt, cores=cores)
