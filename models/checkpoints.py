@@ -1,14 +1,14 @@
-"""Hugging Face tensors -> the modules' parameters.
+"""A checkpoint's tensors -> the modules' parameters.
 
 The modules keep wqkv fused by KV head and rotate pairs (2i, 2i + 1), Meta's order, as the device does. Hugging Face
 checkpoints keep q, k and v apart (Phi: concatenated) and rotate halves (i, i + head_dim / 2): q's and k's rows are
-permuted here, biases too.
+permuted here, biases too. GGUF files of arch `llama` and Meta's own files have Meta's order already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,146 +18,235 @@ from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
 from ttsim.models.transformer import CrossAttentionLayer, Transformer
 
+# (value in the parameter's global shape, its path in the model, its logical axes) -> the parameter's array
+Convert = Callable[[np.ndarray, str, tuple[str | None, ...]], Any]
+
 
 class CheckpointError(ValueError):
-    """A tensor is missing or has the wrong shape."""
+    """A checkpoint can't be read: one line that names the file or tensor, what was expected and what was found."""
 
 
-class _Tensors:
-    """Looks tensors up by their Hugging Face names, with or without the prefixes that wrappers add."""
+class TensorSource(Protocol):
+    """Tensors by the names of Hugging Face's decoders, without prefix: "layers.0.mlp.up_proj.weight".
+
+    Attributes:
+      interleaved: whether q's and k's rows rotate pairs (2i, 2i + 1) already.
+    """
+
+    interleaved: bool
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def label(self, name: str) -> str:
+        """What the file calls the tensor."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Its shape, without reading it."""
+
+    def read(self, name: str) -> np.ndarray:
+        """Its values, in any float dtype."""
+
+
+class MappedTensors:
+    """A mapping of Hugging Face's full names, whatever prefix a wrapper has added, as a `TensorSource`.
+
+    Args:
+      tensors: by full name; values have `shape` and are read by `np.asarray`, so they may be lazy.
+
+    Raises:
+      CheckpointError: there is no embedding table, so this is no decoder's checkpoint.
+    """
+
+    interleaved = False
+    _PREFIXES = ("model.", "model.language_model.", "language_model.model.", "")
 
     def __init__(self, tensors: Mapping[str, Any]):
         self._tensors = tensors
-        prefixes = ("model.", "model.language_model.", "language_model.model.", "")
-        self._prefix = next((p for p in prefixes if f"{p}embed_tokens.weight" in tensors), None)
-        if self._prefix is None:
-            raise CheckpointError(f"no embed_tokens.weight among {len(tensors)} tensors: not a decoder's checkpoint")
+        prefix = next((p for p in self._PREFIXES if f"{p}embed_tokens.weight" in tensors), None)
+        if prefix is None:
+            names = ", ".join(list(tensors)[:3])
+            raise CheckpointError(
+                f"tensor model.embed_tokens.weight is missing among {len(tensors)} ({names} ...): no decoder's checkpoint"
+            )
+        self._prefix = prefix
+
+    def label(self, name: str) -> str:
+        if name != "lm_head.weight":
+            return self._prefix + name
+        names = ("lm_head.weight", "language_model.lm_head.weight")
+        return next((full for full in names if full in self._tensors), names[0])
 
     def __contains__(self, name: str) -> bool:
-        return self._prefix + name in self._tensors
+        return self.label(name) in self._tensors
 
-    def get(self, name: str, *shape: int, rows: int | None = None) -> np.ndarray:
-        """The tensor, checked against its shape; `rows` takes the first rows of a taller one."""
-        full = self._prefix + name
-        if full not in self._tensors:
-            raise CheckpointError(f"tensor {full} is missing (expected shape {list(shape)})")
-        value = np.asarray(self._tensors[full])
-        if rows is not None and value.ndim == len(shape) and value.shape[0] >= rows:
-            value = value[:rows]
-        if value.shape != shape:
-            raise CheckpointError(f"tensor {full} has shape {list(value.shape)}, expected {list(shape)}")
-        return value
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[self.label(name)].shape)
 
-    def lm_head(self, vocab: int, hidden: int) -> np.ndarray:
-        for name in ("lm_head.weight", "language_model.lm_head.weight"):
-            if name in self._tensors:
-                value = np.asarray(self._tensors[name])
-                if value.shape != (vocab, hidden):
-                    raise CheckpointError(f"tensor {name} has shape {list(value.shape)}, expected {[vocab, hidden]}")
-                return value
-        raise CheckpointError(f"tensor lm_head.weight is missing (expected shape {[vocab, hidden]})")
+    def read(self, name: str) -> np.ndarray:
+        return np.asarray(self._tensors[self.label(name)])
+
+
+def _get(source: TensorSource, name: str, *shape: int, first_rows: bool = False) -> np.ndarray:
+    """The tensor, checked against its shape before it is read; `first_rows` takes those of a taller one."""
+    label = source.label(name)
+    if name not in source:
+        raise CheckpointError(f"tensor {label} is missing (expected shape {list(shape)})")
+    found = source.shape(name)
+    taller = first_rows and len(found) == len(shape) and found[0] > shape[0] and found[1:] == shape[1:]
+    if found != shape and not taller:
+        raise CheckpointError(f"tensor {label} has shape {list(found)}, expected {list(shape)}")
+    value = source.read(name)
+    return value[: shape[0]] if taller else value
 
 
 def from_hf_tensors(
-    layout: Layout, tensors: Mapping[str, Any], convert: Callable[[np.ndarray, str], Any] | None = None
+    layout: Layout, tensors: Mapping[str, Any] | TensorSource, convert: Convert | None = None
 ) -> Transformer:
-    """The model with a checkpoint's values.
+    """The model with a checkpoint's values, read tensor by tensor.
 
     Args:
       layout: the model on its system (padded sizes are filled with zeros).
-      tensors: arrays by Hugging Face name; looked up one at a time, so a lazy mapping keeps memory low.
-      convert: what to do with each parameter: (global value, path) -> array, e.g. quantise and shard it.
-        By default float32 on the default device.
+      tensors: arrays by Hugging Face's full name, or a source of them.
+      convert: what to do with each parameter before the next one is read, e.g. quantise and shard it. By default
+        float32 on the default device.
 
     Raises:
       CheckpointError: a tensor is missing or has the wrong shape; the message names it and both shapes.
     """
-    convert = convert or (lambda value, path: jnp.asarray(value, jnp.float32))
-    config, source = layout.config, _Tensors(tensors)
+    convert = convert or (lambda value, path, axes: jnp.asarray(value, jnp.float32))
+    config = layout.config
+    source = MappedTensors(tensors) if isinstance(tensors, Mapping) else tensors
     model = Transformer(layout)
 
     def fill(param: nnx.Param, value: np.ndarray, path: str) -> None:
         shape = param.get_value().shape
         padding = [(0, want - have) for want, have in zip(shape, value.shape, strict=True)]
-        param.set_value(convert(np.pad(value, padding) if any(p for _, p in padding) else value, path))
+        value = np.pad(value, padding) if any(p for _, p in padding) else value
+        param.set_value(convert(value, path, param.get_metadata()["axes"]))
 
     vocab, hidden = config.vocab_size, config.hidden_size
-    table = source.get("embed_tokens.weight", vocab, hidden, rows=vocab)
-    fill(model.embedding_vd, table, "embedding")
+    table = "embed_tokens.weight"
+    # Vision models have rows for image tokens, and some repositories pad the table: text uses the first ones.
+    fill(model.embedding_vd, _get(source, table, vocab, hidden, first_rows=True), "embedding")
     for index, layer in enumerate(model.layers):
         read = _cross_attention_layer if isinstance(layer, CrossAttentionLayer) else _decoder_layer
         for name, value in read(source, config, f"layers.{index}.").items():
             module, _, leaf = name.rpartition(".")
             owner = getattr(layer, module) if module else layer
-            fill(getattr(owner, leaf), value, f"layers.{index}.{name}")
-    fill(model.norm_d, source.get("norm.weight", hidden), "norm")
-    head = table if config.tie_word_embeddings else source.lm_head(vocab, hidden)
-    fill(model.lm_head_dv, head.T, "lm_head")
+            fill(getattr(owner, leaf), value(), f"layers.{index}.{name}")
+    fill(model.norm_d, _get(source, "norm.weight", hidden), "norm")
+    head = table if config.tie_word_embeddings else "lm_head.weight"
+    fill(model.lm_head_dv, _get(source, head, vocab, hidden, first_rows=True).T, "lm_head")
     return model
 
 
-def _decoder_layer(source: _Tensors, config: ModelConfig, prefix: str) -> dict[str, np.ndarray]:
-    """One decoder layer's parameters by their place in `DecoderLayer`."""
+def _decoder_layer(source: TensorSource, config: ModelConfig, prefix: str) -> dict[str, Callable[[], np.ndarray]]:
+    """How to read each parameter of a decoder layer, by its place in `DecoderLayer`."""
     hidden, inner, head = config.hidden_size, config.intermediate_size, config.head_dim
     heads, kv = config.num_heads, config.num_kv_heads
-    get = source.get
-    if f"{prefix}self_attn.qkv_proj.weight" in source:
-        fused = get(f"{prefix}self_attn.qkv_proj.weight", (heads + 2 * kv) * head, hidden)
-        q, k, v = np.split(fused, [heads * head, (heads + kv) * head])
-        gate, up = np.split(get(f"{prefix}mlp.gate_up_proj.weight", 2 * inner, hidden), 2)
-    else:
-        q = get(f"{prefix}self_attn.q_proj.weight", heads * head, hidden)
-        k = get(f"{prefix}self_attn.k_proj.weight", kv * head, hidden)
-        v = get(f"{prefix}self_attn.v_proj.weight", kv * head, hidden)
-        gate = get(f"{prefix}mlp.gate_proj.weight", inner, hidden)
-        up = get(f"{prefix}mlp.up_proj.weight", inner, hidden)
+
+    def get(name: str, *shape: int) -> np.ndarray:
+        return _get(source, prefix + name, *shape)
+
+    def qkv(kind: str, *inputs: int) -> np.ndarray:
+        """wqkv or its bias, [KV heads, query heads of each + 2, head_dim, ...inputs]."""
+        if f"{prefix}self_attn.qkv_proj.{kind}" in source:
+            fused = get(f"self_attn.qkv_proj.{kind}", (heads + 2 * kv) * head, *inputs)
+            parts = np.split(fused, [heads * head, (heads + kv) * head])
+        else:
+            names = (("q", heads), ("k", kv), ("v", kv))
+            parts = [get(f"self_attn.{name}_proj.{kind}", count * head, *inputs) for name, count in names]
+        return _fuse(config, *parts, interleaved=source.interleaved)
+
+    def gate_or_up(index: int) -> np.ndarray:
+        if f"{prefix}mlp.gate_up_proj.weight" in source:
+            return np.split(get("mlp.gate_up_proj.weight", 2 * inner, hidden), 2)[index].T
+        return get(f"mlp.{('gate', 'up')[index]}_proj.weight", inner, hidden).T
+
     parameters = {
-        "attention_norm_d": get(f"{prefix}input_layernorm.weight", hidden),
-        "attention.wqkv_dkgh": np.moveaxis(_fuse(config, q, k, v), -1, 0),
-        "attention.wo_qd": get(f"{prefix}self_attn.o_proj.weight", hidden, heads * head).T,
-        "mlp_norm_d": get(f"{prefix}post_attention_layernorm.weight", hidden),
-        "mlp.w1_df": gate.T,
-        "mlp.w3_df": up.T,
-        "mlp.w2_fd": get(f"{prefix}mlp.down_proj.weight", hidden, inner).T,
+        "attention_norm_d": lambda: get("input_layernorm.weight", hidden),
+        "attention.wqkv_dkgh": lambda: np.moveaxis(qkv("weight", hidden), -1, 0),
+        "attention.wo_qd": lambda: get("self_attn.o_proj.weight", hidden, heads * head).T,
+        "mlp_norm_d": lambda: get("post_attention_layernorm.weight", hidden),
+        "mlp.w1_df": lambda: gate_or_up(0),
+        "mlp.w3_df": lambda: gate_or_up(1),
+        "mlp.w2_fd": lambda: get("mlp.down_proj.weight", hidden, inner).T,
     }
     if config.qkv_bias:
-        biases = (
-            get(f"{prefix}self_attn.{name}_proj.bias", count * head)[:, None]
-            for name, count in (("q", heads), ("k", kv), ("v", kv))
-        )
-        parameters["attention.bias_kgh"] = _fuse(config, *biases)[..., 0]
+        parameters["attention.bias_kgh"] = lambda: qkv("bias")
     return parameters
 
 
-def _cross_attention_layer(source: _Tensors, config: ModelConfig, prefix: str) -> dict[str, np.ndarray]:
-    """One cross-attention layer's parameters by their place in `CrossAttentionLayer`."""
-    hidden, inner, head = config.hidden_size, config.intermediate_size, config.head_dim
-    kv, get, attention = config.num_kv_heads, source.get, f"{prefix}cross_attn."
-    k = get(f"{attention}k_proj.weight", kv * head, hidden).reshape(kv, 1, head, hidden)
-    v = get(f"{attention}v_proj.weight", kv * head, hidden).reshape(kv, 1, head, hidden)
+def _cross_attention_layer(
+    source: TensorSource, config: ModelConfig, prefix: str
+) -> dict[str, Callable[[], np.ndarray]]:
+    """How to read each parameter of a cross-attention layer, by its place in `CrossAttentionLayer`."""
+    hidden, inner, head, kv = config.hidden_size, config.intermediate_size, config.head_dim, config.num_kv_heads
+
+    def get(name: str, *shape: int) -> np.ndarray:
+        return _get(source, prefix + name, *shape)
+
+    def wkv() -> np.ndarray:
+        k, v = (get(f"cross_attn.{n}_proj.weight", kv * head, hidden).reshape(kv, 1, head, hidden) for n in "kv")
+        return np.moveaxis(np.concatenate([k, v], axis=1), -1, 0)
+
     return {
-        "attention_norm_d": get(f"{prefix}input_layernorm.weight", hidden),
-        "wq_dq": get(f"{attention}q_proj.weight", config.q_size, hidden).T,
-        "wkv_dkh": np.moveaxis(np.concatenate([k, v], axis=1), -1, 0),
-        "wo_qd": get(f"{attention}o_proj.weight", hidden, config.q_size).T,
-        "q_norm_h": get(f"{attention}q_norm.weight", head),
-        "k_norm_h": get(f"{attention}k_norm.weight", head),
-        "attention_gate": get(f"{prefix}cross_attn_attn_gate", 1),
-        "mlp_norm_d": get(f"{prefix}post_attention_layernorm.weight", hidden),
-        "mlp.w1_df": get(f"{prefix}mlp.gate_proj.weight", inner, hidden).T,
-        "mlp.w3_df": get(f"{prefix}mlp.up_proj.weight", inner, hidden).T,
-        "mlp.w2_fd": get(f"{prefix}mlp.down_proj.weight", hidden, inner).T,
-        "mlp_gate": get(f"{prefix}cross_attn_mlp_gate", 1),
+        "attention_norm_d": lambda: get("input_layernorm.weight", hidden),
+        "wq_dq": lambda: get("cross_attn.q_proj.weight", config.q_size, hidden).T,
+        "wkv_dkh": wkv,
+        "wo_qd": lambda: get("cross_attn.o_proj.weight", hidden, config.q_size).T,
+        "q_norm_h": lambda: get("cross_attn.q_norm.weight", head),
+        "k_norm_h": lambda: get("cross_attn.k_norm.weight", head),
+        "attention_gate": lambda: get("cross_attn_attn_gate", 1),
+        "mlp_norm_d": lambda: get("post_attention_layernorm.weight", hidden),
+        "mlp.w1_df": lambda: get("mlp.gate_proj.weight", inner, hidden).T,
+        "mlp.w3_df": lambda: get("mlp.up_proj.weight", inner, hidden).T,
+        "mlp.w2_fd": lambda: get("mlp.down_proj.weight", hidden, inner).T,
+        "mlp_gate": lambda: get("cross_attn_mlp_gate", 1),
     }
 
 
-def _fuse(config: ModelConfig, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """[KV heads, query heads of each + 2, head_dim, in]: each KV head's queries, K and V side by side."""
+def _fuse(config: ModelConfig, q: np.ndarray, k: np.ndarray, v: np.ndarray, *, interleaved: bool) -> np.ndarray:
+    """[KV heads, query heads of each + 2, head_dim, ...]: each KV head's queries, K and V side by side."""
     kv, head = config.num_kv_heads, config.head_dim
-    parts = (interleave(q, head), interleave(k, head), v)
-    return np.concatenate([part.reshape(kv, -1, head, part.shape[-1]) for part in parts], axis=1)
+    if not interleaved:
+        q, k = interleave(q, head), interleave(k, head)
+    return np.concatenate([part.reshape(kv, -1, head, *part.shape[1:]) for part in (q, k, v)], axis=1)
 
 
 def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
-    """Rows of heads from the half-split order (i, i + head_dim / 2) to pairs (2i, 2i + 1). [heads * head_dim, in]."""
-    return rows.reshape(-1, 2, head_dim // 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
+    """Rows of heads from the half-split order (i, i + head_dim / 2) to pairs (2i, 2i + 1). [heads * head_dim, ...]."""
+    return rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def parameter_group(path: str, config: ModelConfig) -> tuple[str, int | None]:
+    """The group of `Precision` that decides a parameter's format, and the decoder layer whose precision counts.
+
+    Args:
+      path: as `Convert` gets it, "layers.3.mlp.w1_df".
+      config: the model.
+
+    Returns:
+      (group, layer as `Precision.layer` counts: text layers only; None for groups of the whole model).
+    """
+    if not path.startswith("layers."):
+        return path, None
+    _, index, name = path.split(".", 2)
+    leaf = name.rpartition(".")[-1].rpartition("_")[0]
+    group = _GROUPS.get(leaf, "norm")
+    if group in ("norm", "bias"):
+        return group, None
+    layers = config.self_attention_layers
+    return group, layers.index(int(index)) if int(index) in layers else None
+
+
+_GROUPS = {
+    "wqkv": "wqkv",
+    "wq": "wqkv",
+    "wkv": "wqkv",
+    "wo": "wo",
+    "w1": "ff1_3",
+    "w3": "ff1_3",
+    "w2": "ff2",
+    "bias": "bias",
+}

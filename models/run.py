@@ -22,15 +22,15 @@ from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache, users_partition
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import partition_specs, shardings
-from ttsim.models.transformer import Transformer, decode_layer, prefill_layer
-from ttsim.placeholders import PrecisionPlaceholder, abstract_precision
+from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER, Transformer
+from ttsim.placeholders import AnyPrecision, PrecisionPlaceholder, abstract_precision
 from ttsim.precision import Precision
 from ttsim.program import Program, trace
 
 
 def decode_step(
     layout: Layout,
-    precision: Precision,
+    precision: AnyPrecision,
     batch: int,
     *,
     sample: Literal["device", "host"] = "host",
@@ -59,7 +59,7 @@ def decode_step(
 
 def prefill_step(
     layout: Layout,
-    precision: Precision,
+    precision: AnyPrecision,
     batch: int,
     *,
     start: int = 0,
@@ -151,7 +151,7 @@ def _trace_decode(layout: Layout, precision: PrecisionPlaceholder, batch: int, s
     row = jax.ShapeDtypeStruct((batch,), jnp.int32)
     step = decode_step(layout, precision, batch, sample=sample)
     program = trace(step, _skeleton(layout), row, row, KVCache.abstract(layout, batch))
-    return program.repeat(decode_layer.__name__, counts)
+    return program.repeat(DECODE_LAYER, counts)
 
 
 @functools.lru_cache(maxsize=512)
@@ -164,7 +164,7 @@ def _trace_prefill(
     last = jax.ShapeDtypeStruct((1,), jnp.int32)
     step = prefill_step(layout, precision, batch, start=start, logits="last" if last_chunk else "none")
     program = trace(step, _skeleton(layout), row, row, scalar, last, KVCache.abstract(layout, batch))
-    return program.repeat(prefill_layer.__name__, counts)
+    return program.repeat(PREFILL_LAYER, counts)
 
 
 def _one_layer_a_run(

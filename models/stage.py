@@ -14,7 +14,7 @@ from ttsim import ops as tt
 from ttsim.meshes.systems import COLUMN_AXIS, ROW_AXIS
 from ttsim.models.cache import KVCache
 from ttsim.models.layout import LM_HEAD_COLUMNS, Layout
-from ttsim.precision import LayerPrecision, Precision
+from ttsim.placeholders import AnyLayerPrecision, AnyPrecision
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Stage:
     """
 
     layout: Layout
-    precision: LayerPrecision
+    precision: AnyLayerPrecision
     phase: Literal["decode", "prefill"]
     rows: int = 0
     users_axis: str | None = None
     numerics: Literal["prefill", "decode"] = "prefill"
 
     @classmethod
-    def decode(cls, layout: Layout, precision: LayerPrecision, rows: int) -> Stage:
+    def decode(cls, layout: Layout, precision: AnyLayerPrecision, rows: int) -> Stage:
         return cls(layout, precision, "decode", rows)
 
     @classmethod
-    def prefill(cls, layout: Layout, precision: LayerPrecision, cache: KVCache, numerics) -> Stage:
+    def prefill(cls, layout: Layout, precision: AnyLayerPrecision, cache: KVCache, numerics) -> Stage:
         return cls(layout, precision, "prefill", users_axis=cache.users_axis, numerics=numerics)
 
     # Settings and formats of prefill.
@@ -77,7 +77,8 @@ class Stage:
         eps = layout.config.rms_norm_eps
         axis = layout.residual_axis
         last = x.ndim - 1
-        if layout.two_d or (self.phase == "prefill" and layout.distributed_prefill_norm):
+        prefill = self.phase == "prefill" and self.numerics == "prefill"
+        if layout.two_d or (prefill and layout.distributed_prefill_norm):
             stats = tt.rms_norm_stats(x, out_format=fmt, cores=cores)
             stats = tt.all_gather(stats, axis=axis, dim=last, format=fmt)
             y = tt.rms_norm_apply(x, stats, weight[...], axis=axis, eps=eps, out_format=fmt, cores=cores)
@@ -188,7 +189,7 @@ class Stage:
 
     # The tail.
 
-    def logits(self, x, norm, lm_head, precision: Precision, *, gather: bool):
+    def logits(self, x, norm, lm_head, precision: AnyPrecision, *, gather: bool):
         """The last norm and the LM head. [rows, d / devices] -> [rows, V], or [rows, V / devices] without `gather`."""
         layout = self.layout
         # Only 32 rows reach the LM head, in prefill too: both phases run decode's kernels here.

@@ -26,7 +26,7 @@ from ttsim.models.layout import Layout
 from ttsim.models.parameters import parameter
 from ttsim.models.rope import inverse_frequencies
 from ttsim.models.stage import Stage
-from ttsim.precision import LayerPrecision, Precision
+from ttsim.placeholders import AnyLayerPrecision, AnyPrecision
 
 
 class Attention(nnx.Module):
@@ -76,8 +76,9 @@ class Attention(nnx.Module):
         )
         q = tt.rotary(q, cos, sin, out_format=p.rope_in)
         k = tt.rotary(k, cos, sin, out_format=p.rope_in)
-        k = tt.typecast(k, in_format=p.rope_in, out_format=p.kv_cache)
-        v = tt.typecast(v, in_format=p.linear_out, out_format=p.kv_cache)
+        precise = stage.numerics == "prefill"  # decode's update_cache packs without the typecast's precise mode
+        k = tt.typecast(k, in_format=p.rope_in, out_format=p.kv_cache, precise=precise)
+        v = tt.typecast(v, in_format=p.linear_out, out_format=p.kv_cache, precise=precise)
         spread = stage.users_axis
         keys = tt.fill_cache(keys, k, user, start=start, format=p.kv_cache, users_axis=spread)
         values = tt.fill_cache(values, v, user, start=start, format=p.kv_cache, users_axis=spread)
@@ -178,7 +179,7 @@ class Transformer(nnx.Module):
         cache: KVCache,
         *,
         layout: Layout,
-        precision: Precision,
+        precision: AnyPrecision,
         sample: Literal["device", "host"] = "host",
     ):
         """One token for every user (inside `shard_map`).
@@ -205,7 +206,7 @@ class Transformer(nnx.Module):
         stage = Stage.decode(layout, precision.layer(layout.config.num_layers - 1), tokens_b.shape[0])
         logits = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=True)
         logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
-        result = tt.argmax(logits) if sample == "device" else logits
+        result = tt.argmax(logits, ties=precision.argmax_ties) if sample == "device" else logits
         return result, KVCache(tuple(keys), tuple(values), cache.users_axis)
 
     def prefill(
@@ -217,7 +218,7 @@ class Transformer(nnx.Module):
         cache: KVCache,
         *,
         layout: Layout,
-        precision: Precision,
+        precision: AnyPrecision,
         start: int = 0,
         logits: Literal["none", "last", "all"] = "last",
         numerics: Literal["prefill", "decode"] = "prefill",
@@ -262,21 +263,24 @@ class Transformer(nnx.Module):
         y = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=False)
         return tt.untilize(y, format=precision.logits), cache
 
-    def _text_layers(self, config: ModelConfig, precision: Precision):
+    def _text_layers(self, config: ModelConfig, precision: AnyPrecision):
         """The layers that text runs through, with their precision."""
         for slot, index in enumerate(config.self_attention_layers):
             yield self.layers[index], precision.layer(slot)
 
 
-def _rotary_tables(positions, layout: Layout, precision: LayerPrecision):
+def _rotary_tables(positions, layout: Layout, precision: AnyLayerPrecision):
     config = layout.config
     frequencies, scaling = inverse_frequencies(config.rope, config.head_dim, layout.max_seq_len)
-    frequencies = jnp.asarray(frequencies, jnp.float32)
-    return tt.rotary_tables(positions, frequencies, scaling=float(scaling), format=precision.rope_in)
+    return tt.rotary_tables(
+        positions, jnp.asarray(frequencies, jnp.float32), scaling=float(scaling), format=precision.rope_in
+    )
 
 
 # Layers are jitted by themselves: all layers of one precision then share one trace, and a program shows them as one
-# repeated block.
+# repeated block, named after the function.
+
+DECODE_LAYER, PREFILL_LAYER = "decode_layer", "prefill_layer"
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "precision"))

@@ -183,11 +183,11 @@ def _phases(
 
 
 def _matmul(x: jax.Array, w: jax.Array) -> jax.Array:
-    """Returns x @ w with products and sums in float32."""
-    x, w = x.astype(jnp.float32), w.astype(jnp.float32)
-    return lax.dot_general(
-        x, w, (((x.ndim - 1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-    )
+    """Returns x @ w with exact products and float32 sums; one native bf16 matmul where both operands are bf16."""
+    if x.dtype != w.dtype:
+        x, w = x.astype(jnp.float32), w.astype(jnp.float32)
+    dimensions = (((x.ndim - 1,), (0,)), ((), ()))
+    return lax.dot_general(x, w, dimensions, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
 def _pack(y: jax.Array, setting: ComputeSetting, out_format: str | Format | None, out_rounding: str) -> jax.Array:
@@ -233,18 +233,28 @@ def matmul(
     Raises:
       ValueError: unknown names, other dtypes, or shapes that do not fit.
     """
-    setting = get_setting(setting)
+    setting, x = get_setting(setting), _operand(x)
+    x_bits = _fraction_bits(x, activation_format)
+    # What a level keeps of x often fits bf16; then bf16 weights, or those of a BlockArray, need no widening.
+    x_fits_bf16 = (
+        setting.fidelity is not None
+        and min(x_bits, srcb_fraction_bits(setting.fidelity)) <= FORMATS["bf16"].fraction_bits
+    )
     if isinstance(w, BlockArray):
-        weight_format, w = w.fmt, dequantize(w)
-    x, w = _operand(x), _operand(w)
+        weight_format, w = w.fmt, dequantize(w, jnp.bfloat16 if x_fits_bf16 else jnp.float32)
+    w = _operand(w)
     if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
         raise ValueError(f"matmul takes x [..., K] and w [K, N], got {x.shape} and {w.shape}")
     if setting.fidelity is None:
-        return _pack(_matmul(x, w), setting, out_format, out_rounding)
-    w_bits, x_bits = _fraction_bits(w, weight_format), _fraction_bits(x, activation_format)
+        return _pack(_matmul(x.astype(jnp.float32), w.astype(jnp.float32)), setting, out_format, out_rounding)
+    w_bits = _fraction_bits(w, weight_format)
     if weights_masked:
         w_bits = min(w_bits, srca_fraction_bits(setting.fidelity))
-    y = _phases(lambda a, b: _matmul(b, a), w, x, w_bits, x_bits, setting.fidelity)
+
+    def product(w: jax.Array, x: jax.Array) -> jax.Array:
+        return _matmul(x.astype(w.dtype) if x_fits_bf16 else x, w)
+
+    y = _phases(product, w, x, w_bits, x_bits, setting.fidelity)
     return _pack(y, setting, out_format, out_rounding)
 
 

@@ -182,6 +182,8 @@ class BlockArray:
         return self.shape[0]
 
     def __repr__(self) -> str:
+        if not hasattr(self.codes, "shape"):  # a tree of shardings, shapes, ...
+            return f"BlockArray({self.fmt.name}, exponents={self.exponents!r}, codes={self.codes!r})"
         return f"BlockArray({self.fmt.name}{list(self.shape)})"
 
     def __getitem__(self, index: Any) -> BlockArray:
@@ -354,7 +356,7 @@ def _pack_codes(codes: jax.Array, per_byte: int) -> jax.Array:
     if per_byte == 1:
         return codes
     groups = codes.reshape(*codes.shape[:-1], codes.shape[-1] // per_byte, per_byte)
-    # The codes' bits do not overlap, so the sum is a bitwise or; XLA's CPU backend vectorises it, unlike strided slices.
+    # The bits do not overlap, so the sum is a bitwise or. XLA's CPU backend vectorises it, unlike strided slices.
     return jnp.sum(groups << _code_shifts(per_byte, groups.ndim), axis=-1, dtype=jnp.uint8)
 
 
@@ -371,15 +373,14 @@ def _check_rounding(rounding: str) -> None:
         raise unknown_name("rounding", rounding, ROUNDINGS)
 
 
-def _round_bf16(x: jax.Array, rounding: str) -> jax.Array:
-    """Rounds float32 to bf16 values: half to even on the host, half away from zero in the device packer."""
-    if x.dtype == jnp.bfloat16:
-        return x
-    if rounding == "host":
-        return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
-    bits = _to_bits(x)
-    rounded = _from_bits((bits + 0x8000) & jnp.uint32(0xFFFF0000), jnp.float32)
-    return jnp.where(jnp.isnan(x), x, rounded)
+def _round_bf16(bits: jax.Array, rounding: str) -> jax.Array:
+    """Rounds float32 bits to bf16: half to even on the host, half away from zero in the device packer; one NaN.
+
+    On bits, because XLA may drop a cast to bf16 that is undone later, and a cast keeps the sign of a NaN.
+    """
+    half = 0x8000 if rounding != "host" else 0x7FFF + ((bits >> 16) & 1)
+    is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    return jnp.where(is_nan, jnp.uint32(0x7FC00000), (bits + half) & jnp.uint32(0xFFFF0000))
 
 
 # --- public conversions -------------------------------------------------------------------------------------------
@@ -390,8 +391,7 @@ def _quantize(x: jax.Array, fmt: Format, rounding: str) -> BlockArray | jax.Arra
     if fmt.name == "fp32":
         return x.astype(jnp.float32)
     if fmt.mantissa_bits is None:
-        # Rounded before the cast: XLA may drop a bf16 cast that is undone later, but not reduce_precision.
-        return _round_bf16(x, rounding).astype(jnp.bfloat16)
+        return x if x.dtype == jnp.bfloat16 else _from_bits(_round_bf16(_to_bits(x), rounding), jnp.bfloat16)
     w = fmt.mantissa_bits
     bits = _blocks(_to_bits(x))
     shared, magnitude = _encode(bits, w, rounding)
@@ -459,7 +459,7 @@ def dequantize(a: BlockArray | ArrayLike, dtype: DTypeLike = jnp.float32) -> jax
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _round_to(x: jax.Array, fmt: Format, rounding: str) -> jax.Array:
     if fmt.name == "bf16":
-        return _round_bf16(x, rounding)
+        return x if x.dtype == jnp.bfloat16 else _from_bits(_round_bf16(_to_bits(x), rounding), jnp.float32)
     assert fmt.mantissa_bits is not None
     values = x if x.ndim else x[None]
     bits = _blocks(_to_bits(values))

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from ttsim.precision import OP_GROUPS, Precision
+from ttsim.precision import OP_GROUPS, LayerPrecision, Precision
+
+# What a model takes as its precision: values to run with, or placeholders to trace with.
+AnyPrecision: TypeAlias = "Precision | PrecisionPlaceholder"
+AnyLayerPrecision: TypeAlias = "LayerPrecision | LayerPlaceholder"
 
 MARK = "@"
 _MODEL = "model"

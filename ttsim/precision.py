@@ -160,7 +160,8 @@ class Precision:
     weights and the biases. `li_lm_head` is HiFi2, approx False, fp32_dest_acc False, packer_l1_acc True, which is
     hifi2fp16. `li_norm` is HiFi2, fp32_dest_acc True, packer_l1_acc True: hifi2, except that its square root is exact
     (approx False), a difference no named setting has. Source: tt-metal models/tt_transformers/tt/model_config.py,
-    `compute_kernel_config_hifi2_fp16` for the LM head; models/common/rmsnorm.py for the norm.
+    `compute_kernel_config_hifi2_fp16` for the LM head; models/common/rmsnorm.py for the norm. `argmax_ties` says which
+    of equal logits is chosen, "first" or "last": logits in bfp8 tie often, since 16 neighbours share an exponent.
     """
 
     default: LayerPrecision = LayerPrecision()
@@ -172,6 +173,7 @@ class Precision:
     bias: str = "bfp8"
     li_lm_head: str = "hifi2fp16"
     li_norm: str = "hifi2"
+    argmax_ties: str = "first"
 
     def __post_init__(self) -> None:
         for field in MODEL_GROUPS:
@@ -378,7 +380,8 @@ def resolve(precision: Precision | str, model: str, date: datetime.date | str | 
 
 def _uniform(fmt: str, setting: str) -> Precision:
     layer = LayerPrecision(**dict.fromkeys(TENSOR_GROUPS, fmt), **dict.fromkeys(OP_GROUPS, setting))
-    return Precision(layer).replace(**{f: setting if f.startswith("li_") else fmt for f in MODEL_GROUPS})
+    model = (f for f in MODEL_GROUPS if f != "argmax_ties")
+    return Precision(layer).replace(**{f: setting if f.startswith("li_") else fmt for f in model})
 
 
 def _day(date: datetime.date | str | None) -> datetime.date:

@@ -25,10 +25,12 @@ OP_GROUPS = (
 )
 LAYER_GROUPS = TENSOR_GROUPS + OP_GROUPS
 # Outside the decoder layers. tt_transformers has one fixed value for each and no name; the names are ours.
-MODEL_GROUPS = ("lm_head", "logits", "embedding", "norm", "bias", "li_lm_head", "li_norm")
+MODEL_GROUPS = ("lm_head", "logits", "embedding", "norm", "bias", "li_lm_head", "li_norm", "argmax_ties")
 
 FORMATS = ("bfp4", "bfp8", "bf16", "bfp2", "fp32")  # bfp2 and fp32 (no rounding) are ours; tt_transformers has the rest
 SETTINGS = ("lofi", "hifi2", "hifi2na", "hifi2fp16", "hifi2nol1acc", "hifi4", "hifi4fp32", "exact")  # "exact" is ours
+
+ARGMAX_TIES = ("first", "last")  # which of equal logits is chosen
 
 _TEXT_PARTS: dict[str, tuple[str, ...]] = {
     "precision_cfg": TENSOR_GROUPS,
@@ -66,6 +68,10 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
 
 def check_value(group: str, value: str) -> None:
     """Raises ValueError unless `value` is a format or a setting that `group` can have."""
+    if group == "argmax_ties":
+        if value not in ARGMAX_TIES:
+            raise unknown("rule for argmax_ties:", value, ARGMAX_TIES)
+        return
     is_setting = group.startswith(("li_", "sdpa_"))
     valid: tuple[str, ...] = SETTINGS if is_setting else FORMATS
     if group == "activation":

@@ -182,7 +182,9 @@ def to_text(report: Report, rows: int = 12) -> str:
     for name, part in (("decode step", report.decode), ("prefill", report.prefill)):
         limits = ", ".join(f"{limit} {100 * time / part.time:.0f} %" for limit, time in part.by_limit().items())
         lines += ["", f"{name}: {text.duration(part.time)} ({limits})"]
-        table = [("op", "kernel", "time", "share", "count", "each", "GB/s", "TFLOP/s", "cores", "limit")]
+        table: list[tuple[str, ...]] = [
+            ("op", "kernel", "time", "share", "count", "each", "GB/s", "TFLOP/s", "cores", "limit")
+        ]
         table += [_text_row(op) for op in part.largest(rows)]
         lines += ["  " + line for line in text.align(table, left=2)]
     return "\n".join(lines)

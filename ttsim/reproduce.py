@@ -195,7 +195,7 @@ def to_text(items: Sequence[Reproduction], colour: bool = False) -> str:
     notes: dict[str, int] = {}
     for title, group in _by_title(items):
         lines += ["", *(text.paint(line, text.BOLD, colour) for line in textwrap.wrap(title, 118))]
-        rows = [_HEADER]
+        rows: list[tuple[str, ...]] = [_HEADER]
         rows += [_text_row(item, notes, colour) for item in group]
         header, *body = text.align(rows, left=2)
         lines += [text.paint(header, text.DIM, colour), *body]
@@ -251,7 +251,7 @@ def _text_row(item: Reproduction, notes: dict[str, int], colour: bool) -> tuple[
 
 def _text_summary(items: Sequence[Reproduction], colour: bool) -> list[str]:
     result = summaries(items)
-    rows = [("", "", *("rows", "median", "mean", "P90", "max", "bias") * 2)]
+    rows: list[tuple[str, ...]] = [("", "", *("rows", "median", "mean", "P90", "max", "bias") * 2)]
     for group in ("all", "table", "device"):
         names = dict.fromkeys([*result["speed"][group], *result["ttft"][group]])
         for name in names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,7 +70,7 @@ class Scenario:
     @classmethod
     def of(
         cls,
-        model: str | ModelConfig,
+        model: str | os.PathLike[str] | ModelConfig,
         device: str | System,
         precision: str | Precision = "performance",
         batch_size: int = 1,

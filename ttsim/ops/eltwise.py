@@ -60,10 +60,13 @@ def _(call, machine):
 
 
 @op
-def typecast(x, *, in_format, out_format):
-    """x converted to another format; the only op that packs block floats from all of bf16's bits."""
+def typecast(x, *, in_format, out_format, precise=True):
+    """x converted to another format; the only op that packs block floats from all of bf16's bits.
+
+    `precise=False` packs as every other op does.
+    """
     del in_format
-    return round_to(x, out_format, rounding="device_precise")
+    return round_to(x, out_format, rounding="device_precise" if precise else "device")
 
 
 @typecast.cost

@@ -90,9 +90,11 @@ def _(call, machine):
 
 
 @op
-def argmax(logits):
-    """The index of the largest logit of each row, the first one on a tie. [..., V] -> [...] int32."""
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+def argmax(logits, *, ties="first"):
+    """The index of the largest logit of each row, the first or the last one on a tie. [..., V] -> [...] int32."""
+    if ties == "first":
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return (logits.shape[-1] - 1 - jnp.argmax(logits[..., ::-1], axis=-1)).astype(jnp.int32)
 
 
 @argmax.cost
