@@ -37,8 +37,12 @@ class KVCache:
         return cls._filled(layer, layout, batch)
 
     @classmethod
-    def zeros(cls, layout: Layout, batch: int, dtype=jnp.bfloat16) -> KVCache:
-        """An empty cache. bfloat16 holds every value of every block-float format; use float32 for exact runs."""
+    def zeros(cls, layout: Layout, batch: int, dtype=jnp.float32) -> KVCache:
+        """An empty cache.
+
+        bfloat16 holds every value of every format but fp32 in half the memory; XLA's CPU backend, though, converts
+        the whole cache to update one row of it, which float32 avoids.
+        """
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), cls.abstract(layout, batch, dtype))
 
     @classmethod

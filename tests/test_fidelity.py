@@ -170,9 +170,10 @@ def test_errors_are_ordered_and_lofi_shrinks():
 
 def test_the_first_operand_of_a_multiply_is_srca():
     a, b = jnp.full((1,), 1.3125), jnp.full((1,), 7.96875)
-    # Reported from silicon in tt-metal issue 12923; the other order would give 10.5 in HiFi2 too.
+    # b has 7 fraction bits: SrcB drops the last one in HiFi2, SrcA keeps it.
+    assert fidelity.multiply(a, b, "hifi2").item() == 1.3125 * 7.9375
+    assert fidelity.multiply(b, a, "hifi2").item() == 1.3125 * 7.96875
     assert fidelity.multiply(a, b, "hifi2fp16", out_format="bf16").item() == 10.4375
-    assert fidelity.multiply(a, b, setting_of("HiFi4", fp32_dest=False), out_format="bf16").item() == 10.5
     assert fidelity.multiply(a, b, "exact").item() == 1.3125 * 7.96875
     assert fidelity.matmul(b[:, None], a[:, None], "lofi").item() == fidelity.multiply(a, b, "lofi").item()
 
@@ -245,7 +246,7 @@ def test_one_mvmul_equals_the_model(phase, fp32_dest):
 @pytest.mark.parametrize("level", list(LEVELS))
 @pytest.mark.parametrize("fp32_dest", [False, True])
 def test_datapath_matmul_equals_the_model(level, fp32_dest):
-    for k in (32, 128, 256):
+    for k in (32, 256):
         for name in ("bf16", "bfp8", "bfp4"):
             x, w = GOLDEN[f"mm_K{k}_{name}_x"], GOLDEN[f"mm_K{k}_{name}_w"]
             y = datapath.datapath_matmul(x, w, setting_of(level, fp32_dest))

@@ -8,13 +8,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Runs a script: bad input ends in one line on stderr and exit code 2, an interrupt in 130."""
 
     def guarded(argv: Sequence[str]) -> int | None:
+        logging.set_verbosity(logging.WARNING)  # JAX reports at INFO which accelerators it did not find
         if len(argv) > 1:
             raise SystemExit(_fail(f"unexpected argument {argv[1]!r}: every option is a flag, see --help"))
         try:

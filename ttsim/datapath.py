@@ -25,7 +25,6 @@ from ttsim.formats import TILE, Format, get_format, round_to
 
 _LANES = 16
 _GROUPS = 2
-_EXPONENT_OF_PHASE = (0, -5, -7, -12)
 
 
 def _bits(x: jax.Array) -> jax.Array:
@@ -46,23 +45,23 @@ def _slices(bits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return _exponent(bits), jnp.where(_exponent(bits) == 0, 0, significand), bits
 
 
-def _srca_phase(significand: jax.Array, phase: int) -> jax.Array:
+def _srca_phase(significand: jax.Array, phase: jax.Array) -> jax.Array:
     """Returns the 5 bits of SrcA that a phase multiplies: the top 5, or in odd phases the next 5."""
-    return (significand >> 1) & 0x1F if phase & 1 else significand >> 6
+    return jnp.where(phase & 1, (significand >> 1) & 0x1F, significand >> 6)
 
 
-def _srcb_phase(significand: jax.Array, phase: int) -> jax.Array:
+def _srcb_phase(significand: jax.Array, phase: jax.Array) -> jax.Array:
     """Returns the 7 bits of SrcB that a phase multiplies: the top 7, or from phase 2 the last 4, left-aligned."""
-    return (significand & 0xF) << 3 if phase & 2 else significand >> 4
+    return jnp.where(phase & 2, (significand & 0xF) << 3, significand >> 4)
 
 
-def _group_sums(x_bits: jax.Array, w_bits: jax.Array, phase: int) -> tuple[jax.Array, jax.Array]:
+def _group_sums(x_bits: jax.Array, w_bits: jax.Array, phase: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sums products in two groups of 8 lanes, each aligned to its largest exponent, half away from zero.
 
     Args:
       x_bits: int32 [M, 16], SrcB.
       w_bits: int32 [16, N], SrcA.
-      phase: fidelity phase, 0 to 3.
+      phase: fidelity phase, 0 to 3, a scalar.
 
     Returns:
       Signed sums with 23 fraction bits and their exponents, int32 [2, M, N].
@@ -72,7 +71,8 @@ def _group_sums(x_bits: jax.Array, w_bits: jax.Array, phase: int) -> tuple[jax.A
     live = (x_exponent > 0) & (w_exponent > 0)
     product = _srcb_phase(x_significand, phase) * _srca_phase(w_significand, phase)
     # A live product counts for the alignment even where the phase's slice of an operand is zero.
-    exponent = jnp.where(live, x_exponent + w_exponent - 127 + _EXPONENT_OF_PHASE[phase], 0)
+    scale = -127 - 5 * (phase & 1) - 7 * (phase >> 1)
+    exponent = jnp.where(live, x_exponent + w_exponent + scale, 0)
 
     groups = (_GROUPS, _LANES // _GROUPS, *product.shape[1:])
     product, exponent, sign = product.reshape(groups), exponent.reshape(groups), (x_sign ^ w_sign).reshape(groups)
@@ -128,8 +128,9 @@ def _accumulate(
     return jnp.where((largest <= 0) | (total == 0) | (exponent <= 0), 0, result)
 
 
+@functools.partial(jax.jit, static_argnames=("fp32_dest", "renormalisation_bug"))
 def mvmul(
-    x: ArrayLike, w: ArrayLike, dst: ArrayLike, phase: int, *, fp32_dest: bool, renormalisation_bug: bool = True
+    x: ArrayLike, w: ArrayLike, dst: ArrayLike, phase: ArrayLike, *, fp32_dest: bool, renormalisation_bug: bool = True
 ) -> jax.Array:
     """Returns dst + one fidelity phase of x @ w, as one MVMUL instruction computes it.
 
@@ -145,7 +146,7 @@ def mvmul(
       float32 [M, N].
     """
     x_bits, w_bits, dst_bits = (_bits(jnp.asarray(a, jnp.float32)) for a in (x, w, dst))
-    sums, exponents = _group_sums(x_bits, w_bits, phase)
+    sums, exponents = _group_sums(x_bits, w_bits, jnp.asarray(phase, jnp.int32))
     out = _accumulate(sums, exponents, dst_bits, fp32_dest, renormalisation_bug)
     return lax.bitcast_convert_type(out, jnp.float32)
 
@@ -155,18 +156,18 @@ def _dest_matmul(
     x: jax.Array, w: jax.Array, dst: jax.Array, fidelity: MathFidelity, fp32_dest: bool, bug: bool
 ) -> jax.Array:
     """Accumulates x [M, K] @ w [K, N] into dst [M, N]; K is a multiple of 32."""
-    x_tiles = x.reshape(x.shape[0], x.shape[1] // TILE, TILE).transpose(1, 0, 2)
-    w_tiles = w.reshape(w.shape[0] // TILE, TILE, w.shape[1])
+    m, n, tiles, phases = x.shape[0], w.shape[1], x.shape[1] // TILE, fidelity.value
+    halves = TILE // _LANES
+    steps = tiles * phases * halves
+    x_steps = jnp.broadcast_to(x.reshape(m, tiles, 1, halves, _LANES), (m, tiles, phases, halves, _LANES))
+    w_steps = jnp.broadcast_to(w.reshape(tiles, 1, halves, _LANES, n), (tiles, phases, halves, _LANES, n))
+    phase_of_step = jnp.tile(jnp.repeat(jnp.arange(phases), halves), tiles)
 
-    def tile(dst: jax.Array, xw: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        x_tile, w_tile = xw
-        for phase in range(fidelity.value):
-            for start in range(0, TILE, _LANES):
-                face = slice(start, start + _LANES)
-                dst = mvmul(x_tile[:, face], w_tile[face], dst, phase, fp32_dest=fp32_dest, renormalisation_bug=bug)
-        return dst, None
+    def step(dst: jax.Array, xwp: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return mvmul(*xwp[:2], dst, xwp[2], fp32_dest=fp32_dest, renormalisation_bug=bug), None
 
-    return lax.scan(tile, dst, (x_tiles, w_tiles))[0]
+    x_steps = x_steps.reshape(m, steps, _LANES).transpose(1, 0, 2)
+    return lax.scan(step, dst, (x_steps, w_steps.reshape(steps, _LANES, n), phase_of_step))[0]
 
 
 def _truncate_to_tf32(x: jax.Array) -> jax.Array:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from dataclasses import dataclass
 
 from ttsim.precision import TABLE_DATE
 
-# Back-to-back dispatch of traced programs on all cores: tt-metal pgm_dispatch_golden.json, by date of the file.
+# Back-to-back dispatch of traced programs on all cores: tt-metal pgm_dispatch_golden.json at these dates.
 _DISPATCH = (
     (datetime.date(2024, 12, 1), 3.13e-6),
     (datetime.date(2025, 5, 1), 2.90e-6),
@@ -42,9 +43,18 @@ def software_of(date: datetime.date | None = None) -> Software:
     date = date or TABLE_DATE
     return Software(
         date=date,
-        dispatch_gap=next((gap for day, gap in reversed(_DISPATCH) if day <= date), _DISPATCH[0][1]),
+        dispatch_gap=_between(date, _DISPATCH),
         dynamic_chunks=date >= datetime.date(2025, 4, 1),
         device_untilize=date >= datetime.date(2025, 3, 17),
         device_argmax=32 if date >= datetime.date(2025, 7, 31) else 1,
         traced_prefill=date >= datetime.date(2025, 10, 1),
     )
+
+
+def _between(date: datetime.date, known: tuple[tuple[datetime.date, float], ...]) -> float:
+    """The value at a date, interpolated between known dates, constant before and after them."""
+    for (first, low), (second, high) in itertools.pairwise(known):
+        if date < second:
+            share = max((date - first).days, 0) / (second - first).days
+            return low + share * (high - low)
+    return known[-1][1]

@@ -98,6 +98,13 @@ _ALL = (
         f"streaming of one core that reads, computes and writes rows of tiles: create heads and concat heads of "
         f"{_PREFILL_70B}, 7 to 13.5 GB/s depending on the launch time assumed",
     ),
+    _sourced(
+        "norm_bandwidth",
+        5e9,
+        "B/s",
+        f"the same for the halves of a distributed norm: 128 rows of 2048 take 38 and 44 us on four cores, 3.7 and "
+        f"6.4 GB/s: {_PREFILL_70B}",
+    ),
     _sourced("embedding_bandwidth", 3.2e9, "B/s", f"{_LAYER_8B_N150}: 32 rows of 8 KiB in 84 us on one core"),
     _sourced(
         "row_bandwidth",
@@ -115,13 +122,11 @@ _ALL = (
         f"one hop of a collective, synchronisation included: 4.5 us + 1.9 us per hop (line), + 2.5 us per hop (ring), "
         f"all-gather, {_CCL}; the collectives of 2025 were not faster",
     ),
-    _fitted(
+    _sourced(
         "link_bandwidth",
-        11e9,
+        11.7e9,
         "B/s",
-        0.2,
-        "one Ethernet link, one direction: 12.5 GB/s raw, 11.05 GB/s line multicast of 4 KiB packets "
-        "(tt-metal fabric bandwidth goldens, T3K)",
+        f"one Ethernet link, one direction: all-gather of 32 MiB on a line of 4 or 8, {_CCL} (12.5 GB/s raw)",
     ),
     _fitted(
         "grid_collective",
@@ -183,13 +188,12 @@ _ALL = (
     ),
     # Host
     _fitted("host_replica", 0.45e-3, "s", 0.4, "host work of one replica and decode step: DP rows against single ones"),
-    _fitted("host_chip", 0.17e-3, "s", 0.3, "host work of one more chip: DP rows, 0.7 to 0.9 ms per replica"),
     _fitted(
-        "host_gateway_chip",
-        0.2e-3,
+        "host_chip",
+        0.18e-3,
         "s",
         0.3,
-        "the same through the gateways of a Galaxy: its step is about 7 ms + 0.8 ms per layer",
+        "host work of one more chip: DP rows, 0.7 to 0.9 ms per replica of one and two chips; a Galaxy's 7 ms",
     ),
     _fitted(
         "host_argmax",

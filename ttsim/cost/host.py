@@ -21,8 +21,7 @@ def step(machine: Machine, batch: int, vocab_size: int) -> Terms:
     A batch that the software of the date samples on the host adds the read-back and the argmax of its logits.
     """
     system = machine.system
-    chip = "host_gateway_chip" if system.gateways else "host_chip"
-    total = times(system.data_parallel, "host_replica") + times(system.num_chips, chip)
+    total = times(system.data_parallel, "host_replica") + times(system.num_chips, "host_chip")
     if batch > machine.software.device_argmax:
         total = total + times(system.data_parallel * vocab_size * batch / 32, "host_argmax")
     return total

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from ttsim.cost import attention, tensix
 from ttsim.cost.shapes import tensor_bytes, tiles
-from ttsim.fidelity import get_setting, mask_activations, mask_weights
-from ttsim.formats import round_to
+from ttsim.fidelity import get_setting, mask_activations, mask_weights, srca_fraction_bits
+from ttsim.formats import get_format, round_to
 from ttsim.ops._op import op
 from ttsim.ops._pack import pack
 
@@ -194,12 +194,11 @@ def sdpa_decode(q, keys, values, positions, *, setting, kv_format, out_format, w
     Returns:
       [B, heads, d].
     """
-    del kv_format
     setting = get_setting(setting)
     batch, heads, head_dim = q.shape
     kv_heads = keys.shape[1]
     grouped = _activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), setting)
-    keys, values = (_weights(x, setting) for x in (keys, values))
+    keys, values = (_weights(x, setting, kv_format) for x in (keys, values))
     scores = jnp.einsum("bkgd,bksd->bkgs", grouped, keys) * head_dim**-0.5
     visible = _visible(positions, keys.shape[2], window)
     scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
@@ -227,12 +226,11 @@ def sdpa_prefill(q, keys, values, *, start, setting, kv_format, out_format, wind
     Returns:
       [heads, S, d].
     """
-    del kv_format
     setting = get_setting(setting)
     heads, rows, head_dim = q.shape
     kv_heads = keys.shape[0]
     grouped = _activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), setting)
-    keys, values = (_weights(x, setting) for x in (keys, values))
+    keys, values = (_weights(x, setting, kv_format) for x in (keys, values))
 
     def attend(q_block, first):
         scores = jnp.einsum("kgqd,ksd->kgqs", q_block, keys) * head_dim**-0.5
@@ -275,10 +273,12 @@ def _activations(x, setting):
     return x if setting.fidelity is None else mask_activations(x, setting.fidelity)
 
 
-def _weights(x, setting):
-    """What the second operand of a product contributes (K, V): SrcA's bits."""
+def _weights(x, setting, fmt):
+    """What the second operand of a product contributes (K, V): SrcA's bits, which hold most formats whole."""
     x = x.astype(jnp.float32)
-    return x if setting.fidelity is None else mask_weights(x, setting.fidelity)
+    if setting.fidelity is None or get_format(fmt).fraction_bits <= srca_fraction_bits(setting.fidelity):
+        return x
+    return mask_weights(x, setting.fidelity)
 
 
 @op

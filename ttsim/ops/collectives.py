@@ -6,6 +6,7 @@ import jax
 
 from ttsim.cost import links, tensix
 from ttsim.cost.shapes import rows_and_columns, tensor_bytes
+from ttsim.formats import TILE
 from ttsim.ops._op import op
 from ttsim.ops._pack import pack
 
@@ -19,8 +20,12 @@ def all_gather(x, *, axis, dim, format):
 
 @all_gather.cost
 def _(call, machine):
-    shard = tensor_bytes(*rows_and_columns(call.inputs[0]), call["format"])  # padded to tiles before it is gathered
-    return [links.all_gather(shard * call.num_devices, call.num_devices, machine)]
+    rows, columns = rows_and_columns(call.inputs[0])
+    shard = tensor_bytes(rows, columns, call["format"])  # padded to tiles before it is gathered
+    kernels = [links.all_gather(shard * call.num_devices, call.num_devices, machine)]
+    if columns % TILE and columns > TILE and call["dim"] == len(call.inputs[0].shape) - 1:
+        kernels += links.unaligned_gather(columns, call.num_devices)
+    return kernels
 
 
 @op

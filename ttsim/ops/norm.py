@@ -58,7 +58,11 @@ def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     if machine.phase == "decode":
         return [tensix.small("interleaved_to_sharded", 3e-6), tensix.small("rms_norm_pre_all_gather", 8e-6)]
-    return [tensix.stream_rows("rms_norm_pre_all_gather", tensor_bytes(rows, columns, "bf16"), rows, machine)]
+    return [
+        tensix.stream_rows(
+            "rms_norm_pre_all_gather", tensor_bytes(rows, columns, "bf16"), rows, machine, rate="norm_bandwidth"
+        )
+    ]
 
 
 @op
@@ -88,7 +92,7 @@ def _(call, machine):
     if machine.phase == "decode":
         return [tensix.small("rms_norm_post_all_gather", 8e-6), tensix.small("sharded_to_interleaved", 3e-6)]
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.stream_rows("rms_norm_post_all_gather", moved, rows, machine)]
+    return [tensix.stream_rows("rms_norm_post_all_gather", moved, rows, machine, rate="norm_bandwidth")]
 
 
 def _row(weight, x):

@@ -1,0 +1,161 @@
+"""Times the emulated forward pass under each preset beside the same model in plain JAX float32.
+
+    python scripts/bench_forward.py
+    python scripts/bench_forward.py --layers=8 --rows=1024 --repeats=9
+
+The plain model is written below without any device op: the same weights, shapes, cache and attention, in float32.
+Emulated and plain runs alternate, so that a change of the machine's speed hits both; ratios are of medians.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax import nnx
+
+from ttsim import cli, text
+from ttsim.formats import round_to
+from ttsim.meshes.systems import get_system
+from ttsim.models.cache import KVCache
+from ttsim.models.formats import parameter_format
+from ttsim.models.layout import Layout
+from ttsim.models.presets import get_config
+from ttsim.models.run import decode_step, prefill_step
+from ttsim.models.transformer import Transformer
+from ttsim.precision import Precision, preset
+
+_MODEL = flags.DEFINE_string("model", "Llama3.2-1B", "Model whose widths are used.")
+_LAYERS = flags.DEFINE_integer("layers", 4, "Decoder layers.", lower_bound=1)
+_VOCAB = flags.DEFINE_integer("vocab", 32_064, "Vocabulary.", lower_bound=32)
+_ROWS = flags.DEFINE_integer("rows", 512, "Tokens of the prompt.", lower_bound=32)
+_BATCHES = flags.DEFINE_multi_integer("batch", [1, 32], "Users of the decode step. Repeatable.")
+_PRESETS = flags.DEFINE_multi_string("preset", ["bf16", "accuracy", "performance"], "Precision. Repeatable.")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each; medians are compared.", lower_bound=1)
+
+
+def rounded(model: Transformer, precision: Precision) -> Transformer:
+    """The model with every weight on its format's grid (done once, as when a checkpoint is loaded)."""
+
+    def convert(path, param):
+        names = [str(getattr(key, "name", getattr(key, "idx", key))) for key in path]
+        layer = precision.layer(int(names[1])) if names[0] == "layers" else None
+        fmt = parameter_format(names[-1], layer, precision)
+        return param.replace(round_to(param.get_value(), fmt))
+
+    return jax.tree.map_with_path(convert, model, is_leaf=lambda node: isinstance(node, nnx.Variable))
+
+
+def plain_rms_norm(x, weight, eps):
+    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps) * weight
+
+
+def plain_rotary(x, cos, sin):
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return jnp.stack([even * cos - odd * sin, odd * cos + even * sin], -1).reshape(x.shape)
+
+
+def plain_layer(layer, x, positions, keys, values, start, config, frequencies):
+    """One decoder layer for x [B, T, d] at positions [B, T]; the cache is [B, K, S, h]. Decode has T = 1."""
+    b, t, _ = x.shape
+    k, g, h = config.num_kv_heads, config.queries_per_kv, config.head_dim
+    angles = positions[..., None].astype(jnp.float32) * frequencies
+    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+    y = plain_rms_norm(x, layer.attention_norm_d[...], config.rms_norm_eps)
+    qkv = (y @ layer.attention.wqkv_dkgh[...].reshape(config.hidden_size, -1)).reshape(b, t, k, g + 2, h)
+    q = plain_rotary(qkv[:, :, :, :g].transpose(0, 2, 3, 1, 4).reshape(b, k * g, t, h), cos, sin)
+    new_keys = plain_rotary(qkv[:, :, :, g].transpose(0, 2, 1, 3), cos, sin)
+    write = jax.vmap(lambda c, n, p: jax.lax.dynamic_update_slice_in_dim(c, n, p, axis=1))
+    keys = write(keys, new_keys, start)
+    values = write(values, qkv[:, :, :, g + 1].transpose(0, 2, 1, 3), start)
+    length = keys.shape[2] if t == 1 else t
+    scores = jnp.einsum("bkgth,bksh->bkgts", q.reshape(b, k, g, t, h), keys[:, :, :length]) * h**-0.5
+    visible = jnp.arange(length)[None, None] <= positions[..., None]
+    weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, -jnp.inf), -1)
+    out = jnp.einsum("bkgts,bksh->bkgth", weights, values[:, :, :length])
+    x = x + out.transpose(0, 3, 1, 2, 4).reshape(b, t, -1) @ layer.attention.wo_qd[...]
+    y = plain_rms_norm(x, layer.mlp_norm_d[...], config.rms_norm_eps)
+    y = jax.nn.silu(y @ layer.mlp.w1_df[...]) * (y @ layer.mlp.w3_df[...])
+    return x + y @ layer.mlp.w2_fd[...], keys, values
+
+
+def plain_forward(model, tokens, positions, cache, config, frequencies):
+    """Logits [B, T, V] and the cache."""
+    x = model.embedding_vd[...][tokens]
+    keys, values = list(cache.keys), list(cache.values)
+    for i, layer in enumerate(model.layers):
+        x, keys[i], values[i] = plain_layer(
+            layer, x, positions, keys[i], values[i], positions[:, 0], config, frequencies
+        )
+    x = plain_rms_norm(x, model.norm_d[...], config.rms_norm_eps)
+    return x @ model.lm_head_dv[...], KVCache(tuple(keys), tuple(values))
+
+
+def alternate(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each run, taken in turn."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        jax.block_until_ready(run())
+    for _ in range(repeats):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(run())
+            times[name].append(time.perf_counter() - begin)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+class Chain:
+    """Calls a step that donates its cache again and again on the cache that it returned last."""
+
+    def __init__(self, step, cache, *args):
+        self.step, self.cache, self.args = step, jax.tree.map(jnp.copy, cache), args
+
+    def __call__(self):
+        result, self.cache = self.step(*self.args, self.cache)
+        return result
+
+
+def measure(model: Transformer, layout: Layout, phase: str, batch: int, rows: int) -> dict[str, float]:
+    """Median seconds of the plain model ("plain") and of each preset."""
+    config, mesh = layout.config, layout.system.mesh()
+    frequencies = jnp.asarray(config.rope.theta ** -(np.arange(0, config.head_dim, 2) / config.head_dim), jnp.float32)
+    forward = jax.jit(lambda m, t, p, c: plain_forward(m, t, p, c, config, frequencies), donate_argnums=3)
+    t, first = (rows, 0) if phase == "prefill" else (1, rows)
+    tokens = jnp.arange(batch * t, dtype=jnp.int32).reshape(batch, t) % config.vocab_size
+    positions = jnp.tile(jnp.arange(first, first + t, dtype=jnp.int32)[None], (batch, 1))
+    cache = KVCache.zeros(layout, batch)
+    runs: dict[str, Callable[[], object]] = {"plain": Chain(forward, cache, model, tokens, positions)}
+    for name in _PRESETS.value:
+        precision = preset(name, config.name)
+        emulated = rounded(model, precision)
+        if phase == "prefill":
+            step = jax.jit(prefill_step(layout, precision, batch, logits="all", mesh=mesh), donate_argnums=5)
+            last = jnp.zeros(1, jnp.int32)
+            runs[name] = Chain(step, cache, emulated, tokens[0], positions[0], jnp.int32(0), last)
+        else:
+            step = jax.jit(decode_step(layout, precision, batch, mesh=mesh), donate_argnums=3)
+            runs[name] = Chain(step, cache, emulated, tokens[:, 0], positions[:, 0])
+    return alternate(runs, _REPEATS.value)
+
+
+def main() -> None:
+    config = dataclasses.replace(get_config(_MODEL.value), num_layers=_LAYERS.value, vocab_size=_VOCAB.value)
+    rows = _ROWS.value
+    layout = Layout(config, get_system("N150"), max_seq_len=2 * rows)
+    model = Transformer(layout, nnx.Rngs(0))
+    table: list[tuple[str, ...]] = [("phase", "precision", "plain f32", "emulated", "ratio")]
+    for phase, batch in [("prefill", 1)] + [("decode", batch) for batch in _BATCHES.value]:
+        medians = measure(model, layout, phase, batch, rows)
+        label = f"{phase}, {rows} rows" if phase == "prefill" else f"{phase}, batch {batch}"
+        plain = medians.pop("plain")
+        for name, seconds in medians.items():
+            table.append((label, name, text.duration(plain), text.duration(seconds), f"{seconds / plain:.2f}"))
+    print(f"{config.name} widths, {config.num_layers} layers, vocabulary {config.vocab_size}, {jax.devices()[0]}")
+    print("\n".join(text.align(table, left=2)))
+
+
+if __name__ == "__main__":
+    cli.run(main)
