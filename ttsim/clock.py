@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ttsim.cost.constants import load_constants
-from ttsim.models.layout import Layout
 from ttsim.scenario import Scenario
 from ttsim.tables import padded_prefill_length
 
@@ -75,8 +73,3 @@ def simulate_clock(
 def _prefill_time(scenario: Scenario, padded: int, constants: Mapping[str, float]) -> float:
     return dataclasses.replace(scenario, prompt_length=padded).ttft(constants)
 
-
-@functools.lru_cache(maxsize=32)
-def cache_layout(layout: Layout, max_seq_len: int) -> Layout:
-    """The layout with a cache long enough for the padded prompt of the longest sequence."""
-    return dataclasses.replace(layout, max_seq_len=padded_prefill_length(max_seq_len))

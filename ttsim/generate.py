@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -61,6 +61,11 @@ class Generation:
         return len(self.step_times)
 
 
+def cache_length(max_seq_len: int) -> int:
+    """Positions that a user's cache needs so that every padded prompt of at most `max_seq_len` tokens fits."""
+    return padded_prefill_length(max_seq_len)
+
+
 class Generator:
     """A model with its KV cache and its compiled steps.
 
@@ -97,6 +102,8 @@ class Generator:
         self._rows = max(_LEAST_ROWS, batch_size)
         self._replicas = layout.system.data_parallel
         self._cache = place_cache(KVCache.zeros(layout, self._rows, cache_dtype), layout, self._rows, self.mesh)
+        # Named, because another spelling of the same sharding would compile the next step again.
+        self._out_shardings = (None, jax.tree.map(lambda x: x.sharding, self._cache))
         self._decode = self._compiled_decode()
         self._prefills: dict[tuple[int, int], Callable] = {}
 
@@ -221,14 +228,16 @@ class Generator:
         key = (length, start)
         if key not in self._prefills:
             step = prefill_step(self.layout, self.precision, self._rows, start=start, mesh=self.mesh)
-            self._prefills[key] = jax.jit(functools.partial(self._prefill_and_sample, step), donate_argnums=7)
+            self._prefills[key] = jax.jit(
+                functools.partial(self._prefill_and_sample, step), donate_argnums=7, out_shardings=self._out_shardings
+            )
         return self._prefills[key]
 
     def _prefill_and_sample(self, step, model, tokens, positions, user, inside, last, seeds, cache):
         logits, cache = step(model, tokens, positions, user, inside, cache)
         rows = logits.reshape(self._replicas, -1, logits.shape[-1])
         picked = rows[jnp.arange(self._replicas), inside % rows.shape[1], : self.layout.config.vocab_size]
-        return sample(picked, seeds, last, self.sampling), cache
+        return sample(picked, seeds, last, self.sampling, self.precision.argmax_ties), cache
 
     # Decode
 
@@ -237,9 +246,9 @@ class Generator:
 
         def run(model, tokens, positions, seeds, cache):
             logits, cache = step(model, tokens, positions, cache)
-            return sample(logits, seeds, positions, self.sampling), cache
+            return sample(logits, seeds, positions, self.sampling, self.precision.argmax_ties), cache
 
-        return jax.jit(run, donate_argnums=4)
+        return jax.jit(run, donate_argnums=4, out_shardings=self._out_shardings)
 
     # Users: user u of the batch is row u % batch_size of replica u // batch_size.
 
@@ -286,8 +295,3 @@ class Generator:
                     f"ones it is longer than max_seq_len = {room}"
                 )
 
-
-def continuations(generation: Generation, decode: Callable[[Sequence[int]], str]) -> Iterator[str]:
-    """The text of each user."""
-    for tokens in generation.tokens:
-        yield decode(tokens)

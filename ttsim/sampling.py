@@ -6,10 +6,13 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ttsim import ops as tt
 
 
 @dataclass(frozen=True)
@@ -55,21 +58,28 @@ def prompt_seeds(prompts: Sequence[Sequence[int]], params: SamplingParams) -> np
     return np.asarray(seeds, np.uint32)
 
 
-def sample(logits_bv: jax.Array, seeds: jax.Array, positions: jax.Array, params: SamplingParams) -> jax.Array:
+def sample(
+    logits_bv: jax.Array,
+    seeds: jax.Array,
+    positions: jax.Array,
+    params: SamplingParams,
+    ties: Literal["first", "last"] = "first",
+) -> jax.Array:
     """The next token of each user.
 
-    Greedy takes the first of the largest logits. Otherwise a token is drawn from softmax(logits / temperature) over
+    Greedy takes the largest logit. Otherwise a token is drawn from softmax(logits / temperature) over
     the nucleus: the most likely tokens whose probabilities before them sum to less than top_p.
 
     Args:
       logits_bv: [B, V]. seeds: uint32 [B], one a user. positions: int32 [B], which make the draws of a user differ.
       params: static.
+      ties: which of equal logits is the largest (`Precision.argmax_ties`).
 
     Returns:
       int32 [B].
     """
     if params.greedy:
-        return jnp.argmax(logits_bv, axis=-1).astype(jnp.int32)
+        return tt.argmax(logits_bv, ties=ties)
 
     def draw(logits_v, seed, position):
         probabilities = jax.nn.softmax(logits_v.astype(jnp.float32) / params.temperature)
