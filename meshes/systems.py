@@ -122,18 +122,20 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
       UnknownSystemError: no such system, or its chips don't divide into that many replicas.
     """
     if isinstance(name, System):
-        return name
-    base, _, degree = name.upper().replace("(", " ").replace(")", " ").partition("DP=")
-    if degree:
-        if data_parallel not in (1, int(degree)):
-            raise UnknownSystemError(f"{name!r} says DP={int(degree)} and data_parallel says {data_parallel}")
-        data_parallel = int(degree)
-    system = SYSTEMS.get(base.strip())
+        return split(name, data_parallel)
+    base, marker, degree = (part.strip() for part in name.upper().strip(" )").replace("(", " ").partition("DP="))
+    system = SYSTEMS.get(base)
     if system is None:
-        near = difflib.get_close_matches(base.strip(), SYSTEMS, n=2, cutoff=0.3)
+        near = difflib.get_close_matches(base, SYSTEMS, n=2, cutoff=0.3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise UnknownSystemError(f"no device named {name!r}: {hint}known: {', '.join(SYSTEMS)}")
-    return split(system, data_parallel)
+    if not marker:
+        return split(system, data_parallel)
+    if not degree.isdecimal():
+        raise UnknownSystemError(f"the number of replicas in {name!r} is no number: write {base} DP=4")
+    if data_parallel not in (1, int(degree)):
+        raise UnknownSystemError(f"{name!r} says DP={int(degree)} and data_parallel says {data_parallel}")
+    return split(system, int(degree))
 
 
 def split(system: System, data_parallel: int) -> System:
@@ -143,10 +145,12 @@ def split(system: System, data_parallel: int) -> System:
     for the ring only when the box is no Galaxy (`ccl_topology`).
 
     Raises:
-      UnknownSystemError: the chips don't divide into that many replicas.
+      UnknownSystemError: the chips don't divide into that many replicas, or the system is cut in another way already.
     """
-    if data_parallel == 1:
+    if data_parallel in (1, system.data_parallel):
         return system
+    if system.data_parallel > 1:
+        raise UnknownSystemError(f"{system.label} has {system.data_parallel} replicas already, not {data_parallel}")
     if data_parallel < 1 or system.num_chips % data_parallel:
         divisors = [d for d in range(1, system.num_chips + 1) if system.num_chips % d == 0]
         raise UnknownSystemError(

@@ -18,7 +18,7 @@ from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
 from ttsim.models.transformer import CrossAttentionLayer, Transformer
 
-# (value in the parameter's global shape, its path in the model, its logical axes) -> the parameter's array
+# (value in the parameter's global shape, its path in the model ("layers.0.mlp.w1_df"), its logical axes) -> its array
 Convert = Callable[[np.ndarray, str, tuple[str | None, ...]], Any]
 
 
@@ -66,7 +66,7 @@ class MappedTensors:
         if prefix is None:
             names = ", ".join(list(tensors)[:3])
             raise CheckpointError(
-                f"tensor model.embed_tokens.weight is missing among {len(tensors)} ({names} ...): no decoder's checkpoint"
+                f"tensor model.embed_tokens.weight is missing (tensors: {names} ...): no decoder's checkpoint"
             )
         self._prefix = prefix
 
@@ -127,16 +127,16 @@ def from_hf_tensors(
     vocab, hidden = config.vocab_size, config.hidden_size
     table = "embed_tokens.weight"
     # Vision models have rows for image tokens, and some repositories pad the table: text uses the first ones.
-    fill(model.embedding_vd, _get(source, table, vocab, hidden, first_rows=True), "embedding")
+    fill(model.embedding_vd, _get(source, table, vocab, hidden, first_rows=True), "embedding_vd")
     for index, layer in enumerate(model.layers):
         read = _cross_attention_layer if isinstance(layer, CrossAttentionLayer) else _decoder_layer
         for name, value in read(source, config, f"layers.{index}.").items():
             module, _, leaf = name.rpartition(".")
             owner = getattr(layer, module) if module else layer
             fill(getattr(owner, leaf), value(), f"layers.{index}.{name}")
-    fill(model.norm_d, _get(source, "norm.weight", hidden), "norm")
+    fill(model.norm_d, _get(source, "norm.weight", hidden), "norm_d")
     head = table if config.tie_word_embeddings else "lm_head.weight"
-    fill(model.lm_head_dv, _get(source, head, vocab, hidden, first_rows=True).T, "lm_head")
+    fill(model.lm_head_dv, _get(source, head, vocab, hidden, first_rows=True).T, "lm_head_dv")
     return model
 
 
@@ -217,36 +217,3 @@ def _fuse(config: ModelConfig, q: np.ndarray, k: np.ndarray, v: np.ndarray, *, i
 def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
     """Rows of heads from the half-split order (i, i + head_dim / 2) to pairs (2i, 2i + 1). [heads * head_dim, ...]."""
     return rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
-
-
-def parameter_group(path: str, config: ModelConfig) -> tuple[str, int | None]:
-    """The group of `Precision` that decides a parameter's format, and the decoder layer whose precision counts.
-
-    Args:
-      path: as `Convert` gets it, "layers.3.mlp.w1_df".
-      config: the model.
-
-    Returns:
-      (group, layer as `Precision.layer` counts: text layers only; None for groups of the whole model).
-    """
-    if not path.startswith("layers."):
-        return path, None
-    _, index, name = path.split(".", 2)
-    leaf = name.rpartition(".")[-1].rpartition("_")[0]
-    group = _GROUPS.get(leaf, "norm")
-    if group in ("norm", "bias"):
-        return group, None
-    layers = config.self_attention_layers
-    return group, layers.index(int(index)) if int(index) in layers else None
-
-
-_GROUPS = {
-    "wqkv": "wqkv",
-    "wq": "wqkv",
-    "wkv": "wqkv",
-    "wo": "wo",
-    "w1": "ff1_3",
-    "w3": "ff1_3",
-    "w2": "ff2",
-    "bias": "bias",
-}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -45,11 +46,16 @@ class ParameterInfo:
     bytes: int
 
 
-def parameters(layout: Layout, precision: Precision) -> Iterator[ParameterInfo]:
+@functools.lru_cache(maxsize=64)
+def parameters(layout: Layout, precision: Precision) -> tuple[ParameterInfo, ...]:
     """Every parameter that text runs through, with its format and its bytes on one chip.
 
     A text-only run doesn't load the cross-attention layers of a vision model.
     """
+    return tuple(_parameters(layout, precision))
+
+
+def _parameters(layout: Layout, precision: Precision) -> Iterator[ParameterInfo]:
     sizes = dict(zip(layout.system.axis_names, layout.system.mesh_shape, strict=True))
     model = Transformer(layout)
     slots = {index: slot for slot, index in enumerate(layout.config.self_attention_layers)}

@@ -110,7 +110,9 @@ class GGUFFile:
         try:
             return gguf.quants.dequantize(stored, tensor.tensor_type).reshape(self._shape(label))
         except NotImplementedError as error:
-            raise CheckpointError(f"tensor {label} in {path}: {tensor.tensor_type.name} can't be read: {error}") from None
+            raise CheckpointError(
+                f"tensor {label} in {path}: {tensor.tensor_type.name} can't be read: {error}"
+            ) from None
 
     # Metadata.
 

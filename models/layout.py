@@ -16,6 +16,7 @@ from ttsim.models.config import ModelConfig
 TILE = 32
 MAX_GRID_SIDE = 8
 LM_HEAD_COLUMNS = 32_064  # widest piece of the vocabulary that one LM-head matmul computes: 128,256 / 4
+CHUNK_MULTIPLE = 2048  # tokens; chunks of a long prompt are multiples of it
 GALAXY_VOCAB_MULTIPLE = 16_384  # a Galaxy's LM head pads 128,256 to 131,072: 16,384 columns a row of chips
 
 # Cores that the intermediate size is padded for, where tt_transformers does so (PAD_MLP_CORES' defaults).
@@ -86,15 +87,14 @@ class Layout:
             if count % ways:
                 fit = [n for n in (1, 2, 4, 8, 16, 32) if config.num_heads % n == 0 and config.num_kv_heads % n == 0]
                 raise ShardingError(
-                    f"{config.name} has {count} {what}, which {ways} chips of {self.system.label} can't share evenly; "
-                    f"its heads divide over {', '.join(map(str, fit))} chips"
+                    f"{config.name} has {count} {what}, which {ways} {'rows of ' if self.two_d else ''}chips of "
+                    f"{self.system.label} can't share evenly; its heads divide over {', '.join(map(str, fit))} chips"
                 )
-        for ways_out, what in ((self.residual_ways, "hidden size"),):
-            if config.hidden_size % (16 * ways_out):
-                raise ShardingError(
-                    f"{config.name}'s {what} {config.hidden_size} does not cut into {ways_out} slices of whole blocks "
-                    f"of 16 on {self.system.label}"
-                )
+        if config.hidden_size % (16 * self.residual_ways):
+            raise ShardingError(
+                f"{config.name}'s hidden size {config.hidden_size} does not cut into {self.residual_ways} slices of "
+                f"whole blocks of 16 on {self.system.label}"
+            )
 
     # Which chips share what.
 
@@ -149,9 +149,12 @@ class Layout:
     def intermediate_size(self) -> int:
         """The MLP's width, padded so that every chip's share is whole tiles on whole cores."""
         cores = PAD_MLP_CORES.get(self.config.name, 1)
-        if self.two_d:
-            cores *= 1
         return round_up(self.config.intermediate_size, cores * TILE * self.ways)
+
+    @property
+    def qkv_size(self) -> int:
+        """Columns of the fused projection over all chips."""
+        return self.config.q_size + 2 * self.config.kv_size
 
     @property
     def vocab_size(self) -> int:
@@ -168,7 +171,8 @@ class Layout:
     def local_kv_heads(self) -> int:
         return self.config.num_kv_heads // self.ways
 
-    # Core grids of decode.
+    # Core grids of decode. In 1-D tensor parallelism a matmul runs on the cores that hold its input; on a Galaxy the
+    # weights are interleaved and the kernels have grids of their own.
 
     @property
     def residual_cores(self) -> int:
@@ -176,23 +180,36 @@ class Layout:
 
     @property
     def attention_cores(self) -> int:
-        return closest_grid(tiles(self.config.hidden_size))
+        """Grid of wqkv's input, or on a Galaxy of the kernel, which computes one tile of columns a core."""
+        return tiles(self.qkv_size // self.ways) if self.two_d else closest_grid(tiles(self.config.hidden_size))
 
     @property
     def mlp_cores(self) -> int:
-        """Grid of w1's, w3's and w2's activations."""
+        """Grid of w1's, w3's and w2's activations; a Galaxy's kernels have 8 x 2 cores from hidden size 4096 on."""
+        if self.two_d and self.config.hidden_size >= 4096:
+            return 16
         return largest_grid(tiles(self.config.hidden_size), max(1, self.intermediate_size // TILE // self.ways))
 
     @property
     def wo_cores(self) -> int:
-        """The unfused wo runs on one core a head, which is where concat_heads leaves its input."""
-        return self.local_heads
+        """The unfused wo runs on one core a head, which is where concat_heads leaves its input; a Galaxy's on 4 x 8."""
+        return 32 if self.two_d else self.local_heads
 
     @property
     def lm_head_cores(self) -> int:
-        """Rows x 8 cores, the most rows that cut the hidden size into whole tiles."""
-        hidden = tiles(self.config.hidden_size)
-        return next((8 * rows for rows in range(MAX_GRID_SIDE, 0, -1) if hidden % (8 * rows) == 0), 1)
+        """Rows x 8 cores, the most rows that cut the hidden size (a Galaxy's quarter: at most 4) into whole tiles."""
+        hidden, most = tiles(self.config.hidden_size), MAX_GRID_SIDE
+        if self.two_d:
+            hidden, most = hidden // self.residual_ways, 4
+        return next((8 * rows for rows in range(most, 0, -1) if hidden % (8 * rows) == 0), 1)
+
+    def norm_cores(self, cores: int | None) -> int | None:
+        """Grid of a norm's input: that of the matmul that follows, but on a Galaxy one for all norms.
+
+        Args:
+          cores: grid of the matmul that follows, or None where the input is interleaved.
+        """
+        return self.lm_head_cores if cores and self.two_d else cores
 
     # Prefill.
 
@@ -201,12 +218,21 @@ class Layout:
 
         Args:
           padded_length: padded prompt length in tokens.
+
+        Raises:
+          ValueError: the prompt needs several passes and is no multiple of 2048.
         """
-        device = _DEVICE_OF_CHIPS.get(self.system.chips_per_replica, "TG")
+        device = _DEVICE_OF_CHIPS.get(self.system.chips_per_replica, "")
         limit = 1024 * _CHUNK_SIZES.get(self.config.name, {}).get(device, _DEFAULT_CHUNK)
         if padded_length <= limit:
             return padded_length
-        return next(c for c in range(limit, 0, -2048) if padded_length % c == 0)
+        if padded_length % CHUNK_MULTIPLE:
+            raise ValueError(
+                f"a prompt longer than {limit} tokens must be padded to a multiple of {CHUNK_MULTIPLE}, "
+                f"not to {padded_length}"
+            )
+        return next(c for c in range(limit, 0, -CHUNK_MULTIPLE) if padded_length % c == 0)
 
 
+# Chips of one replica -> the name that tt_transformers gives such a mesh, also where it is cut out of a larger box.
 _DEVICE_OF_CHIPS = {1: "N150", 2: "N300", 8: "T3K", 32: "TG"}

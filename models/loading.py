@@ -28,10 +28,10 @@ from ttsim.models.checkpoints import (
     MappedTensors,
     TensorSource,
     from_hf_tensors,
-    parameter_group,
 )
 from ttsim.models.config import ModelConfig
 from ttsim.models.fetch import COMMAND, smollm2_path
+from ttsim.models.formats import parameter_format
 from ttsim.models.gguf_files import GGUFFile
 from ttsim.models.layout import Layout
 from ttsim.models.meta_files import open_meta
@@ -39,13 +39,13 @@ from ttsim.models.parameters import is_replicated, shardings
 from ttsim.models.presets import HF_REPOS, get_config
 from ttsim.models.safetensors_files import SafetensorsFiles
 from ttsim.models.transformer import Transformer
-from ttsim.precision import Precision
+from ttsim.precision import LayerPrecision, Precision
 from ttsim.progress import Progress
 
 Storage = Literal["float32", "bfloat16", "packed"]
 
-# Groups whose parameters are weights of `tt.linear`, which takes block arrays.
-_PACKABLE = ("wqkv", "wo", "ff1_3", "ff2", "lm_head")
+# Parameters that are weights of `tt.linear`, which takes block arrays.
+_LINEAR = ("wqkv_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv")
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,21 +176,24 @@ def load_model(
     with Progress(f"loading {config.name}", 7 * config.num_layers + 3, progress) as bar:
 
         def convert(value: np.ndarray, path: str, axes: tuple[str | None, ...]) -> Any:
-            group, layer = parameter_group(path, config)
-            owner = precision if hasattr(precision, group) else _layer_precision(precision, layer)
-            array = place_parameter(value, getattr(owner, group), NamedSharding(mesh, layout.rules.spec(*axes)))
-            kind = storage if storage != "packed" or group in _PACKABLE else "bfloat16"
-            array = _stored(array, getattr(owner, group), kind, keep=value.dtype == jnp.bfloat16)
+            name = path.rpartition(".")[2]
+            fmt = parameter_format(name, _layer_precision(path, config, precision), precision)
+            array = place_parameter(value, fmt, NamedSharding(mesh, layout.rules.spec(*axes)))
+            kind: Storage = "bfloat16" if storage == "packed" and name not in _LINEAR else storage
             bar.advance(path)
-            return array
+            return _stored(array, fmt, kind, keep=value.dtype == jnp.bfloat16)
 
         model = from_hf_tensors(layout, checkpoint.tensors, convert)
     check_sharding(model, layout, mesh)
     return model
 
 
-def _layer_precision(precision: Precision, layer: int | None):
-    return precision.default if layer is None else precision.layer(layer)
+def _layer_precision(path: str, config: ModelConfig, precision: Precision) -> LayerPrecision | None:
+    """The precision of a parameter's decoder layer; layers that text skips, which have none, get the default."""
+    if not path.startswith("layers."):
+        return None
+    index, layers = int(path.split(".")[1]), config.self_attention_layers
+    return precision.layer(layers.index(index)) if index in layers else precision.default
 
 
 def place_parameter(value: np.ndarray, fmt: str, sharding: NamedSharding) -> jax.Array:

@@ -107,8 +107,8 @@ def _read_header(path: Path) -> Iterator[tuple[str, LazyTensor]]:
     for name, (dtype, shape, first, last) in entries.items():
         if 8 + length + last > size:
             raise CheckpointError(
-                f"tensor {name} in {path} is truncated: shape {list(shape)} in {dtype} ends at byte {8 + length + last}, "
-                f"the file has {size}"
+                f"tensor {name} in {path} is truncated: expected shape {list(shape)} in {dtype} up to byte "
+                f"{8 + length + last}, the file has {size}"
             )
         if dtype in _DTYPES and last - first != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize:
             raise CheckpointError(

@@ -74,6 +74,7 @@ class Stage:
         `move`: whether one chip's decode moves x to the norm's cores first (it does before attention).
         """
         layout, fmt = self.layout, self.precision.residual
+        cores = layout.norm_cores(cores)
         eps = layout.config.rms_norm_eps
         axis = layout.residual_axis
         last = x.ndim - 1

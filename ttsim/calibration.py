@@ -311,4 +311,6 @@ def load_summary() -> Mapping[str, Any]:
 
 
 def _rounded(summary: ErrorSummary | None) -> dict[str, float] | None:
-    return summary and {name: round(value, 5) for name, value in dataclasses.asdict(summary).items()}
+    if summary is None:
+        return None
+    return {name: round(value, 5) for name, value in dataclasses.asdict(summary).items()}

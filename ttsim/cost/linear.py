@@ -82,6 +82,9 @@ def _points(kernel: Kernel) -> Iterable[tuple[Any, list[Any], float]]:
     """(start, limits, weight) of each distinct point of a kernel."""
     start, limits = _vector(kernel.start), [_vector(terms) for terms in kernel.limits.values()]
     number = max(v.shape[0] for v in (start, *limits))
+    if number == 1:
+        yield start[0], [v[0] for v in limits], 1.0
+        return
     start, *limits = (np.broadcast_to(v, (number, v.shape[1])) for v in (start, *limits))
     together, repeats = np.unique(np.stack([start, *limits], axis=1), axis=0, return_counts=True)
     for point, repeat in zip(together, repeats, strict=True):
