@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttsim import tables, text
+from ttsim.accuracy_estimate import AccuracyEstimate, estimate_row
 from ttsim.cost.constants import load_constants
 from ttsim.errors import ErrorSummary
 from ttsim.scenario import Scenario
@@ -32,9 +33,14 @@ KEYS = (
     "top1_published",
     "top5_published",
     "notes",
+    "top1",
+    "top5",
+    "top1_kind",
+    "top5_kind",
 )
-NOT_COMPARED = "vision demo: simulated as text only, left out of the errors"
+NOT_COMPARED = "vision demo: simulated as text only, left out of the errors of speed and TTFT"
 PREDICTED = "predicted: the table has no figure"
+ESTIMATED = "estimated without weights, ± the sampling error of the test's 511 or 128 positions"
 
 
 @dataclass(frozen=True)
@@ -45,16 +51,18 @@ class Reproduction:
       row: as published.
       prompt_length: tokens of the prompt, before padding.
       speed: simulated tokens per second and user. ttft: simulated seconds.
+      accuracy: estimated Top-1 and Top-5; of a row whose table has none, those of the accuracy test at its precision.
     """
 
     row: Row
     prompt_length: int
     speed: float
     ttft: float
+    accuracy: AccuracyEstimate
 
     @property
     def compared(self) -> bool:
-        """Whether the row counts in the errors."""
+        """Whether the row counts in the errors of speed and TTFT; its accuracy is text only and always counts."""
         return not self.row.vision
 
     @property
@@ -64,6 +72,16 @@ class Reproduction:
     @property
     def ttft_error(self) -> float | None:
         return self.ttft / self.row.ttft - 1 if self.row.ttft else None
+
+    @property
+    def top1_error(self) -> float | None:
+        """Points."""
+        return None if self.row.top1 is None else self.accuracy.top1 - self.row.top1
+
+    @property
+    def top5_error(self) -> float | None:
+        """Points."""
+        return None if self.row.top5 is None else self.accuracy.top5 - self.row.top5
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -96,6 +114,10 @@ class Reproduction:
                     row.top1,
                     row.top5,
                     list(self.notes),
+                    round(self.accuracy.top1, 2),
+                    round(self.accuracy.top5, 2),
+                    "estimated",
+                    "estimated",
                 ),
                 strict=True,
             )
@@ -119,29 +141,40 @@ def reproduce(
     done = []
     for row in rows:
         speed, ttft = Scenario.of_row(row, "speed"), Scenario.of_row(row, "ttft")
-        done.append(
-            Reproduction(row, speed.prompt_length, float(1 / speed.step_times(constants).mean()), ttft.ttft(constants))
-        )
+        rate = float(1 / speed.step_times(constants).mean())
+        done.append(Reproduction(row, speed.prompt_length, rate, ttft.ttft(constants), estimate_row(row)))
         if progress:
             progress(len(done), len(rows))
     return done
 
 
-def summaries(items: Sequence[Reproduction]) -> dict[str, dict[str, dict[str, ErrorSummary]]]:
+_GROUPS: dict[str, Callable[[Reproduction], str]] = {
+    "all": lambda item: "all",
+    "table": lambda item: "sweep" if item.row.table.startswith("sweep") else item.row.table,
+    "device": lambda item: item.row.device_label,
+}
+Summaries = dict[str, dict[str, dict[str, ErrorSummary]]]
+
+
+def summaries(items: Sequence[Reproduction]) -> Summaries:
     """Errors of "speed" and "ttft", each for "all", by table and by device: {figure: {group: {name: summary}}}."""
-    groups: dict[str, Callable[[Reproduction], str]] = {
-        "all": lambda item: "all",
-        "table": lambda item: "sweep" if item.row.table.startswith("sweep") else item.row.table,
-        "device": lambda item: item.row.device_label,
-    }
-    result: dict[str, dict[str, dict[str, ErrorSummary]]] = {}
-    for figure in ("speed", "ttft"):
+    return _summaries([item for item in items if item.compared], ("speed", "ttft"))
+
+
+def accuracy_summaries(items: Sequence[Reproduction]) -> Summaries:
+    """Errors of "top1" and "top5" in points, estimated - published, grouped as in `summaries`; in-sample."""
+    return _summaries(items, ("top1", "top5"))
+
+
+def _summaries(items: Sequence[Reproduction], figures: Sequence[str]) -> Summaries:
+    result: Summaries = {}
+    for figure in figures:
         result[figure] = {}
-        for group, key in groups.items():
+        for group, key in _GROUPS.items():
             errors: dict[str, list[float]] = {}
             for item in items:
                 error = getattr(item, f"{figure}_error")
-                if item.compared and error is not None:
+                if error is not None:
                     errors.setdefault(key(item), []).append(error)
             found = {name: ErrorSummary.of(values) for name, values in errors.items()}
             result[figure][group] = {name: summary for name, summary in found.items() if summary}
@@ -152,12 +185,20 @@ def summaries(items: Sequence[Reproduction]) -> dict[str, dict[str, dict[str, Er
 
 
 def to_json(items: Sequence[Reproduction]) -> str:
-    """{"rows": [...], "summary": {...}}; errors are fractions."""
-    summary = {
-        figure: {group: {k: dataclasses.asdict(v) for k, v in named.items()} for group, named in groups.items()}
-        for figure, groups in summaries(items).items()
+    """{"rows": [...], "summary": {...}, "accuracy_summary": {...}}; errors are fractions, of accuracies points."""
+    result = {
+        "rows": [item.record() for item in items],
+        "summary": _plain(summaries(items)),
+        "accuracy_summary": {"kind": "in-sample", "unit": "points", **_plain(accuracy_summaries(items))},
     }
-    return json.dumps({"rows": [item.record() for item in items], "summary": summary}, indent=2) + "\n"
+    return json.dumps(result, indent=2) + "\n"
+
+
+def _plain(result: Summaries) -> dict[str, Any]:
+    return {
+        figure: {group: {k: dataclasses.asdict(v) for k, v in named.items()} for group, named in groups.items()}
+        for figure, groups in result.items()
+    }
 
 
 def to_csv(items: Sequence[Reproduction]) -> str:
@@ -170,27 +211,32 @@ def to_csv(items: Sequence[Reproduction]) -> str:
 
 
 def to_markdown(items: Sequence[Reproduction]) -> str:
-    """The tables in the published layout, with simulated speed and TTFT."""
-    return tables.to_markdown(dataclasses.replace(i.row, speed=i.speed, ttft=i.ttft) for i in items)
+    """The tables in the published layout, with simulated speed and TTFT and estimated Top-1 and Top-5."""
+    return tables.to_markdown(
+        dataclasses.replace(i.row, speed=i.speed, ttft=i.ttft, top1=i.accuracy.top1, top5=i.accuracy.top5)
+        for i in items
+    )
 
 
 _HEADER = (
     "Model",
     "Device",
-    "published",
-    "simulated",
+    "t/s/u",
+    "sim.",
     "error",
     "TTFT ms",
-    "simulated",
+    "sim.",
     "error",
     "Top-1",
+    "estimated",
     "Top-5",
+    "estimated",
     "",
 )
 
 
 def to_text(items: Sequence[Reproduction], colour: bool = False) -> str:
-    """Aligned tables of at most 120 columns: published, simulated, error; then the errors and the notes."""
+    """Aligned tables of at most 120 columns: published, simulated or estimated, error; then errors and notes."""
     lines: list[str] = []
     notes: dict[str, int] = {}
     for title, group in _by_title(items):
@@ -201,12 +247,15 @@ def to_text(items: Sequence[Reproduction], colour: bool = False) -> str:
         lines += [text.paint(header, text.DIM, colour), *body]
     lines += ["", text.paint("Errors: simulated / published - 1", text.BOLD, colour)]
     lines += _text_summary(items, colour)
+    lines += ["", text.paint("Top-1 and Top-5: estimated - published, in points, in-sample", text.BOLD, colour)]
+    lines += _text_accuracy_summary(items, colour)
     if notes:
         lines += ["", text.paint("Notes", text.BOLD, colour)]
         for note, number in notes.items():
             lines += textwrap.wrap(f"[{number}] {note}", 118, subsequent_indent="    ")
     if any("predicted" in n for item in items for n in item.notes):
         lines.append("  *  " + PREDICTED)
+    lines.append("  ~  " + ESTIMATED)
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
@@ -234,6 +283,15 @@ def _text_row(item: Reproduction, notes: dict[str, int], colour: bool) -> tuple[
         mark = "*" if published is None else " "
         return text.paint(f"{value:.{digits}f}{mark}", text.DIM, colour and published is None)
 
+    accuracy = ("",) * 4
+    if tables.has_accuracy(row.table):
+        a = item.accuracy
+        accuracy = (
+            "" if row.top1 is None else f"{row.top1:.0f}",
+            f"~{a.top1:.1f}±{a.top1_sigma:.1f}",
+            "" if row.top5 is None else f"{row.top5:.0f}",
+            f"~{a.top5:.1f}±{a.top5_sigma:.1f}",
+        )
     return (
         row.model,
         row.device_label,
@@ -243,8 +301,7 @@ def _text_row(item: Reproduction, notes: dict[str, int], colour: bool) -> tuple[
         "" if row.ttft is None else f"{1e3 * row.ttft:.0f}",
         simulated(1e3 * item.ttft, row.ttft, 0),
         error(item.ttft_error),
-        "" if row.top1 is None else f"{row.top1:.0f}",
-        "" if row.top5 is None else f"{row.top5:.0f}",
+        *accuracy,
         f"[{','.join(marks)}]" if marks else "",
     )
 
@@ -265,6 +322,26 @@ def _text_summary(items: Sequence[Reproduction], colour: bool) -> list[str]:
     left_out = sum(1 for item in items if not item.compared)
     tail = [f"left out: {left_out} rows of the vision demo"] if left_out else []
     return [text.paint(over, text.DIM, colour), text.paint(header, text.DIM, colour), *body, *tail]
+
+
+def _text_accuracy_summary(items: Sequence[Reproduction], colour: bool) -> list[str]:
+    result = accuracy_summaries(items)
+    rows: list[Sequence[str]] = [("", "", *("rows", "median", "mean", "max", "bias") * 2)]
+    for group, named in result["top1"].items():
+        for name in named:
+            cells = [cell for figure in result.values() for cell in _point_cells(figure[group][name])]
+            rows.append(("" if group == "all" else group, name, *cells))
+    if len(rows) == 1:
+        return ["no row has an accuracy"]
+    header, *body = text.align(rows, left=2)
+    over = " " * header.find("rows") + "Top-1" + " " * (header.rfind("rows") - header.find("rows") - 5) + "Top-5"
+    tail = "models left out of the fit have larger errors: scripts/calibrate_accuracy.py"
+    return [text.paint(over, text.DIM, colour), text.paint(header, text.DIM, colour), *body, tail]
+
+
+def _point_cells(summary: ErrorSummary) -> list[str]:
+    values = (summary.median, summary.mean, summary.max)
+    return [str(summary.rows), *(f"{value:.1f}" for value in values), f"{summary.bias:+.1f}"]
 
 
 def _summary_cells(summary: ErrorSummary) -> list[str]:

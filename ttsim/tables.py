@@ -228,9 +228,14 @@ def to_markdown(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
+def has_accuracy(table: str) -> bool:
+    """Whether a table has columns for Top-1 and Top-5."""
+    return table not in ("long-context", "batch-32")
+
+
 def _table(rows: list[Row]) -> Iterator[str]:
     kind = rows[0].table
-    accuracy = () if kind in ("long-context", "batch-32") else ("Top-1 (%)", "Top-5 (%)")
+    accuracy = ("Top-1 (%)", "Top-5 (%)") if has_accuracy(kind) else ()
     columns = ("Model", "Device", *accuracy, "Speed (t/s/u)", "avg TTFT (ms)" if kind == "batch-32" else "TTFT (ms)")
     widths = [17, 11] if kind in ("performance", "accuracy") else [14, 6]
     cells = [[_cell(row, column) for column in columns] for row in rows]
