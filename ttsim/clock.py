@@ -72,4 +72,3 @@ def simulate_clock(
 
 def _prefill_time(scenario: Scenario, padded: int, constants: Mapping[str, float]) -> float:
     return dataclasses.replace(scenario, prompt_length=padded).ttft(constants)
-

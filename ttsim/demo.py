@@ -409,5 +409,3 @@ def header_lines(scenario: Scenario, precision_name: str, test: str) -> list[str
 def settings_with(test: str, overrides: Mapping[str, Any]) -> DemoSettings:
     """The settings of a test with those that were given."""
     return dataclasses.replace(TESTS[test], **{key: value for key, value in overrides.items() if value is not None})
-
-

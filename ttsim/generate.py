@@ -294,4 +294,3 @@ class Generator:
                     f"the prompt of user {user} has {len(prompt)} tokens, and with {max_generated_tokens} generated "
                     f"ones it is longer than max_seq_len = {room}"
                 )
-

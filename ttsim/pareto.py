@@ -73,7 +73,7 @@ def published_settings() -> list[tuple[str, Precision]]:
 
 
 def parse_grid(source: str) -> dict[str, list[str]]:
-    """"ff1_3=bfp4,bfp8 ff2=bfp4,bfp8" -> {group: formats}.
+    """ "ff1_3=bfp4,bfp8 ff2=bfp4,bfp8" -> {group: formats}.
 
     Raises:
       ValueError: an unknown group, or a part without formats.
@@ -303,7 +303,9 @@ def to_svg(points: Sequence[Point], title: str) -> str:
     ]
     for i in range(6):
         x, y = left + i / 5 * (width - left - 30), top + i / 5 * plot
-        parts.append(f'<text x="{x:.1f}" y="{top + plot + 18}" text-anchor="middle">{x0 + i / 5 * (x1 - x0):.1f}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{top + plot + 18}" text-anchor="middle">{x0 + i / 5 * (x1 - x0):.1f}</text>'
+        )
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{y1 - i / 5 * (y1 - y0):.1f}</text>')
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, best))
     parts.append(f'<polyline points="{line}" fill="none" stroke="red"/>')
