@@ -2,7 +2,7 @@
 
 python scripts/text_demo.py --weights=SmolLM2-135M --input_prompts="Why is the sky blue?"
 python scripts/text_demo.py --simulate_only --model=Llama3.1-8B --device=T3K --test="accuracy and batch-32"
-python scripts/text_demo.py --weights=SmolLM2-135M --test=batch-32 --max_generated_tokens=50 --decoder_config_file=x.json
+python scripts/text_demo.py --weights=SmolLM2-135M --test=batch-32 --decoder_config_file=winner.json
 """
 
 import os
@@ -99,7 +99,7 @@ def _simulate(demo, settings, test: str, device: str, optimizations: str) -> Non
     layers = len(config.self_attention_layers)
     precision, name = demo.demo_precision(config.name, optimizations, _DECODERS.value, layers)
     scenario, clock, lengths = demo.simulate_demo(settings, config, device, precision)
-    _print(demo.header_lines(scenario, name, test) + [""])
+    _print([*demo.header_lines(scenario, name, test), ""])
     _print([*demo.iteration_lines(clock, every=_every()), ""])
     _print(demo.summary_lines(clock, lengths))
 

@@ -91,7 +91,8 @@ def test_a_broken_state_file_is_one_clear_line(tmp_path):
 def test_results_are_read_from_the_log():
     job = Job(1, "demo", "1b", "n150")
     job.parse(
-        "(TTFT): 12.0 ms\nIteration 0: @ 9.0 tok/s/user\nx @ 88.25 tok/s/user\nTop-1: 78.4% | Top-5: 96.1% (estimated)\n"
+        "(TTFT): 12.0 ms\nIteration 0: @ 9.0 tok/s/user\nx @ 88.25 tok/s/user\n"
+        "Top-1: 78.4% | Top-5: 96.1% (estimated)\n"
     )
     assert (job.speed, job.ttft, job.top1, job.top5, job.kind) == (88.25, 0.012, 78.4, 96.1, "estimated")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import ClassVar
@@ -25,11 +26,11 @@ COLUMNS = (
     ("Speed", 10),
     ("TTFT(ms)", 10),
     ("PCC", 10),
-    ("Output", None),
+    ("Output", 60),
 )
 _EXIT = "Up/Down: Navigate fields | Esc: Exit"
 HELP = {
-    "command": f"Shortcuts: demo, demo-32, table, pareto, accuracy, report, 'help' for full list | Enter: Submit | {_EXIT}",
+    "command": f"Shortcuts: demo, table, pareto, accuracy, report, 'help' for full list | Enter: Next | {_EXIT}",
     "model": f"Enter: Next field | {_EXIT}",
     "device": f"Enter: Submit | {_EXIT}",
     "jobs": "Enter: View log | Backspace/x: Cancel entry | X: Cancel all | r: Restart entry | p: Reparse log | "
@@ -86,6 +87,7 @@ class LT(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,shift+tab", "move(-1)", priority=True),
         Binding("down,tab", "move(1)", priority=True),
+        Binding("enter", "next_field", priority=True),
         Binding("escape", "leave", priority=True),
     ]
     CSS = """
@@ -95,7 +97,7 @@ class LT(App[None]):
     .field Input { border: none; height: 1; padding: 0; background: $surface; }
     .field Input:focus { border: none; background: $boost; }
     Rule { margin: 0; }
-    JobTable { height: 1fr; overflow-x: hidden; }
+    JobTable { height: 1fr; }
     #help { dock: bottom; height: 1; background: $panel; }
     """
 
@@ -135,7 +137,9 @@ class LT(App[None]):
     # Moving
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """A page in front keeps the arrows and Esc to itself."""
+        """A page in front keeps its keys, and the job list its Enter."""
+        if action == "next_field":
+            return isinstance(self.focused, Input)
         return not (action in ("move", "leave") and isinstance(self.screen, Page))
 
     def action_move(self, by: int) -> None:
@@ -148,17 +152,22 @@ class LT(App[None]):
             here = inputs.index(self.focused)  # type: ignore[arg-type]
         there = (here + by) % count
         if there < len(inputs):
-            inputs[there].focus()
+            self.screen.set_focus(inputs[there])  # at once: the next key may be there already
         else:
-            table.focus()
+            self.screen.set_focus(table)
             table.move_cursor(row=there - len(inputs))
 
     def on_descendant_focus(self) -> None:
         if self.focused is not None and self.focused.id in HELP:
             self._tell(HELP[self.focused.id])
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        if event.input.id != "device":
+    async def action_next_field(self) -> None:
+        """Enter in an input: the next one, and after the last one the jobs are queued."""
+        for field in self.query(Input):  # keys that came in one burst are still on their way to the inputs
+            arrived = asyncio.Event()
+            field.call_later(arrived.set)
+            await arrived.wait()
+        if self.focused is None or self.focused.id != "device":
             self.action_move(1)
             return
         fields = {name: self.query_one(f"#{name}", Input) for name in ("command", "model", "device")}
@@ -174,7 +183,7 @@ class LT(App[None]):
         self.refresh_jobs()
         for field in fields.values():
             field.value = ""
-        fields["command"].focus()
+        self.screen.set_focus(fields["command"])
 
     def action_leave(self) -> None:
         """The first Esc ends the running job and then the tool; the second doesn't wait."""
