@@ -72,14 +72,13 @@ def plain_step(parameters, tokens, positions, cache, *, config):
 
 
 def main() -> None:
-    from ttsim.generate import Generator
+    from ttsim.generate import Generator, keep_compiled
     from ttsim.meshes.systems import get_system
-    from ttsim.models.fetch import cache_dir
     from ttsim.models.layout import Layout
     from ttsim.models.loading import load_model, open_checkpoint
     from ttsim.precision import preset
 
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    keep_compiled()
     checkpoint, batch, length = open_checkpoint(_WEIGHTS.value), _BATCH.value, _LENGTH.value
     config = checkpoint.config
     layout = Layout(config, get_system("N150"), max_seq_len=length)

@@ -5,6 +5,7 @@ python scripts/pareto.py --model=Llama3.1-8B --device=N150 --grid="ff1_3=bfp4,bf
 python scripts/pareto.py --weights=SmolLM2-135M --search --decoder_json=winner.json --svg=front.svg --csv=front.csv
 """
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
@@ -41,9 +42,11 @@ def main() -> None:
     measured = None
     if _WEIGHTS.value:
         from ttsim.accuracy import Protocol
+        from ttsim.generate import keep_compiled
         from ttsim.models.loading import open_checkpoint
         from ttsim.pareto_search import Measured
 
+        keep_compiled()
         checkpoint = open_checkpoint(_WEIGHTS.value)
         config = checkpoint.config
         measured = Measured(checkpoint, Protocol(_PREFILL.value, _DECODE.value), _WINDOWS.value)
@@ -68,35 +71,40 @@ def main() -> None:
 
 def _search(config, points, accuracy, measured) -> list[str]:
     """Adds the search's points to `points` and says what won."""
-    from ttsim import pareto_search
-    from ttsim.precision import preset
+    from ttsim import pareto, pareto_search
 
-    base = preset("accuracy", "Llama3.2-1B")
+    bases = pareto_search.default_bases()
     if measured is None:
-        noise = pareto_search.estimated_sensitivities(config, base)
+        noise = pareto_search.estimated_sensitivities(config, bases[0])
     else:
-        noise = measured.sensitivities(base, cli.progress("sensitivities"))
+        bases = bases[:1]  # one compiled pass serves the whole search
+        accuracy = measured.mixes(bases[0])
+        noise = accuracy.sensitivities(cli.progress("sensitivities"))
     result = pareto_search.search(
         config,
         _DEVICE.value,
         accuracy,
         noise,
-        base,
+        bases,
         points,
         target=_TARGET.value,
         steps=_STEPS.value,
         first_index=len(points),
         progress=cli.progress("search"),
     )
-    points += result.path
-    if result.winner is None:
-        return ["", f"Search: nothing reaches a Top-1 of {result.target:.1f} %"]
     winner = result.winner
+    if winner is not None and measured is not None:  # once more, exactly as the device would run it
+        top1, top5, _ = measured(winner.precision)
+        winner = dataclasses.replace(winner, top1=top1, top5=top5)
+    points += [winner if winner and p.index == winner.index else p for p in result.path]
+    if winner is None:
+        return ["", f"Search: nothing reaches a Top-1 of {result.target:.1f} %"]
+    beaten = [p.index for p in points if pareto.dominates(winner, p) and not p.description.startswith("search")]
     lines = [
         "",
         f"Search: point {winner.index}, {winner.speed:.1f} t/s/u, Top-1 {winner.top1:.1f} % ({winner.kind}), target "
         f"{result.target:.1f} %",
-        "  beats " + (", ".join(f"{p.index}" for p in result.beaten) or "none of the settings above"),
+        "  beats " + (", ".join(map(str, beaten)) or "none of the settings above"),
     ]
     if _JSON.value:
         cli.write(winner.precision.to_decoder_json(len(config.self_attention_layers)), _JSON.value)

@@ -107,7 +107,8 @@ def test_runner_runs_jobs_in_order_and_reports_errors(tmp_path):
     runner.wait()
     runner.close()
     assert [job.status for job in jobs] == ["Finished", "Error", "Error"]
-    assert jobs[0].top1 and jobs[0].kind == "estimated"
+    assert jobs[0].top1
+    assert jobs[0].kind == "estimated"
     assert "valid: demo, demo-acc" in jobs[1].output
     assert "N150 has 1 chips" in jobs[2].output
     assert state.log(jobs[0]).read_text().startswith("lt --run=accuracy --models=1b --devices=n150\n")

@@ -7,6 +7,7 @@ models/tt_transformers/demo/simple_text_demo.py, May 2025.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import json
 import re
@@ -20,10 +21,10 @@ import jax
 import numpy as np
 
 from ttsim.clock import Clock, simulate_clock
-from ttsim.generate import Generation, Generator, cache_length
+from ttsim.generate import Generation, Generator, cache_length, keep_compiled
 from ttsim.memory import check_fits
 from ttsim.meshes.systems import UnknownSystemError, get_system
-from ttsim.models.fetch import COMMAND, cache_dir
+from ttsim.models.fetch import COMMAND
 from ttsim.models.layout import Layout
 from ttsim.models.loading import load_model, open_checkpoint
 from ttsim.models.presets import get_config
@@ -47,6 +48,10 @@ _PUBLISHED_LENGTHS: dict[str, Callable[[str], int]] = {
     "input_data_long_64k.json": lambda model: prompt_tokens(model, "long-64k")[0],
     "input_data_long_16k.json": lambda model: 16_204,  # tokens with Llama 3's tokenizer
 }
+
+
+_PAGES = PageParams(32, 1024)
+_GREEDY = SamplingParams(0.0, 0.08)
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,8 @@ class DemoSettings:
     max_generated_tokens: int = 200
     data_parallel: int = 1
     paged_attention: bool = True
-    page_params: PageParams = PageParams(32, 1024)
-    sampling_params: SamplingParams = SamplingParams(0.0, 0.08)
+    page_params: PageParams = _PAGES
+    sampling_params: SamplingParams = _GREEDY
     stop_at_eos: bool = True
 
     def __post_init__(self) -> None:
@@ -301,6 +306,7 @@ class Demo:
         lengths = [len(tokens) for batch in self.tokens for tokens in batch]
         check_lengths(settings, lengths)
         self.scenario = scenario_of(settings, config, device, self.precision, max(lengths))
+        keep_compiled()
         _virtual_devices(self.scenario.system.num_chips)
         layout = Layout(config, self.scenario.system, max_seq_len=cache_length(settings.max_seq_len))
         mesh = layout.system.mesh()
@@ -355,12 +361,9 @@ class _Stream:
 
 
 def _virtual_devices(count: int) -> None:
-    """As many virtual CPU devices as the system has chips, if JAX has not started yet, and a cache of compiled steps."""
-    try:
+    """As many virtual CPU devices as the system has chips, if JAX has not started yet."""
+    with contextlib.suppress(RuntimeError):  # JAX runs already: `System.mesh` says so if there are too few devices
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        return  # JAX runs already: `System.mesh` says so if there are too few devices
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
 
 
 # What is printed

@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ttsim.models.cache import KVCache
+from ttsim.models.fetch import cache_dir
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place_cache, prefill_step
 from ttsim.models.transformer import Transformer
@@ -59,6 +60,11 @@ class Generation:
     @property
     def iterations(self) -> int:
         return len(self.step_times)
+
+
+def keep_compiled() -> None:
+    """Keeps compiled steps in the user's cache, so that the same model and shapes start at once the next time."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
 
 
 def cache_length(max_seq_len: int) -> int:
@@ -158,9 +164,9 @@ class Generator:
             new = tokens[rows]
             ends = alive & np.isin(new, stops)
             stopped[ends], alive[ends] = True, False
-            for user in np.flatnonzero(alive):
+            for user in map(int, np.flatnonzero(alive)):
                 generated[user].append(int(new[user]))
-            for user in np.flatnonzero(ends):
+            for user in map(int, np.flatnonzero(ends)):
                 self._release(tables, user)
             if on_tokens:
                 on_tokens(iteration, new, alive.copy())
@@ -170,7 +176,7 @@ class Generator:
         for iteration in range(max_generated_tokens):
             if not alive.any():
                 break
-            for user in np.flatnonzero(alive):
+            for user in map(int, np.flatnonzero(alive)):
                 self._reserve(tables, user, int(positions[rows[user]]) + 1)
             start = time.perf_counter()
             out, self._cache = self._decode(self._model, tokens, positions, seeds, self._cache)

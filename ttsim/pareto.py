@@ -239,7 +239,8 @@ def _short(description: str) -> str:
     precision, plain = Precision.parse(description), Precision()
     groups = dataclasses.asdict(precision.default)
     differs = {g: v for g, v in groups.items() if v != getattr(plain.default, g)}
-    return ", ".join(f"{g} {v}" for g, v in differs.items()) or "default: all weights bfp8"
+    own = [f"{len(precision.layers)} decoders of their own"] if precision.layers else []
+    return ", ".join([*(f"{g} {v}" for g, v in differs.items()), *own]) or "default: all weights bfp8"
 
 
 def _plot(points: Sequence[Point], colour: bool, width: int, height: int = 18) -> list[str]:
@@ -265,9 +266,9 @@ def _plot(points: Sequence[Point], colour: bool, width: int, height: int = 18) -
         for i in range(1, len(mark)):
             cells[row][column + i] = ""
     lines = ["Top-1 %"]
-    for i, row in enumerate(cells):
+    for i, line in enumerate(cells):
         label = f"{high - (high - low) * i / (height - 1):6.1f} |" if i % 4 == 0 or i == height - 1 else "       |"
-        lines.append((label + "".join(row)).rstrip())
+        lines.append((label + "".join(line)).rstrip())
     lines.append("       +" + "-" * (width - gutter))
     ends = f"{left:.1f}", f"{right:.1f} t/s/u"
     lines.append(" " * gutter + ends[0] + " " * (width - gutter - len(ends[0]) - len(ends[1])) + ends[1])

@@ -203,9 +203,10 @@ def load_chat(path: str | os.PathLike[str]) -> Chat:
 
 def _chat_of_gguf(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> Chat:
     tokens = metadata["tokenizer.ggml.tokens"]
-    ids = {key: metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("bos", "eos", "eot")}
-    special = {f"{key}_token": tokens[ids[key]] for key in ("bos", "eos") if ids[key] is not None}
-    stops = {int(ids[key]) for key in ("eos", "eot") if ids[key] is not None}
+    names = {key: f"tokenizer.ggml.{key}_token_id" for key in ("bos", "eos", "eot")}
+    ids = {key: int(metadata[name]) for key, name in names.items() if name in metadata}
+    special = {f"{key}_token": tokens[ids[key]] for key in ("bos", "eos") if key in ids}
+    stops = {ids[key] for key in ("eos", "eot") if key in ids}
     return Chat(
         tokenizer,
         metadata.get("tokenizer.chat_template"),

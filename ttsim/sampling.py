@@ -6,7 +6,6 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +62,7 @@ def sample(
     seeds: jax.Array,
     positions: jax.Array,
     params: SamplingParams,
-    ties: Literal["first", "last"] = "first",
+    ties: str = "first",
 ) -> jax.Array:
     """The next token of each user.
 
@@ -73,7 +72,7 @@ def sample(
     Args:
       logits_bv: [B, V]. seeds: uint32 [B], one a user. positions: int32 [B], which make the draws of a user differ.
       params: static.
-      ties: which of equal logits is the largest (`Precision.argmax_ties`).
+      ties: which of equal logits is chosen, "first" or "last" (`Precision.argmax_ties`).
 
     Returns:
       int32 [B].

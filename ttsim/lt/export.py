@@ -8,12 +8,16 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ttsim import cli, tables
 from ttsim.lt import commands
 from ttsim.lt.state import Job
 from ttsim.precision import preset
 from ttsim.tables import Row
+
+if TYPE_CHECKING:
+    from ttsim.pareto import Kind, Point
 
 # Test of a demo -> the section that its row goes into.
 _SECTIONS = {
@@ -126,24 +130,24 @@ def _sweeps(jobs: Iterable[Job]) -> dict[tuple[str, str], list[Job]]:
     return groups
 
 
-def _points(jobs: Sequence[Job]):
+def _points(jobs: Sequence[Job]) -> list[Point]:
     """The points of one model on one device: settings with both a speed and an accuracy."""
     from ttsim.pareto import Point
 
     by_setting: dict[str, dict[str, Job]] = {}
     for job in jobs:
         by_setting.setdefault(job.setting, {})[job.command.partition("-")[0]] = job
-    points = []
+    points: list[Point] = []
     for setting, pair in by_setting.items():
         if {"demo", "accuracy"} <= set(pair):
             demo, accuracy = pair["demo"], pair["accuracy"]
             figures = (demo.speed or 0.0, demo.ttft or 0.0, accuracy.top1 or 0.0, accuracy.top5 or 0.0)
-            kind = "measured" if accuracy.kind == "measured" else "estimated"
+            kind: Kind = "measured" if accuracy.kind == "measured" else "estimated"
             points.append(Point(len(points), setting, preset("performance", "1b"), *figures, kind))
     return points
 
 
-def _point_list(points) -> str:
+def _point_list(points: Sequence[Point]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("index", "speed", "top1", "description"))

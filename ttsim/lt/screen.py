@@ -175,7 +175,8 @@ class LT(App[None]):
             self.push_screen(Page("\n".join(commands.commands()), "commands"))
             return
         try:
-            jobs = commands.queue(*(field.value for field in fields.values()), self.state.folder)
+            command, model, device = (field.value for field in fields.values())
+            jobs = commands.queue(command, model, device, self.state.folder)
         except ValueError as error:
             self._tell(str(error), error=True)
             return
