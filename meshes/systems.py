@@ -11,6 +11,7 @@ tech_reports/EthernetMultichip (links), tech_reports/TT-Distributed (hosts), for
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class System:
       data_parallel: independent replicas, all driven by one host.
       links: Ethernet links that one collective uses between two neighbours.
       gateways: whether the host reaches the chips through gateway chips (the Galaxy of 2024/25, "TG").
+      software: state of the software that it runs, None for that of the published tables.
     """
 
     name: str
@@ -60,6 +62,7 @@ class System:
     data_parallel: int = 1
     links: int = 1
     gateways: bool = False
+    software: datetime.date | None = None
 
     @property
     def chips_per_replica(self) -> int:
@@ -102,6 +105,8 @@ class System:
         return Mesh(grid, self.axis_names, axis_types=(AxisType.Auto,) * len(self.mesh_shape))
 
 
+_BLACKHOLE = datetime.date(2026, 4, 13)  # date of the dispatch figures of Blackhole
+
 SYSTEMS = {
     system.name: system
     for system in (
@@ -111,6 +116,13 @@ SYSTEMS = {
         # Four N300 in a 2 x 4 mesh; the ring over all eight crosses on-board edges, which have one free link.
         System(name="T3K", chip="wormhole", grid=(8,), topology=Topology.RING),
         System(name="TG", chip="wormhole", grid=(8, 4), topology=Topology.GRID, links=2, gateways=True),
+        # Predicted: no published row is of Blackhole. Collectives use two links between neighbours (tt-metal
+        # tech_reports/CCLs, best practices of 2026); lines and rings as `ccl_topology` chooses them.
+        System(name="P100", chip="blackhole_p100", grid=(1,), topology=Topology.SINGLE, software=_BLACKHOLE),
+        System(name="P150", chip="blackhole_p150", grid=(1,), topology=Topology.SINGLE, software=_BLACKHOLE),
+        System(name="P300", chip="blackhole_p150", grid=(2,), topology=Topology.LINEAR, links=2, software=_BLACKHOLE),
+        System(name="P150x4", chip="blackhole_p150", grid=(4,), topology=Topology.LINEAR, links=2, software=_BLACKHOLE),
+        System(name="P150x8", chip="blackhole_p150", grid=(8,), topology=Topology.RING, links=2, software=_BLACKHOLE),
     )
 }
 
@@ -118,15 +130,23 @@ SYSTEMS = {
 def get_system(name: str | System, data_parallel: int = 1) -> System:
     """The system of this name (any case, "T3K DP=4" too), cut into `data_parallel` replicas.
 
+    Args:
+      name: a built-in name, the path of a TOML file (see `ttsim.meshes.toml_systems`), or a system.
+
     Raises:
       UnknownSystemError: no such system, or its chips don't divide into that many replicas.
     """
     if isinstance(name, System):
         return split(name, data_parallel)
+    if name.endswith(".toml"):
+        from ttsim.meshes.toml_systems import load_system
+
+        return split(load_system(name), data_parallel)
     base, marker, degree = (part.strip() for part in name.upper().strip(" )").replace("(", " ").partition("DP="))
-    system = SYSTEMS.get(base)
+    known = {each.upper(): system for each, system in SYSTEMS.items()}
+    system = known.get(base)
     if system is None:
-        near = difflib.get_close_matches(base, SYSTEMS, n=2, cutoff=0.3)
+        near = [known[each].name for each in difflib.get_close_matches(base, known, n=2, cutoff=0.3)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise UnknownSystemError(f"no device named {name!r}: {hint}known: {', '.join(SYSTEMS)}")
     if not marker:
@@ -158,4 +178,5 @@ def split(system: System, data_parallel: int) -> System:
         )
     chips = system.num_chips // data_parallel
     topology = Topology.SINGLE if chips == 1 else Topology.LINEAR
-    return dataclasses.replace(system, grid=(chips,), topology=topology, data_parallel=data_parallel, links=1)
+    links = 1 if system.topology is Topology.GRID else system.links
+    return dataclasses.replace(system, grid=(chips,), topology=topology, data_parallel=data_parallel, links=links)

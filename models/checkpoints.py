@@ -18,8 +18,8 @@ from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
 from ttsim.models.transformer import CrossAttentionLayer, Transformer
 
-# (value in the parameter's global shape, its path in the model ("layers.0.mlp.w1_df"), its logical axes) -> its array
-Convert = Callable[[np.ndarray, str, tuple[str | None, ...]], Any]
+# (value in the parameter's global shape, its path in the model: "layers.0.mlp.w1_df") -> its array
+Convert = Callable[[np.ndarray, str], Any]
 
 
 class CheckpointError(ValueError):
@@ -113,7 +113,7 @@ def from_hf_tensors(
     Raises:
       CheckpointError: a tensor is missing or has the wrong shape; the message names it and both shapes.
     """
-    convert = convert or (lambda value, path, axes: jnp.asarray(value, jnp.float32))
+    convert = convert or (lambda value, path: jnp.asarray(value, jnp.float32))
     config = layout.config
     source = MappedTensors(tensors) if isinstance(tensors, Mapping) else tensors
     model = Transformer(layout)
@@ -122,7 +122,7 @@ def from_hf_tensors(
         shape = param.get_value().shape
         padding = [(0, want - have) for want, have in zip(shape, value.shape, strict=True)]
         value = np.pad(value, padding) if any(p for _, p in padding) else value
-        param.set_value(convert(value, path, param.get_metadata()["axes"]))
+        param.set_value(convert(value, path))
 
     vocab, hidden = config.vocab_size, config.hidden_size
     table = "embed_tokens.weight"

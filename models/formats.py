@@ -10,6 +10,7 @@ from math import prod
 import jax
 from flax import nnx
 
+from ttsim.chips import CHIPS
 from ttsim.formats import get_format, tile_padded_bytes
 from ttsim.models.layout import LM_HEAD_COLUMNS, Layout, round_up
 from ttsim.models.transformer import Transformer
@@ -56,22 +57,28 @@ def parameters(layout: Layout, precision: Precision) -> tuple[ParameterInfo, ...
 
 
 def _parameters(layout: Layout, precision: Precision) -> Iterator[ParameterInfo]:
+    for path, slot, shape, local in _slices(layout):
+        name = path.rpartition(".")[2]
+        fmt = parameter_format(name, None if slot is None else precision.layer(slot), precision)
+        yield ParameterInfo(path, shape, local, fmt, _bytes(name, local, fmt, layout))
+
+
+@functools.lru_cache(maxsize=128)
+def _slices(layout: Layout) -> tuple[tuple[str, int | None, tuple[int, ...], tuple[int, ...]], ...]:
+    """(path, self-attention layer or None, global shape, one chip's shape) of each parameter."""
     sizes = dict(zip(layout.system.axis_names, layout.system.mesh_shape, strict=True))
     model = Transformer(layout)
     slots = {index: slot for slot, index in enumerate(layout.config.self_attention_layers)}
+    slices = []
     for keys, param in jax.tree.leaves_with_path(model, is_leaf=lambda node: isinstance(node, nnx.Variable)):
         names = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in keys]
-        layer = None
-        if names[0] == "layers":
-            if int(names[1]) not in slots:
-                continue
-            layer = precision.layer(slots[int(names[1])])
+        if names[0] == "layers" and int(names[1]) not in slots:
+            continue
         shape = param.get_value().shape
         spec = layout.rules.spec(*param.get_metadata()["axes"])
         local = tuple(size // sizes.get(axis, 1) for size, axis in zip(shape, spec, strict=True))
-        fmt = parameter_format(names[-1], layer, precision)
-        path = ".".join(names)
-        yield ParameterInfo(path, shape, local, fmt, _bytes(names[-1], local, fmt, layout))
+        slices.append((".".join(names), slots[int(names[1])] if names[0] == "layers" else None, shape, local))
+    return tuple(slices)
 
 
 def parameter_format(name: str, layer: LayerPrecision | None, precision: Precision) -> str:
@@ -95,11 +102,8 @@ def _bytes(name: str, local: tuple[int, ...], fmt: str, layout: Layout) -> int:
     if name == "lm_head_dv":
         pieces = [min(LM_HEAD_COLUMNS, columns - first) for first in range(0, columns, LM_HEAD_COLUMNS)]
     if _is_bank_sharded(name, layout):
-        pieces = [round_up(piece, 32 * _BANKS) for piece in pieces]
+        pieces = [round_up(piece, 32 * CHIPS[layout.system.chip].dram_banks) for piece in pieces]
     return sum(tile_padded_bytes((rows, piece), fmt) for piece in pieces)
-
-
-_BANKS = 12  # DRAM banks of a Wormhole (tt-metal soc_descriptors)
 
 
 def _is_bank_sharded(name: str, layout: Layout) -> bool:

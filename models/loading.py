@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -172,20 +173,31 @@ def load_model(
     checkpoint = weights if isinstance(weights, Checkpoint) else open_checkpoint(weights)
     mesh = layout.system.mesh() if mesh is None else mesh
     config = layout.config
+    where = {_path(keys): sharding for keys, sharding in _expected_shardings(layout, mesh)}
 
     with Progress(f"loading {config.name}", 7 * config.num_layers + 3, progress) as bar:
 
-        def convert(value: np.ndarray, path: str, axes: tuple[str | None, ...]) -> Any:
+        def convert(value: np.ndarray, path: str) -> Any:
             name = path.rpartition(".")[2]
             fmt = parameter_format(name, _layer_precision(path, config, precision), precision)
-            array = place_parameter(value, fmt, NamedSharding(mesh, layout.rules.spec(*axes)))
+            array = place_parameter(value, fmt, where[path])
             kind: Storage = "bfloat16" if storage == "packed" and name not in _LINEAR else storage
             bar.advance(path)
-            return _stored(array, fmt, kind, keep=value.dtype == jnp.bfloat16)
+            return _stored(array, fmt, kind, where[path], keep=value.dtype == jnp.bfloat16)
 
         model = from_hf_tensors(layout, checkpoint.tensors, convert)
     check_sharding(model, layout, mesh)
     return model
+
+
+def _expected_shardings(layout: Layout, mesh: Mesh) -> list[tuple[Any, NamedSharding]]:
+    return jax.tree.leaves_with_path(shardings(Transformer(layout), layout.rules, mesh))
+
+
+def _path(keys: Sequence[Any]) -> str:
+    """A parameter's place in the model: "layers.0.mlp.w1_df"."""
+    names = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in keys]
+    return ".".join(name for name in names if name != "value")
 
 
 def _layer_precision(path: str, config: ModelConfig, precision: Precision) -> LayerPrecision | None:
@@ -217,12 +229,11 @@ def _rounder(fmt: str, mesh: Mesh, spec: PartitionSpec):
     return jax.jit(rounded, donate_argnums=0)
 
 
-def _stored(array: jax.Array, fmt: str, storage: Storage, *, keep: bool) -> Any:
+def _stored(array: jax.Array, fmt: str, storage: Storage, sharding: NamedSharding, *, keep: bool) -> Any:
     """Values that are on a format's grid, held as `storage` says where that loses nothing."""
     if storage == "float32" or (fmt == "fp32" and not keep):
         return array
     if storage == "packed" and get_format(fmt).is_block:
-        sharding = array.sharding
         return _packer(fmt, sharding.mesh, sharding.spec)(array)
     return array.astype(jnp.bfloat16)
 
@@ -230,7 +241,7 @@ def _stored(array: jax.Array, fmt: str, storage: Storage, *, keep: bool) -> Any:
 @functools.cache
 def _packer(fmt: str, mesh: Mesh, spec: PartitionSpec):
     packed = jax.shard_map(lambda x: quantize(x, fmt), mesh=mesh, in_specs=spec, out_specs=spec)
-    return jax.jit(packed, donate_argnums=0)
+    return jax.jit(packed)
 
 
 def check_sharding(model: Transformer, layout: Layout, mesh: Mesh) -> None:
@@ -239,10 +250,10 @@ def check_sharding(model: Transformer, layout: Layout, mesh: Mesh) -> None:
     Raises:
       AssertionError: names the parameter.
     """
-    expected = jax.tree.leaves_with_path(shardings(Transformer(layout), layout.rules, mesh))
+    expected = _expected_shardings(layout, mesh)
     values = jax.tree.leaves(model, is_leaf=lambda x: hasattr(x, "sharding"))
     for (path, sharding), value in zip(expected, values, strict=True):
-        name = jax.tree_util.keystr(path)
+        name = _path(path)
         if not value.sharding.is_equivalent_to(sharding, value.ndim):
             raise AssertionError(f"{name} is sharded as {value.sharding.spec}, the rules say {sharding.spec}")
         if value.ndim >= 2 and layout.system.chips_per_replica > 1 and is_replicated(sharding.spec):

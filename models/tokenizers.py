@@ -105,7 +105,7 @@ def _byte_level(path: Path, tokens: list[str], merges: list[str], pre: str) -> A
         first = pre_tokenizers.Digits(individual_digits=True) if pre == "smollm" else None
     else:
         raise CheckpointError(f"{path} splits text as {pre!r}; supported: {', '.join((*_SPLITS, *_BYTE_LEVEL))}")
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    pairs = [(left, right) for left, right in (merge.split(" ", 1) for merge in merges)]
     backend = Backend(
         models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=pairs, ignore_merges=pre == "llama-bpe")
     )
@@ -132,7 +132,7 @@ def _sentencepiece(tokens: list[str], metadata: Mapping[str, Any]) -> Any:
             fuse_unk=True,
         )
     )
-    steps = [normalizers.Replace(" ", "▁")]
+    steps: list[Any] = [normalizers.Replace(" ", "▁")]
     if metadata.get("tokenizer.ggml.add_space_prefix", True):
         steps.insert(0, normalizers.Prepend("▁"))
     backend.normalizer = normalizers.Sequence(steps)

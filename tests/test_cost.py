@@ -121,7 +121,7 @@ def test_constants_are_read_back_and_checked(tmp_path):
 )
 def test_dram_sharded_matmuls_of_the_8b_profile(k, n, cores, microseconds):
     kernel = matmul.dram_sharded(k, n, fmt="bfp8", setting="hifi2", cores=cores, machine=machine())
-    assert kernel.time(VALUES) == pytest.approx(microseconds * 1e-6, rel=0.04)
+    assert kernel.time(VALUES) == pytest.approx(microseconds * 1e-6, rel=0.03)
 
 
 @pytest.mark.parametrize(("k", "n", "cores", "microseconds"), [(2048, 384, 32, 31), (2048, 1024, 32, 31)])
@@ -314,6 +314,17 @@ def test_a_batch_above_the_device_argmax_pays_for_the_host_s():
 def test_the_host_serves_replicas_in_turn():
     single, groups = (host.step(machine("T3K", data_parallel=d), 1, 1).value(VALUES) for d in (1, 8))
     assert groups - single == pytest.approx(7 * VALUES["host_replica"])
+
+
+def test_prices_are_differentiable_by_the_constants():
+    step = price(linear_program(n=4096), machine())
+
+    def time(bandwidth):
+        return decode_time(step, {**VALUES, "dram_sharded_bandwidth": bandwidth}, batch=1, vocab_size=1, xp=jnp)
+
+    bandwidth = 5e9  # low enough to bind
+    moved = step.kernels[0].kernel.bytes
+    assert jax.grad(time)(bandwidth) == pytest.approx(-moved / bandwidth**2, rel=1e-3)
 
 
 def test_a_prompt_takes_the_longer_of_host_and_device():

@@ -501,3 +501,25 @@ def test_shards_that_cut_a_block_are_refused():
         formats.check_shard_alignment(48, 2, "bfp4")
     with pytest.raises(ValueError, match="evenly"):
         formats.check_shard_alignment(100, 3, "bf16")
+
+
+@pytest.mark.parametrize("convert", [formats.quantize, formats.round_to])
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_a_shard_that_cuts_a_block_is_refused(convert, check_vma):
+    mesh = jax.make_mesh((4,), ("tp",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+    spec = jax.sharding.PartitionSpec(None, "tp")
+
+    def sharded(width, rounding="host"):
+        function = jax.shard_map(
+            lambda x: formats.dequantize(convert(x, "bfp8", rounding)),
+            mesh=mesh,
+            in_specs=spec,
+            out_specs=spec,
+            check_vma=check_vma,
+        )
+        return function(jnp.linspace(-3, 3, 2 * width).reshape(2, width))
+
+    np.testing.assert_array_equal(sharded(64), formats.round_to(jnp.linspace(-3, 3, 128).reshape(2, 64), "bfp8"))
+    with pytest.raises(ValueError, match="cuts a block of 16"):
+        sharded(4 * 24)
+    assert sharded(4 * 24, "device").shape == (2, 96)  # each device pads its own tiles

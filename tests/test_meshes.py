@@ -179,7 +179,7 @@ def test_specs_of_a_layer(device):
             "w2_fd": ("row", "col"),
         }
     else:
-        wo = (None, "tp") if device == "T3K" else ("tp", None)
+        wo = (None, "tp") if device in ("T3K", "P150x8") else ("tp", None)
         expected = {"wqkv_dkgh": (None, "tp"), "wo_qd": wo, "w1_df": (None, "tp"), "w2_fd": ("tp", None)}
     assert {name: tuple(spec[name])[:2] for name in expected} == expected
     assert spec["w3_df"] == spec["w1_df"]

@@ -18,10 +18,10 @@ from ttsim.models.cache import KVCache
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import shardings
 from ttsim.models.presets import PRESETS
-from ttsim.models.run import decode_program, decode_step, prefill_program
+from ttsim.models.run import decode_program, decode_step, prefill_program, prefill_step
 from ttsim.models.transformer import Transformer
 from ttsim.ops import OpCall, op
-from ttsim.precision import preset
+from ttsim.precision import Precision, preset
 from ttsim.program import trace
 
 EXACT = preset("fp32", "Llama3.2-1B")
@@ -193,6 +193,51 @@ def test_repeated_layers_are_one_block():
     blocks = [item for item in decode_of("Llama3.1-70B", "TG").block.body if not isinstance(item, OpCall)]
     assert [block.count for block in blocks] == [80]
     assert len(list(decode_of("Llama3.1-70B", "TG").ops())) < 60
+
+
+MIXED = Precision().replace(activation="bf16").replace_layer(3, ff1_3="bfp4").replace_layer(15, ff2="bf16")
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "precision"),
+    [
+        ("Llama3.2-1B", "N150", preset("performance", "Llama3.2-1B")),
+        ("Llama3.2-1B", "N300", MIXED),
+        ("Llama3.2-1B", "T3K DP=4", MIXED),
+        ("Llama3.2-11B", "T3K", preset("accuracy", "Llama3.2-11B")),
+        ("Llama3.2-1B", "TG", preset("performance", "Llama3.2-1B")),
+        ("Llama3.2-1B", "N150", EXACT),
+    ],
+)
+def test_programs_equal_the_trace_of_the_whole_step(model, device, precision):
+    """`decode_program` and `prefill_program` may take short cuts; `trace` of the function that runs takes none."""
+    layout, batch, length = layout_of(model, device), 4, 128
+    model_sds, cache = Transformer(layout), KVCache.abstract(layout, batch)
+    replicas = layout.system.data_parallel
+    row, tokens, positions, user, last = (
+        jax.ShapeDtypeStruct(shape, jnp.int32)
+        for shape in ((batch * replicas,), (length * replicas,), (length,), (), (replicas,))
+    )
+    decode = trace(decode_step(layout, precision, batch), model_sds, row, row, cache)
+    prefill = trace(prefill_step(layout, precision, batch), model_sds, tokens, positions, user, last, cache)
+    assert unrolled(decode_program(layout, precision, batch)) == unrolled(decode)
+    assert unrolled(prefill_program(layout, precision, batch, length)) == unrolled(prefill)
+
+
+def unrolled(program):
+    """Every launch in order: op, attributes, shapes and how many devices take part."""
+
+    def launches(block):
+        for _ in range(block.count):
+            for item in block.body:
+                if not isinstance(item, OpCall):
+                    yield from launches(item)
+                    continue
+                shapes = [(x.shape, x.dtype) for x in jax.tree.leaves((item.inputs, item.outputs))]
+                devices = item.num_devices if "axis" in item.attributes else 1
+                yield item.name, dict(item.attributes), shapes, devices
+
+    return list(launches(program.block))
 
 
 @cells

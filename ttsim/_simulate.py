@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 
 from ttsim.cost.constants import load_constants
-from ttsim.memory import check_fits
 from ttsim.meshes.systems import System
 from ttsim.models.config import ModelConfig
 from ttsim.precision import Precision
@@ -54,8 +53,12 @@ def simulate(
         model, device, precision, batch_size, prompt_length, max_generated_tokens, data_parallel, date
     )
     constants = load_constants() if constants is None else constants
-    memory = scenario.memory()
-    check_fits(memory, f"{scenario.label} with sequences of {scenario.sequence_length} tokens")
+    return report_of(scenario, constants)
+
+
+def report_of(scenario: Scenario, constants: Mapping[str, float]) -> Report:
+    """The report of a scenario (see `simulate`)."""
+    memory = scenario.check_fits()
     decode = decode_breakdown(scenario, constants)
     prefill = prefill_breakdown(scenario, constants)
     return Report(scenario, 1 / decode.time, prefill.time, memory, decode, prefill)

@@ -15,14 +15,12 @@ last sum, rounding after each hop of a collective.
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +28,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ttsim import ops as tt
+from ttsim.accuracy_report import PUBLISHED, AccuracyReport, Outputs, Protocol, Score
 from ttsim.meshes.systems import System, get_system
 from ttsim.models.cache import KVCache
+from ttsim.models.config import ModelConfig
+from ttsim.models.layerwise import AheadOfTime, prefill_by_layer
 from ttsim.models.layout import Layout
 from ttsim.models.loading import Checkpoint, Storage, load_model, open_checkpoint
 from ttsim.models.run import decode_step, place_cache, prefill_step
@@ -42,151 +43,6 @@ from ttsim.progress import Progress
 from ttsim.refpt import ReferenceFile, read_refpt
 
 TEXT = "tale_of_two_cities.txt"  # the opening of the published runs' book, Project Gutenberg #98, public domain
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How much is prefilled and how much decoded: the published runs' 512 + 511, before May 2025 512 + 128."""
-
-    prefill: int = 512
-    decode: int = 511
-
-    def __post_init__(self) -> None:
-        if self.prefill < 1 or self.decode < 1:
-            raise ValueError(f"prefill and decode are at least 1 token, not {self.prefill} and {self.decode}")
-
-    @property
-    def length(self) -> int:
-        """Tokens of one window: the last one is only what the last position should predict."""
-        return self.prefill + self.decode + 1
-
-
-@dataclass(frozen=True, eq=False)
-class Outputs:
-    """What one run says about the decode positions of each window.
-
-    Attributes:
-      choice: int32 [windows, decode], the argmax.
-      nll: float32 [windows, decode], -log p(next token of the text), in nats.
-      top5: int32 [windows, decode, 5], best first; None if it wasn't asked for.
-      seconds: wall time of the passes, compilation and loading not included.
-    """
-
-    choice: np.ndarray
-    nll: np.ndarray
-    top5: np.ndarray | None
-    seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class Score:
-    """Agreement with a reference, per window.
-
-    Attributes:
-      top1, top5: per cent, float [windows].
-      delta_nll: mean -log p(text) less the reference's, float [windows] in nats; None where a reference file has none.
-    """
-
-    top1: np.ndarray
-    top5: np.ndarray
-    delta_nll: np.ndarray | None
-
-    @classmethod
-    def of(cls, outputs: Outputs, top5: np.ndarray, nll: np.ndarray | None = None) -> Score:
-        """Compares a run with the reference's best five tokens [windows, decode, 5] and -log p [windows, decode]."""
-        hits = outputs.choice[..., None] == top5
-        return cls(
-            top1=100 * hits[..., 0].mean(axis=1),
-            top5=100 * hits.any(axis=-1).mean(axis=1),
-            delta_nll=None if nll is None else (outputs.nll - nll).mean(axis=1),
-        )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class AccuracyReport:
-    """A measured accuracy.
-
-    Attributes:
-      model, device, precision: what was run.
-      reference: what it was compared with.
-      protocol: lengths.
-      score: per window. bf16: the same of the bf16 preset, or None.
-      seconds: wall time by part: "load", "reference", "bf16", "run", "total".
-    """
-
-    model: str
-    device: str
-    precision: str
-    reference: str
-    protocol: Protocol
-    score: Score
-    bf16: Score | None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def windows(self) -> int:
-        return len(self.score.top1)
-
-    @property
-    def top1(self) -> float:
-        """Mean over the windows, per cent."""
-        return float(self.score.top1.mean())
-
-    @property
-    def top5(self) -> float:
-        return float(self.score.top5.mean())
-
-    @property
-    def delta_nll(self) -> float | None:
-        return None if self.score.delta_nll is None else float(self.score.delta_nll.mean())
-
-    @property
-    def drop(self) -> tuple[float, float] | None:
-        """Points of Top-1 and Top-5 lost against bf16."""
-        if self.bf16 is None:
-            return None
-        return float(self.bf16.top1.mean()) - self.top1, float(self.bf16.top5.mean()) - self.top5
-
-    def sampling_error(self, top: str = "top1") -> float:
-        """Standard error of the mean in points: binomial for one window, from the spread for more."""
-        values = getattr(self.score, top)
-        if len(values) > 1:
-            return spread(values) / len(values) ** 0.5
-        p = values[0] / 100
-        return 100 * float(np.sqrt(p * (1 - p) / self.protocol.decode))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
-        drop = self.drop
-        return {
-            "model": self.model,
-            "device": self.device,
-            "precision": self.precision,
-            "kind": "measured",
-            "reference": self.reference,
-            "prefill": self.protocol.prefill,
-            "decode": self.protocol.decode,
-            "windows": self.windows,
-            "top1": self.top1,
-            "top5": self.top5,
-            "top1_sd": spread(self.score.top1),
-            "top5_sd": spread(self.score.top5),
-            "top1_sampling_error": self.sampling_error("top1"),
-            "top5_sampling_error": self.sampling_error("top5"),
-            "delta_nll": self.delta_nll,
-            "top1_windows": self.score.top1.tolist(),
-            "top5_windows": self.score.top5.tolist(),
-            "top1_bf16": None if self.bf16 is None else float(self.bf16.top1.mean()),
-            "top5_bf16": None if self.bf16 is None else float(self.bf16.top5.mean()),
-            "top1_drop": None if drop is None else drop[0],
-            "top5_drop": None if drop is None else drop[1],
-            "seconds": self.seconds,
-        }
-
-
-def spread(values: np.ndarray) -> float | None:
-    """Standard deviation over windows; None for one."""
-    return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
 class Runner:
@@ -204,7 +60,7 @@ class Runner:
         self,
         layout: Layout,
         precision: Precision,
-        protocol: Protocol = Protocol(),
+        protocol: Protocol = PUBLISHED,
         mesh: Mesh | None = None,
         *,
         top5: bool = False,
@@ -213,8 +69,14 @@ class Runner:
             raise ValueError(f"{protocol} does not fit the layout's max_seq_len of {layout.max_seq_len}")
         self.layout, self.precision, self.protocol, self.top5 = layout, precision, protocol, top5
         self.mesh = layout.system.mesh() if mesh is None else mesh
-        self._passes = jax.jit(self._two_passes)
-        self._compiled: Any = None
+        self.compile_seconds = 0.0
+        build = functools.partial(prefill_by_layer, layout, precision, 1, mesh=self.mesh, on_compile=self._count)
+        self._prefill = build()
+        self._decode = build(start=protocol.prefill, logits="all", numerics="decode")
+        self._statistics = AheadOfTime(self._read, (), self._count)
+
+    def _count(self, seconds: float) -> None:
+        self.compile_seconds += seconds
 
     @property
     def _cache(self) -> KVCache:
@@ -225,19 +87,21 @@ class Runner:
 
     def _two_passes(self, model: Transformer, tokens_wt: jax.Array) -> tuple[jax.Array, ...]:
         """Prefill, then all decode positions at once. tokens_wt: [replicas, length]."""
-        first, count = self.protocol.prefill, self.protocol.decode
-        layout, replicas = self.layout, tokens_wt.shape[0]
+        first, count, replicas = self.protocol.prefill, self.protocol.decode, tokens_wt.shape[0]
         zero, last = jnp.int32(0), jnp.zeros((replicas,), jnp.int32)
-        prefill = prefill_step(layout, self.precision, 1, logits="none", mesh=self.mesh)
-        decode = prefill_step(layout, self.precision, 1, start=first, logits="all", numerics="decode", mesh=self.mesh)
+        cache = place_cache(self._cache, self.layout, 1, self.mesh)
         prompt, rest = tokens_wt[:, :first].reshape(-1), tokens_wt[:, first : first + count].reshape(-1)
-        _, cache = prefill(model, prompt, jnp.arange(first), zero, last, self._cache)
-        logits, _ = decode(model, rest, jnp.arange(first, first + count), zero, last, cache)
-        logits = logits.reshape(replicas, count, -1)[..., : layout.config.vocab_size]
-        return self._read(logits, tokens_wt[:, first + 1 :])
+        _, cache = self._prefill(model, prompt, jnp.arange(first), zero, last, cache)
+        logits, _ = self._decode(model, rest, jnp.arange(first, first + count), zero, last, cache)
+        return self._statistics(logits, tokens_wt[:, first + 1 :])
 
     def _read(self, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
-        """Choices, -log p of the targets and, if asked for, the five best. logits [..., V], targets [...]."""
+        """Choices, -log p of the targets and, if asked for, the five best, each [replicas, positions, ...].
+
+        Args:
+          logits: [replicas * positions, V], vocabulary padded. targets: [replicas, positions] tokens.
+        """
+        logits = logits.reshape(*targets.shape, -1)[..., : self.layout.config.vocab_size]
         choice = tt.argmax(logits, ties=self.precision.argmax_ties)
         chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         nll = jax.nn.logsumexp(logits, axis=-1) - chosen
@@ -263,12 +127,9 @@ class Runner:
         for start in range(0, len(windows), replicas):
             batch = windows[np.minimum(np.arange(start, start + replicas), len(windows) - 1)]
             tokens = jnp.asarray(batch, jnp.int32)
-            if self._compiled is None:
-                with jax.default_matmul_precision("highest"):  # accelerators would multiply attention in fewer bits
-                    self._compiled = self._passes.lower(model, tokens).compile()
-            began = time.perf_counter()
-            result = jax.block_until_ready(self._compiled(model, tokens))
-            seconds += time.perf_counter() - began
+            began, compiled = time.perf_counter(), self.compile_seconds
+            result = jax.block_until_ready(self._two_passes(model, tokens))
+            seconds += time.perf_counter() - began - (self.compile_seconds - compiled)
             parts.append([np.asarray(x)[: len(windows) - start] for x in result])
             if on_window:
                 on_window(self._outputs(parts, seconds))
@@ -305,8 +166,8 @@ class Runner:
         for position in range(first, first + count):
             token = jnp.full((replicas,), window[0, position], jnp.int32)
             logits, cache = step(model, token, jnp.full((replicas,), position, jnp.int32), cache)
-            rows.append(self._read(logits[:1], jnp.asarray(window[:, position + 1], jnp.int32)))
-        columns = [np.stack([np.asarray(x) for x in column], axis=1) for column in zip(*rows, strict=True)]
+            rows.append(self._read(logits[:1], jnp.asarray(window[:, position + 1, None], jnp.int32)))
+        columns = [np.concatenate([np.asarray(x) for x in column], axis=1) for column in zip(*rows, strict=True)]
         return Outputs(columns[0], columns[1], columns[2] if self.top5 else None, 0.0)
 
 
@@ -360,13 +221,13 @@ def measure_accuracy(
     precision: str | Precision = "performance",
     *,
     data_parallel: int = 1,
-    protocol: Protocol = Protocol(),
+    protocol: Protocol = PUBLISHED,
     windows: int = 1,
     text: str | None = None,
     tokens: np.ndarray | None = None,
     reference_file: str | os.PathLike[str] | None = None,
     compare_bf16: bool = True,
-    storage: Storage = "bfloat16",
+    storage: Storage | None = None,
     label: str | None = None,
     progress: bool | None = None,
     log: Callable[[str], None] | None = None,
@@ -387,7 +248,7 @@ def measure_accuracy(
       tokens: int [windows, protocol.length] instead of a text.
       reference_file: a `.refpt` file, whose tokens and choices replace the text and the reference run.
       compare_bf16: also measure the bf16 preset, for the drop against it.
-      storage: see `load_model`.
+      storage: see `load_model`; None: the fastest one that fits the host's memory.
       label: what the report calls the precision; by default its name or text.
       progress: bars on stderr; None: on a terminal.
       log: told the running accuracy, line by line.
@@ -400,8 +261,8 @@ def measure_accuracy(
     config, system = checkpoint.config, get_system(device, data_parallel)
     layout = Layout(config, system, max_seq_len=-(-protocol.length // 32) * 32)
     label = label or (precision if isinstance(precision, str) else precision.to_text())
-    mesh = _mesh(system)
-    seconds = {"load": 0.0}
+    mesh, storage = _mesh(system), storage or _storage(config)
+    seconds = {"load": 0.0, "compile": 0.0}
 
     def run(part: str, precision: Precision, top5: bool = False, score: Callable[[Outputs], str] | None = None):
         start = time.perf_counter()
@@ -416,8 +277,10 @@ def measure_accuracy(
                 if log and line:
                     log(f"{part}: {len(outputs.choice)}/{len(cut)} windows, {line}")
 
-            outputs = Runner(layout, precision, protocol, mesh, top5=top5)(model, cut, on_window)
+            runner = Runner(layout, precision, protocol, mesh, top5=top5)
+            outputs = runner(model, cut, on_window)
         seconds[part] = outputs.seconds
+        seconds["compile"] += runner.compile_seconds
         return outputs
 
     nll: np.ndarray | None = None
@@ -454,77 +317,16 @@ def _mesh(system: System) -> Mesh:
     return system.mesh(jax.devices() if len(jax.devices()) >= system.num_chips else jax.devices("cpu"))
 
 
+def _storage(config: ModelConfig) -> Storage:
+    """The fastest way to hold the weights that leaves a third of the host's memory to everything else."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    values = config.parameter_count + config.vocab_size * config.hidden_size  # a tied LM head is held twice
+    if 4 * values < memory * 2 / 3:
+        return "float32"
+    return "bfloat16" if 2 * values < memory * 2 / 3 else "packed"
+
+
 def _windows(checkpoint: Checkpoint, protocol: Protocol, count: int, text: str | None) -> np.ndarray:
     tokenizer = load_tokenizer(checkpoint.path)
     tokens = tokenizer.encode(bundled_text() if text is None else text)
     return cut_windows(tokens, protocol, count, tokenizer.bos)
-
-
-# Reports.
-
-
-def failures(report: AccuracyReport, top1: float | None = None, top5: float | None = None) -> list[str]:
-    """One line for each expectation that is missed: below the value - 0.5, the published test's allowance."""
-    expected = (("Top-1", report.top1, top1), ("Top-5", report.top5, top5))
-    return [
-        f"{name} {found:.1f} % is below the expected {value:g} % - 0.5"
-        for name, found, value in expected
-        if value is not None and found < value - 0.5
-    ]
-
-
-def to_text(report: AccuracyReport) -> str:
-    """The report for people."""
-    lines = [
-        f"{report.model} on {report.device}, {report.precision} (measured)",
-        f"reference  {report.reference}; {report.protocol.prefill} prefilled + {report.protocol.decode} decoded tokens, "
-        f"{report.windows} window{'s' if report.windows > 1 else ''}",
-        f"Top-1: {_figure(report, 'top1')}",
-        f"Top-5: {_figure(report, 'top5')}",
-    ]
-    if report.delta_nll is not None:
-        lines.append(f"delta NLL  {report.delta_nll:+.4f} nats a token")
-    if report.drop is not None and report.bf16 is not None:
-        lines.append(
-            f"against bf16 ({report.bf16.top1.mean():.1f} | {report.bf16.top5.mean():.1f} %): "
-            f"{-report.drop[0]:+.1f} | {-report.drop[1]:+.1f} points"
-        )
-    lines.append("seconds    " + ", ".join(f"{part} {value:.1f}" for part, value in report.seconds.items()))
-    return "\n".join(lines) + "\n"
-
-
-def _figure(report: AccuracyReport, top: str) -> str:
-    values = getattr(report.score, top)
-    sd = spread(values)
-    error = f"sampling error {report.sampling_error(top):.1f}"
-    return f"{values.mean():.1f} % ({error if sd is None else f'sd over windows {sd:.1f}, {error}'})"
-
-
-def to_json(report: AccuracyReport) -> str:
-    return json.dumps(report.as_dict(), indent=2) + "\n"
-
-
-def to_markdown(report: AccuracyReport) -> str:
-    """One row in the published tables' columns, with more of them."""
-    drop = report.drop or (float("nan"),) * 2
-    cells = (
-        (report.model, report.device, report.precision)
-        + tuple(f"{value:.1f}" for value in (report.top1, report.top5, *drop))
-        + (f"{report.sampling_error('top1'):.1f}", str(report.windows), "measured")
-    )
-    header = (
-        "Model",
-        "Device",
-        "Precision",
-        "Top-1 (%)",
-        "Top-5 (%)",
-        "Drop Top-1",
-        "Drop Top-5",
-        "+-",
-        "Windows",
-        "Kind",
-    )
-    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ("---",) * len(header), cells))
-
-
-FORMATS: dict[str, Callable[[AccuracyReport], str]] = {"text": to_text, "json": to_json, "markdown": to_markdown}

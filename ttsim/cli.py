@@ -10,6 +10,8 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from ttsim.problems import Problems
+
 
 def run(main: Callable[[], int | None]) -> None:
     """Runs a script: bad input ends in one line on stderr and exit code 2, an interrupt in 130."""
@@ -20,12 +22,16 @@ def run(main: Callable[[], int | None]) -> None:
             raise SystemExit(_fail(f"unexpected argument {argv[1]!r}: every option is a flag, see --help"))
         try:
             return main()
-        except (ValueError, OSError) as error:
+        except Problems as error:
+            raise SystemExit(max(_fail(problem) for problem in error.problems)) from None
+        except BrokenPipeError:
+            raise SystemExit(0) from None
+        except OSError as error:
+            raise SystemExit(_fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))) from None
+        except ValueError as error:
             raise SystemExit(_fail(str(error))) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None
-        except BrokenPipeError:
-            raise SystemExit(0) from None
 
     app.run(guarded, flags_parser=_parse)
 

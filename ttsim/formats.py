@@ -294,13 +294,30 @@ def quantize(x: ArrayLike, fmt: str | Format, rounding: str = "host") -> BlockAr
       A BlockArray for block formats, else a bfloat16 or float32 array.
 
     Raises:
-      ValueError: unknown format or rounding, other dtype, or a scalar for a block format.
+      ValueError: unknown format or rounding, other dtype, a scalar for a block format, or (host rule, in `shard_map`)
+        a shard that cuts a block.
     """
     fmt, x = get_format(fmt), _float_array(x)
     _check_rounding(rounding)
     if fmt.is_block and x.ndim == 0:
         raise ValueError(f"{fmt.name} needs at least one axis to share exponents along, got a scalar")
+    _check_shard(x, fmt, rounding)
     return _quantize(x, fmt, rounding)
+
+
+def _check_shard(x: jax.Array, fmt: Format, rounding: str) -> None:
+    """Refuses to convert a shard of broken blocks: the host converts whole tensors, before they are sharded.
+
+    The device's packer is another matter: each device pads its own tiles.
+    """
+    if not fmt.is_block or rounding != "host" or x.ndim == 0 or x.shape[-1] % BLOCK == 0:
+        return
+    mesh = jax.sharding.get_abstract_mesh()
+    if any(mesh.shape[axis] > 1 for axis in mesh.manual_axes):
+        raise ValueError(
+            f"a shard of {x.shape[-1]} values along the last axis cuts a block of {BLOCK} of {fmt.name}: shard in "
+            f"multiples of {BLOCK}, or convert before sharding"
+        )
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
@@ -369,10 +386,11 @@ def round_to(x: ArrayLike, fmt: str | Format, rounding: str = "host") -> jax.Arr
       An array of x's shape and dtype.
 
     Raises:
-      ValueError: unknown format or rounding, or other dtype.
+      ValueError: unknown format or rounding, other dtype, or (host rule, in `shard_map`) a shard that cuts a block.
     """
     fmt, x = get_format(fmt), _float_array(x)
     _check_rounding(rounding)
     if fmt.name == "fp32":
         return x
+    _check_shard(x, fmt, rounding)
     return _round_to(x, fmt, rounding)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,6 +50,12 @@ class Memory:
         return self.capacity - self.used
 
 
+@functools.lru_cache(maxsize=512)
+def weight_bytes(layout: Layout, precision: Precision) -> int:
+    """Bytes of one chip's parameters."""
+    return sum(info.bytes for info in parameters(layout, precision))
+
+
 def kv_cache_bytes(layout: Layout, precision: Precision, batch: int, sequence: int) -> int:
     """Bytes of one chip's keys and values for `batch` users of `sequence` positions, in whole blocks."""
     users = batch
@@ -56,7 +64,8 @@ def kv_cache_bytes(layout: Layout, precision: Precision, batch: int, sequence: i
     positions = -(-sequence // CACHE_BLOCK) * CACHE_BLOCK
     shape = (users * layout.local_kv_heads * positions, layout.config.head_dim)
     layers = range(len(layout.config.self_attention_layers))
-    return sum(2 * tile_padded_bytes(shape, precision.layer(i).kv_cache) for i in layers)
+    formats = Counter(precision.layer(i).kv_cache for i in layers)
+    return sum(2 * count * tile_padded_bytes(shape, fmt) for fmt, count in formats.items())
 
 
 def activation_bytes(program: Program) -> int:
@@ -89,7 +98,7 @@ def memory_of(
       prefill: the programs of the prompt.
     """
     return Memory(
-        weights=sum(info.bytes for info in parameters(layout, precision)),
+        weights=weight_bytes(layout, precision),
         kv_cache=kv_cache_bytes(layout, precision, batch, sequence),
         activations=max(activation_bytes(program) for program in prefill),
         reserved=TRACE_REGION,

@@ -69,8 +69,13 @@ def is_placeholder(attribute: Any) -> bool:
     return isinstance(attribute, str) and attribute.startswith(MARK)
 
 
+def group_of(placeholder: str) -> str:
+    """The tensor or op group that a placeholder stands for ("@0.ff2": "ff2")."""
+    return placeholder.partition(".")[2]
+
+
 def neutral(attribute: Any) -> Any:
     """What an op computes with in place of a placeholder: no rounding, an exact product."""
     if not is_placeholder(attribute):
         return attribute
-    return "exact" if attribute.partition(".")[2] in _SETTINGS else "fp32"
+    return "exact" if group_of(attribute) in _SETTINGS else "fp32"

@@ -22,6 +22,7 @@ from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 from ttsim.ops._op import Op, OpCall, marked
+from ttsim.placeholders import group_of, is_placeholder
 
 # Primitives that move no data on the device: views, casts that the next op's unpacker does, and bookkeeping of JAX.
 VIEWS = frozenset(
@@ -108,7 +109,11 @@ def _fill(block: Block, value: Callable[[Any], Any], done: dict[int, tuple[Block
         done[id(block.body)] = tuple(
             _fill(item, value, done)
             if isinstance(item, Block)
-            else dataclasses.replace(item, attributes={key: value(v) for key, v in item.attributes.items()})
+            else dataclasses.replace(
+                item,
+                attributes={key: value(v) for key, v in item.attributes.items()},
+                groups={key: group_of(v) for key, v in item.attributes.items() if is_placeholder(v)},
+            )
             for item in block.body
         )
     return Block(block.name, block.count, done[id(block.body)])
@@ -265,7 +270,7 @@ def _outputs(op: Op, attributes: Mapping[str, Any], inputs: tuple[Any, ...], axe
     """Shapes of the op's results for inputs of these shapes; empty where its body refuses them."""
 
     def body(*args: Any) -> Any:
-        return op.body(*args, **attributes)
+        return op(*args, **attributes)
 
     if axes:
         mesh = AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))

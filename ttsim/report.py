@@ -10,9 +10,17 @@ import numpy as np
 
 from ttsim import text
 from ttsim.cost import host
-from ttsim.cost.price import Cost, PricedKernel
+from ttsim.cost.constants import CONSTANTS
+from ttsim.cost.kernel import Kernel, Terms
+from ttsim.cost.machine import Machine
+from ttsim.cost.price import Cost, PricedKernel, decode_time
+from ttsim.describe import formats_of, label_of, shape_of
+from ttsim.fidelity import MathFidelity
 from ttsim.memory import Memory
+from ttsim.meshes.systems import Topology
 from ttsim.scenario import Scenario
+
+PHASES = {fidelity.name: fidelity.value for fidelity in MathFidelity}  # passes of the matrix engine by fidelity
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,11 @@ class OpTime:
       cores: that work. fidelity: of a matrix kernel.
       limit: what binds ("dram", "compute", "link", ..., "latency"; "dispatch" and "host" for what is no kernel).
       source: where the rule comes from.
+      label: the op with its tensor group ("linear ff2"). shape, formats: of one run on one device, in words.
+      possible_bandwidth: bytes per second of the chip's DRAM (collectives: of the links in use), at its peak.
+      possible_flop_rate: FLOP per second of the cores that work, at their fidelity.
+      constants: those of the cost model that the time is made of.
+      fitted: share of the time that rests on fitted constants; the rest is sourced.
     """
 
     op: str
@@ -43,6 +56,18 @@ class OpTime:
     fidelity: str
     limit: str
     source: str
+    label: str = ""
+    shape: str = ""
+    formats: str = ""
+    possible_bandwidth: float = 0.0
+    possible_flop_rate: float = 0.0
+    constants: tuple[str, ...] = ()
+    fitted: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """Where the time comes from: "sourced", "fitted", or "mixed" (5 to 95 % of it rest on fitted constants)."""
+        return "sourced" if self.fitted < 0.05 else "fitted" if self.fitted > 0.95 else "mixed"
 
     @property
     def bandwidth(self) -> float:
@@ -89,7 +114,7 @@ class Report:
       speed: tokens per second and user (t/s/u), mean over the generated tokens.
       ttft: seconds to the first token (mean over the prompts of a batch, as tt_transformers prints it).
       memory: DRAM of one chip.
-      decode: of one step at the mean position. prefill: of one prompt.
+      decode: of one step, the mean over the generated tokens. prefill: of one prompt.
     """
 
     scenario: Scenario
@@ -104,17 +129,22 @@ class Report:
         """Tokens per second of all users of all replicas."""
         return self.speed * self.scenario.batch_size * self.scenario.system.data_parallel
 
+    @property
+    def latency(self) -> float:
+        """Seconds of a whole request: the first token, then the others one step each."""
+        return self.ttft + (self.scenario.max_generated_tokens - 1) / self.speed
+
     def __str__(self) -> str:
         return to_text(self)
 
 
 def decode_breakdown(scenario: Scenario, constants: Mapping[str, Any]) -> Breakdown:
-    """The parts of one decode step at the mean position."""
-    step = float(np.mean(scenario.step_times(constants)))
-    middle = scenario.prompt_length + scenario.max_generated_tokens / 2
-    cost = scenario.decode_cost(np.asarray(middle))
-    waiting = host.step(cost.machine, scenario.batch_size, scenario.config.vocab_size).value(constants)
-    return _breakdown([cost], constants, step, float(waiting), overlapped=False)
+    """The parts of one decode step, the mean over the generated tokens."""
+    cost = scenario.decode_cost()
+    vocab_size = scenario.config.vocab_size
+    step = float(np.mean(decode_time(cost, constants, batch=scenario.batch_size, vocab_size=vocab_size)))
+    waiting = host.step(cost.machine, scenario.batch_size, vocab_size)
+    return _breakdown([cost], constants, step, waiting, overlapped=False)
 
 
 def prefill_breakdown(scenario: Scenario, constants: Mapping[str, Any]) -> Breakdown:
@@ -123,29 +153,37 @@ def prefill_breakdown(scenario: Scenario, constants: Mapping[str, Any]) -> Break
     ops = sum(item.count for cost in costs for item in cost.split()[0])
     machine = costs[0].machine
     waiting = host.dispatch(machine, ops) + host.prompt(machine, scenario.batch_size, scenario.config.vocab_size)
-    return _breakdown(costs, constants, scenario.ttft(constants), float(waiting.value(constants)), overlapped=True)
+    return _breakdown(costs, constants, scenario.ttft(constants), waiting, overlapped=True)
 
 
 def _breakdown(
-    costs: Sequence[Cost], constants: Mapping[str, Any], time: float, waiting: float, overlapped: bool
+    costs: Sequence[Cost], constants: Mapping[str, Any], time: float, waiting: Terms, overlapped: bool
 ) -> Breakdown:
     merged: dict[tuple[Any, ...], list[Any]] = {}
     for cost in costs:
         for item in cost.kernels:
             seconds = float(np.mean(item.kernel.time(constants)))
-            key = (item.op, item.where, item.kernel.name, round(seconds, 12), item.kernel.bytes, item.kernel.flops)
+            kernel = item.kernel
+            work = (float(np.mean(kernel.bytes)), float(np.mean(kernel.flops)))
+            key = (label_of(item.call), item.where, kernel.name, round(seconds, 12), *work)
             merged.setdefault(key, [item, 0, seconds])[1] += item.count
     gap = costs[0].machine.software.dispatch_gap
     kernels = sum(count for _, count, _ in merged.values())
-    ops = [_op_time(item, count, seconds, time, constants) for item, count, seconds in merged.values()]
+    ops = [
+        _op_time(item, count, seconds, time, constants, costs[0].machine) for item, count, seconds in merged.values()
+    ]
     source = costs[0].machine.software.date.isoformat()
     ops.append(_other("dispatch", "gaps between kernels", kernels, kernels * gap, time, f"software of {source}"))
-    ops.append(_other("host", "host", 1, waiting, time, "constants host_*"))
+    ops.append(_other("host", "host", 1, float(waiting.value(constants)), time, "", waiting, constants))
     return Breakdown(time, tuple(ops), overlapped)
 
 
-def _op_time(item: PricedKernel, count: int, seconds: float, total: float, constants: Mapping[str, Any]) -> OpTime:
-    kernel = item.kernel
+def _op_time(
+    item: PricedKernel, count: int, seconds: float, total: float, constants: Mapping[str, Any], machine: Machine
+) -> OpTime:
+    kernel, chip = item.kernel, machine.chip
+    limit = kernel.binding(constants)
+    names, fitted = _provenance(_paid(kernel, constants), constants)
     return OpTime(
         op=item.op,
         kernel=kernel.name,
@@ -157,13 +195,69 @@ def _op_time(item: PricedKernel, count: int, seconds: float, total: float, const
         flops=float(np.mean(kernel.flops)),
         cores=kernel.cores,
         fidelity=kernel.fidelity,
-        limit=kernel.binding(constants),
+        limit=limit,
         source=kernel.source,
+        label=label_of(item.call),
+        shape=shape_of(item.call, kernel),
+        formats=formats_of(item.call),
+        possible_bandwidth=_link_rate(machine) if "link" in kernel.limits else chip.dram_bandwidth,
+        possible_flop_rate=kernel.cores * chip.flops_per_cycle * chip.clock / PHASES.get(kernel.fidelity, 4),
+        constants=names,
+        fitted=fitted,
     )
 
 
-def _other(limit: str, name: str, count: int, seconds: float, total: float, source: str) -> OpTime:
-    return OpTime(limit, name, "", count, seconds, seconds / total, 0.0, 0.0, 0, "", limit, source)
+def _link_rate(machine: Machine) -> float:
+    sides = 2 if machine.system.topology is Topology.RING else 1
+    return machine.system.links * sides * machine.chip.link_bandwidth
+
+
+def _paid(kernel: Kernel, constants: Mapping[str, Any]) -> Terms:
+    """The terms that a kernel's time is the sum of: its start and its longest limit."""
+    limits = list(kernel.limits.values())
+    longest = max(limits, key=lambda terms: float(np.mean(terms.value(constants))), default=Terms())
+    return kernel.start + longest
+
+
+def _provenance(terms: Terms, constants: Mapping[str, Any]) -> tuple[tuple[str, ...], float]:
+    """Names of the constants in a time, and the share of it that rests on fitted ones."""
+    parts = {key: float(np.mean(Terms({key: amount}).value(constants))) for key, amount in terms.items()}
+    total = sum(parts.values())
+    names = {key: key.lstrip("/") for key, seconds in parts.items() if key and seconds}
+    fitted = sum(parts[key] for key, name in names.items() if CONSTANTS[name].kind == "fitted")
+    return tuple(dict.fromkeys(names.values())), fitted / total if total else 0.0
+
+
+def _other(
+    limit: str,
+    name: str,
+    count: int,
+    seconds: float,
+    total: float,
+    source: str,
+    terms: Terms | None = None,
+    constants: Mapping[str, Any] | None = None,
+) -> OpTime:
+    """A part of a phase that is no kernel."""
+    names, fitted = _provenance(terms, constants) if terms and constants else ((), 0.0)
+    source = source or "; ".join(CONSTANTS[each].source for each in names)
+    return OpTime(
+        limit,
+        name,
+        "",
+        count,
+        seconds,
+        seconds / total,
+        0.0,
+        0.0,
+        0,
+        "",
+        limit,
+        source,
+        label=limit,
+        constants=names,
+        fitted=fitted,
+    )
 
 
 def to_text(report: Report, rows: int = 12) -> str:

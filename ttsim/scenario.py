@@ -14,7 +14,7 @@ import numpy as np
 from ttsim.chips import CHIPS, Chip
 from ttsim.cost.machine import Machine
 from ttsim.cost.price import Cost, decode_time, prefill_time, price
-from ttsim.memory import Memory, memory_of
+from ttsim.memory import Memory, check_fits, memory_of
 from ttsim.meshes.systems import System, get_system
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
@@ -25,6 +25,7 @@ from ttsim.program import Program
 from ttsim.software import Software, software_of
 from ttsim.tables import Row, padded_prefill_length, prompt_tokens
 
+MAX_BATCH = 32  # users of one replica: the rows of one tile
 _TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
 
 
@@ -89,17 +90,23 @@ class Scenario:
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
-        if batch_size > 32:
-            raise ValueError(f"batch_size must be at most 32 users a replica, the rows of one tile, not {batch_size}")
+        if batch_size > MAX_BATCH:
+            raise ValueError(
+                f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}"
+            )
         config = get_config(model)
+        system = get_system(device, data_parallel)
+        date = date or system.software
+        software, chip = software_of(date), CHIPS[system.chip]
+        software = dataclasses.replace(software, dispatch_gap=software.dispatch_gap * chip.dispatch_ratio)
         return cls(
             config=config,
-            system=get_system(device, data_parallel),
+            system=system,
             precision=resolve(precision, config.name, date),
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
-            software=software_of(date),
+            software=software,
         )
 
     @property
@@ -166,6 +173,20 @@ class Scenario:
     def ttft(self, constants) -> float:
         """Seconds to the first token."""
         return prefill_time(self.prefill_costs(), constants, batch=self.batch_size, vocab_size=self.config.vocab_size)
+
+    def speed(self, constants) -> float:
+        """Tokens per second and user: over the mean step."""
+        return float(1 / self.step_times(constants).mean())
+
+    def check_fits(self) -> Memory:
+        """The DRAM that one chip needs.
+
+        Raises:
+          DoesNotFitError: a chip has less.
+        """
+        memory = self.memory()
+        check_fits(memory, f"{self.label} with sequences of {self.sequence_length} tokens")
+        return memory
 
     def memory(self) -> Memory:
         """The DRAM that one chip needs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
 RED, YELLOW, GREEN, DIM, BOLD = "31", "33", "32", "2", "1"
@@ -33,6 +34,34 @@ def align(rows: Iterable[Sequence[str]], left: int = 1, gap: str = "  ") -> list
             cells.append(cell + padding if i < left else padding + cell)
         lines.append(gap.join(cells).rstrip())
     return lines
+
+
+def columns(rows: Sequence[Sequence[str]], right: Sequence[int], gap: str = "  ") -> list[str]:
+    """Lines of cells padded to columns: those in `right` flush right, the others flush left."""
+    widths = [max(width(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        padding = [" " * (most - width(cell)) for most, cell in zip(widths, row, strict=True)]
+        cells = [
+            pad + cell if i in right else cell + pad for i, (pad, cell) in enumerate(zip(padding, row, strict=True))
+        ]
+        lines.append(gap.join(cells).rstrip())
+    return lines
+
+
+def wrap(line: str, columns: int = 118, indent: str = "  ") -> list[str]:
+    """A long line in several, the later ones indented."""
+    return textwrap.wrap(line, columns, subsequent_indent=indent)
+
+
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def bar(share: float, columns: int) -> str:
+    """A horizontal bar of a share of so many columns, in eighths of a column; anything above zero shows."""
+    eighths = round(max(0.0, min(share, 1.0)) * 8 * columns)
+    eighths = max(eighths, 1) if share > 0 else 0
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
 def duration(seconds: float) -> str:

@@ -72,10 +72,10 @@ _ALL = (
     ),
     _fitted(
         "tile_pack",
-        25e-9,
+        32e-9,
         "s",
         0.5,
-        "packing one output tile of one block of K: a 32 x 32 tile is 16 to 32 packer cycles of 32 to 64 values "
+        "packing one output tile of one block of K onto the sum in L1: 32 cycles of 32 values "
         "(tt-isa-documentation, WormholeB0 Packer)",
     ),
     _sourced(

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 SECONDS = ""  # the key of plain seconds
 
 
@@ -72,7 +74,7 @@ class Kernel:
     Attributes:
       name: what tt-metal calls it ("matmul (DRAM-sharded)", "all_gather").
       start: time that is always paid: launch, first tile, synchronisation.
-      limits: what bounds the work, by name ("dram", "compute", "link", "noc", "core"); the largest is paid.
+      limits: what bounds the work, by name ("dram", "weights", "compute", "pack", "core", "link"); the largest is paid.
       bytes: moved from and to DRAM (collectives: over the links of one device).
       flops: floating-point operations of one device.
       cores: Tensix cores that work.
@@ -89,20 +91,20 @@ class Kernel:
     fidelity: str = ""
     source: str = ""
 
-    def time(self, constants: Mapping[str, Any]) -> Any:
-        """Seconds, without the gap before the next kernel."""
-        import numpy as np
+    def time(self, constants: Mapping[str, Any], xp: Any = np) -> Any:
+        """Seconds, without the gap before the next kernel.
 
+        Args:
+          constants: value of each named constant. xp: numpy, or jax.numpy to differentiate by the constants.
+        """
         times = [terms.value(constants) for terms in self.limits.values()]
         largest = times[0] if times else 0.0
         for other in times[1:]:
-            largest = np.maximum(largest, other)
+            largest = xp.maximum(largest, other)
         return self.start.value(constants) + largest
 
     def binding(self, constants: Mapping[str, Any]) -> str:
         """The limit that binds ("latency" when the start is longer than every limit)."""
-        import numpy as np
-
         values = {name: float(np.mean(terms.value(constants))) for name, terms in self.limits.items()}
         values["latency"] = float(np.mean(self.start.value(constants)))
         return max(values, key=lambda name: values[name])

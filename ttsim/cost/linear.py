@@ -78,6 +78,14 @@ def stack(programs: Iterable[Sequence[tuple[Kernel, float]]]) -> Stack:
     return Stack(np.array([start for start, _ in kernels]), padded, matrix)
 
 
+def vectors(kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
+    """(starts [points, 1 + 2 n], limits [points, limits, 1 + 2 n]) of a kernel; one point if no amount is an array."""
+    start, limits = _vector(kernel.start), [_vector(terms) for terms in kernel.limits.values()]
+    points = max(v.shape[0] for v in (start, *limits))
+    start, *limits = (np.broadcast_to(v, (points, v.shape[1])) for v in (start, *limits))
+    return start, np.stack(limits, axis=1) if limits else np.zeros((points, 1, start.shape[1]))
+
+
 def _points(kernel: Kernel) -> Iterable[tuple[Any, list[Any], float]]:
     """(start, limits, weight) of each distinct point of a kernel."""
     start, limits = _vector(kernel.start), [_vector(terms) for terms in kernel.limits.values()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,8 @@ import numpy as np
 from ttsim.cost import host
 from ttsim.cost.kernel import Kernel
 from ttsim.cost.machine import Machine
+from ttsim.cost.scaling import scaled
+from ttsim.ops._op import OpCall
 from ttsim.program import Block, Program
 
 
@@ -24,16 +25,21 @@ class PricedKernel:
     """A kernel of a program.
 
     Attributes:
-      op: the device op that launches it.
+      call: the call of the device op that launches it.
       where: blocks around the op, outermost first ("_decode_layer").
       kernel: the kernel.
       count: how often it runs.
     """
 
-    op: str
+    call: OpCall
     where: str
     kernel: Kernel
     count: int
+
+    @property
+    def op(self) -> str:
+        """Name of the device op."""
+        return self.call.name
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,9 @@ class Cost:
         first = ops.index("take_rows") if "take_rows" in ops else len(ops)
         return self.kernels[:first], self.kernels[first:]
 
-    def device_time(self, constants: Mapping[str, Any]) -> Any:
+    def device_time(self, constants: Mapping[str, Any], xp: Any = np) -> Any:
         """Seconds on the device, gaps between kernels included (one for each position of the machine)."""
-        return _time(self.kernels, self.machine, constants)
+        return _time(self.kernels, self.machine, constants, xp)
 
     def by_op(self, constants: Mapping[str, Any]) -> dict[str, float]:
         """Seconds of each op, gaps included; the mean over positions."""
@@ -67,9 +73,9 @@ class Cost:
         return seconds
 
 
-def _time(kernels: Sequence[PricedKernel], machine: Machine, constants: Mapping[str, Any]) -> Any:
+def _time(kernels: Sequence[PricedKernel], machine: Machine, constants: Mapping[str, Any], xp: Any = np) -> Any:
     gap = machine.software.dispatch_gap
-    return sum((item.count * (item.kernel.time(constants) + gap) for item in kernels), start=0.0)
+    return sum((item.count * (item.kernel.time(constants, xp) + gap) for item in kernels), start=0.0)
 
 
 def price(program: Program, machine: Machine) -> Cost:
@@ -92,23 +98,28 @@ def _kernels(block: Block, where: str, times: int, machine: Machine) -> Iterator
         if isinstance(item, Block):
             yield from _kernels(item, f"{where}/{item.name}".lstrip("/"), times * item.count, machine)
             continue
-        if item.op.rule is None:
-            raise UnpricedError(f"op {item.name} has no cost rule: attach one with @{item.name}.cost")
-        for kernel in item.op.rule(item, machine):
-            yield PricedKernel(item.name, where, kernel, times)
+        for kernel in priced(item, machine):
+            yield PricedKernel(item, where, kernel, times)
 
 
-def decode_time(cost: Cost, constants: Mapping[str, Any], *, batch: int, vocab_size: int) -> Any:
+def priced(call: OpCall, machine: Machine) -> Sequence[Kernel]:
+    """The kernels that one call of an op launches."""
+    if call.op.rule is None:
+        raise UnpricedError(f"op {call.name} has no cost rule: attach one with @{call.name}.cost")
+    return scaled(call.op.rule(call, machine), machine.chip)
+
+
+def decode_time(cost: Cost, constants: Mapping[str, Any], *, batch: int, vocab_size: int, xp: Any = np) -> Any:
     """Seconds of one decode step: the device, then the host for every replica in turn.
 
     Args:
       cost: of the decode program. constants: value of each constant.
-      batch: users of one replica. vocab_size: logits of one user.
+      batch: users of one replica. vocab_size: logits of one user. xp: numpy or jax.numpy.
 
     Returns:
       Seconds, one for each position of the machine.
     """
-    return cost.device_time(constants) + host.step(cost.machine, batch, vocab_size).value(constants)
+    return cost.device_time(constants, xp) + host.step(cost.machine, batch, vocab_size).value(constants)
 
 
 @dataclass(frozen=True)
@@ -142,23 +153,25 @@ def prompt_time(parts: PromptParts, xp: Any = np) -> Any:
     return xp.maximum(shared, floor) + parts.tail + parts.fixed
 
 
-def prefill_time(costs: Sequence[Cost], constants: Mapping[str, Any], *, batch: int, vocab_size: int) -> float:
+def prefill_time(
+    costs: Sequence[Cost], constants: Mapping[str, Any], *, batch: int, vocab_size: int, xp: Any = np
+) -> Any:
     """Seconds to the first token: total prefill time over the number of prompts, as tt_transformers prints it.
 
     Args:
       costs: of the prompt's chunks, in order; the last one holds the tail.
       constants: value of each constant.
-      batch: users of one replica. vocab_size: logits of one user.
+      batch: users of one replica. vocab_size: logits of one user. xp: numpy or jax.numpy.
     """
     machine = costs[0].machine
     bodies, tail = [cost.split()[0] for cost in costs], costs[-1].split()[1]
     ops = sum(item.count for body in bodies for item in body)
     parts = PromptParts(
-        body=math.fsum(_time(body, machine, constants) for body in bodies),
-        tail=_time(tail, machine, constants),
+        body=sum(_time(body, machine, constants, xp) for body in bodies),
+        tail=_time(tail, machine, constants, xp),
         host=host.dispatch(machine, ops).value(constants),
         fixed=host.prompt(machine, batch, vocab_size).value(constants),
         ops=ops,
         replicas=machine.system.data_parallel,
     )
-    return float(prompt_time(parts))
+    return prompt_time(parts, xp)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -44,6 +44,7 @@ class OpCall:
       inputs: per-device shapes and dtypes, in the tree structure that the op was called with.
       outputs: per-device shapes and dtypes of the results, flat.
       axis_sizes: size of each mesh axis in scope.
+      groups: tensor and op groups that the attributes' values come from ({"weight_format": "ff2"}).
     """
 
     op: Op
@@ -51,6 +52,7 @@ class OpCall:
     inputs: tuple[Any, ...]
     outputs: tuple[jax.ShapeDtypeStruct, ...]
     axis_sizes: Mapping[str, int]
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -113,7 +115,7 @@ def _named_jit(op: Op, attributes: Attributes, structure: Any) -> Callable[..., 
         with jax.named_scope(op.name):
             return op.body(*args, **numeric)
 
-    label = ",".join(f"{key}={value}" for key, value in attributes)
+    label = ",".join(f"{key}={value!r}" for key, value in attributes)
     # The structure's ordinal keeps two calls apart whose arguments are nested differently (array or BlockArray).
     ordinal = sum(1 for other in _MARKED.values() if other[0] is op and other[1] == keywords)
     name = f"{PREFIX}{op.name}[{label}]" + (f"#{ordinal}" if ordinal else "")

@@ -11,7 +11,7 @@ from ttsim import fidelity
 from ttsim.cost import links, matmul, tensix
 from ttsim.cost.kernel import Kernel, over, seconds
 from ttsim.cost.shapes import rows_and_columns, tensor_bytes, tiles
-from ttsim.formats import dequantize, round_to
+from ttsim.formats import TILE, dequantize, round_to
 from ttsim.ops._op import op
 
 
@@ -111,7 +111,7 @@ def _(call, machine):
                 "compute": seconds(products * matmul.tile_math(call["setting"], machine)),
             },
             bytes=weight,
-            flops=2 * rows * k_all * n,
+            flops=2 * TILE * k_all * n,
             cores=cores,
             fidelity=matmul.fidelity_name(call["setting"]),
             source="ttnn operations/experimental/ccl/all_gather_matmul: the matmul starts as shards arrive",

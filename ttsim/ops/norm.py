@@ -56,7 +56,7 @@ def rms_norm_stats(x, *, out_format, cores=None):
 @rms_norm_stats.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    if machine.phase == "decode":
+    if machine.phase == "decode":  # a Galaxy keeps the residual stream interleaved; half a norm each here and below
         return [tensix.small("interleaved_to_sharded", 3e-6), tensix.small("rms_norm_pre_all_gather", 8e-6)]
     return [
         tensix.stream_rows(

@@ -1,0 +1,98 @@
+"""Prefill in pieces: one compiled program for all layers of one precision, in place of one for the whole model.
+
+XLA compiles a layer as often as a program contains it, about a second each on two CPU cores. Running `Transformer`'s
+own pieces (the embedding, each layer, the logits) as programs of their own compiles each kind of layer once.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from ttsim.meshes.systems import DATA_AXIS
+from ttsim.models.cache import KVCache
+from ttsim.models.layout import Layout
+from ttsim.models.parameters import partition_specs
+from ttsim.models.stage import Stage
+from ttsim.models.transformer import Transformer, prefill_layer
+from ttsim.precision import Precision
+
+
+class AheadOfTime:
+    """A function compiled at its first call, for arguments of one kind, in time that is counted apart."""
+
+    def __init__(self, function: Callable[..., Any], donate: tuple[int, ...], on_compile: Callable[[float], None]):
+        self._jitted, self._on_compile = jax.jit(function, donate_argnums=donate), on_compile
+        self._compiled: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        if self._compiled is None:
+            began = time.perf_counter()
+            with jax.default_matmul_precision("highest"):  # accelerators would multiply attention in fewer bits
+                self._compiled = self._jitted.lower(*args).compile()
+            self._on_compile(time.perf_counter() - began)
+        return self._compiled(*args)
+
+
+def prefill_by_layer(
+    layout: Layout,
+    precision: Precision,
+    batch: int,
+    *,
+    start: int = 0,
+    logits: Literal["none", "all"] = "none",
+    numerics: Literal["prefill", "decode"] = "prefill",
+    mesh: Mesh,
+    on_compile: Callable[[float], None] = lambda seconds: None,
+) -> Callable[..., Any]:
+    """The same function as `ttsim.models.run.prefill_step`, already compiled in pieces; it consumes the cache.
+
+    Args and result: see there. `on_compile` is told the seconds that each compilation takes.
+    """
+    specs = partition_specs(Transformer(layout), layout.rules)
+    cache_specs = KVCache.specs(layout, batch)
+    residual, replicated = P(DATA_AXIS, layout.residual_axis), P()
+
+    def compiled(function: Callable[..., Any], in_specs: Any, out_specs: Any, donate: tuple[int, ...] = ()) -> Any:
+        mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+        return AheadOfTime(mapped, donate, on_compile)
+
+    embed = compiled(
+        functools.partial(Transformer.embed_prompt, layout=layout, precision=precision),
+        (specs, P(DATA_AXIS), replicated),
+        (residual, replicated, replicated),
+    )
+    read = compiled(
+        lambda model, x: model.prompt_logits(x, None, layout=layout, precision=precision),
+        (specs, residual),
+        P(DATA_AXIS, layout.axis),
+    )
+
+    @functools.cache
+    def layer_program(stage: Stage) -> Any:
+        index = layout.config.self_attention_layers[0]
+        slot = cache_specs.keys[0]
+        return compiled(
+            functools.partial(prefill_layer, start=start, stage=stage),
+            (specs.layers[index], residual, replicated, replicated, replicated, slot, slot),
+            (residual, slot, slot),
+            donate=(5, 6),
+        )
+
+    def run(model, tokens_t, positions_t, user, last, cache):
+        del last  # "none" and "all" need no row
+        x, cos, sin = embed(model, tokens_t, positions_t)
+        keys, values = list(cache.keys), list(cache.values)
+        for slot, (layer, layer_precision) in enumerate(model.text_layers(layout.config, precision)):
+            program = layer_program(Stage.prefill(layout, layer_precision, cache, numerics))
+            x, keys[slot], values[slot] = program(layer, x, cos, sin, user, keys[slot], values[slot])
+        cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
+        return (None if logits == "none" else read(model, x)), cache
+
+    return run

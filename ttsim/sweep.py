@@ -1,0 +1,140 @@
+"""Many questions at once: every combination of some values, as a table and as curves."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ttsim.cost.constants import load_constants
+from ttsim.memory import DoesNotFitError
+from ttsim.meshes.sharding import ShardingError
+from ttsim.precision_text import unknown
+from ttsim.question import FIELDS, NUMBERS, Question, parse_field, parse_number
+
+MOST_POINTS = 5000
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination and its answer.
+
+    Attributes:
+      values: the swept fields.
+      speed: t/s/u. ttft, latency: seconds. throughput: t/s. used, capacity: bytes of DRAM of a chip.
+      problem: why there is no answer ("" if there is one; the figures are None then).
+    """
+
+    values: Mapping[str, Any]
+    speed: float | None = None
+    ttft: float | None = None
+    throughput: float | None = None
+    latency: float | None = None
+    used: int | None = None
+    capacity: int | None = None
+    problem: str = ""
+
+
+FIGURES = ("speed", "ttft", "throughput", "latency", "used")
+
+
+def parse_sweep(text: str) -> tuple[str, tuple[Any, ...]]:
+    """(field, values) of "batch_size=1..32", "prompt_length=128,1k,...,64k" or "device=N150,N300".
+
+    `a..b` is every whole number from a to b, `a..b:s` every s-th. Two or more numbers before "..." go on by their
+    common factor, or else by their common difference, up to the last: "1,2,...,32" is 1, 2, 4, 8, 16, 32.
+
+    Raises:
+      ValueError: an unknown field, or values that are none.
+    """
+    name, equals, listed = text.partition("=")
+    name = name.strip()
+    if name not in FIELDS:
+        raise unknown("field to sweep:", name, FIELDS)
+    if not equals or not listed.strip():
+        raise ValueError(f"--sweep={text}: give values, e.g. {name}=" + ("1..32" if name in NUMBERS else "a,b"))
+    items = [item.strip() for item in re.split(r"[,;](?![^{]*\})", listed)]
+    if name in ("precision", "override"):  # these hold commas themselves
+        items = [item.strip() for item in listed.split(";")]
+    if name not in NUMBERS:
+        return name, tuple(dict.fromkeys(parse_field(name, item) for item in items if item))
+    values: list[int] = []
+    for i, item in enumerate(items):
+        if item in ("...", "…"):
+            if i + 1 >= len(items):
+                raise ValueError(f"--sweep={text}: a value must follow '...'")
+            values += _between(values, parse_number(items[i + 1], name), text)
+        elif ".." in item:
+            values += _range(item, name)
+        else:
+            values.append(parse_number(item, name))
+    return name, tuple(dict.fromkeys(values))
+
+
+def _range(item: str, name: str) -> range:
+    span, _, step = item.partition(":")
+    first, last = (parse_number(end, name) for end in span.split("..", 1))
+    if last < first:
+        raise ValueError(f"{name}: {item} runs backwards")
+    found = range(first, last + 1, parse_number(step, name) if step else 1)
+    if len(found) > MOST_POINTS:
+        raise ValueError(f"{name}: {item} has {len(found):,} values, more than {MOST_POINTS:,}")
+    return found
+
+
+def _between(values: Sequence[int], last: int, text: str) -> list[int]:
+    """What "..." stands for between `values` and `last`."""
+    if len(values) < 2:
+        raise ValueError(f"--sweep={text}: '...' needs two values before it")
+    earlier, newest = values[-2], values[-1]
+    if newest % earlier == 0 and newest > earlier:
+        factor, found = newest // earlier, [newest]
+        while found[-1] * factor < last:
+            found.append(found[-1] * factor)
+        if found[-1] * factor == last:
+            return found[1:]
+    step = newest - earlier
+    if step > 0 and (last - newest) % step == 0 and (last - newest) // step <= MOST_POINTS:
+        return list(range(newest + step, last, step))
+    raise ValueError(f"--sweep={text}: neither a factor nor a difference leads from {earlier}, {newest} to {last}")
+
+
+def sweep(
+    question: Question,
+    axes: Mapping[str, Sequence[Any]],
+    constants: Mapping[str, float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Point]:
+    """Answers every combination of the axes' values.
+
+    What doesn't fit or can't be sharded is a point with a problem; any other mistake is raised.
+    """
+    constants = load_constants() if constants is None else constants
+    combinations = list(itertools.product(*axes.values()))
+    if len(combinations) > MOST_POINTS:
+        raise ValueError(f"a sweep of {len(combinations):,} points: at most {MOST_POINTS:,} are answered in one run")
+    points = []
+    for combination in combinations:
+        points.append(_point(question, dict(zip(axes, combination, strict=True)), constants))
+        if progress:
+            progress(len(points), len(combinations))
+    return points
+
+
+def _point(question: Question, values: dict[str, Any], constants: Mapping[str, float]) -> Point:
+    try:
+        scenario = question.change(values).scenario()
+        memory = scenario.memory()
+    except ShardingError as error:
+        return Point(values, problem=str(error))
+    try:
+        scenario.check_fits()
+    except DoesNotFitError:
+        problem = f"does not fit: {-memory.free / 1e9:.2f} GB too much"
+        return Point(values, used=memory.used, capacity=memory.capacity, problem=problem)
+    speed, ttft = scenario.speed(constants), scenario.ttft(constants)
+    users = scenario.batch_size * scenario.system.data_parallel
+    latency = ttft + (scenario.max_generated_tokens - 1) / speed
+    return Point(values, speed, ttft, speed * users, latency, memory.used, memory.capacity)
