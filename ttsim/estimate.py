@@ -245,9 +245,9 @@ def _figure(value: float) -> str:
 def interval_note(item: Estimate) -> str:
     """What the low and high are, and how often they held."""
     speed, ttft = item.speed_interval, item.ttft_interval
-    if speed is None or ttft is None:
-        rows = f"{speed.rows} measurements of P150, none of which was fitted" if speed else "nothing"
-        return f"predicted: low and high of the speed from {rows}; no TTFT of this chip was published"
+    if speed is None or ttft is None or speed.measured is None or speed.coverage is None or ttft.measured is None:
+        rows = f"the largest error of {speed.rows} measurements of P150, in-sample," if speed else "nothing:"
+        return f"predicted: low and high of the speed from {rows} likely too narrow; no TTFT of this chip was published"
     return (
         f"{100 * speed.coverage:.0f} % intervals from {speed.fold}s left out of the fit; measured, they hold "
         f"{100 * speed.measured:.0f} % of {speed.rows} published speeds and {100 * ttft.measured:.0f} % of "

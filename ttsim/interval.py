@@ -33,8 +33,9 @@ Figure = Literal["speed", "ttft"]
 Fold = Literal["model", "device", "chip"]  # what a calibration had not seen
 
 # log(measured / predicted) of the only measurements of another chip, Llama-3.1-8B on P150 at 32 users and at one, with
-# FF2, then QKV and WO too, at LoFi: 32.8, 40.8, 45.4 and 49.7 t/s/u (tt-metal PRs #55080 and #50662, 2026-09). Nothing
-# was fitted on them; there is none of a TTFT.
+# FF2, then QKV and WO too, at LoFi: 32.8, 40.8, 45.4 and 49.7 t/s/u (tt-metal PRs #55080 and #50662, 2026-09). No
+# constant was fitted on them, but how constants scale to the chip was chosen with them in view: the width is in-sample.
+# There is no measurement of a TTFT.
 OTHER_CHIPS = (-0.08, 0.07, 0.11, 0.13)
 
 
@@ -67,14 +68,15 @@ class Interval:
 
     Attributes:
       low, high: in the figure's unit.
-      coverage: asked for. measured: share of the published rows that such intervals hold. rows: how many rows.
+      coverage: asked for. measured: share of the published rows that such intervals hold. Both are None where the
+        interval is only the largest error seen. rows: how many rows.
       fold: what was left out ("model" or "device").
     """
 
     low: float
     high: float
-    coverage: float
-    measured: float
+    coverage: float | None
+    measured: float | None
     rows: int
     fold: Fold
 
@@ -100,7 +102,7 @@ def interval(value: float, figure: Figure, fold: Fold = "model", coverage: float
             return None
         found = Residuals(np.array(OTHER_CHIPS), ("P150",) * len(OTHER_CHIPS))
         factor = math.exp(float(np.abs(found.log_ratios).max()))
-        return Interval(value / factor, value * factor, 1.0, 1.0, len(OTHER_CHIPS), fold)
+        return Interval(value / factor, value * factor, None, None, len(OTHER_CHIPS), fold)
     found = residuals(figure, fold)
     factor = math.exp(found.half_width(coverage))
     measured = found.measured_coverage(coverage)
