@@ -9,10 +9,11 @@ import json
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ttsim import tables, text
-from ttsim.accuracy_estimate import AccuracyEstimate, estimate_row
+from ttsim.accuracy_estimate import AccuracyEstimate, estimate_row, sampling_sigma
+from ttsim.accuracy_report import AccuracyReport
 from ttsim.cost.constants import load_constants
 from ttsim.errors import ErrorSummary
 from ttsim.scenario import Scenario
@@ -40,7 +41,10 @@ KEYS = (
 )
 NOT_COMPARED = "vision demo: simulated as text only, left out of the errors of speed and TTFT"
 PREDICTED = "predicted: the table has no figure"
-ESTIMATED = "estimated without weights, ± the sampling error of the test's 511 or 128 positions"
+_ACCURACY_KINDS = (
+    ("estimated", "~", "estimated without weights, ± the sampling error of the test's 511 or 128 positions"),
+    ("measured", "=", "measured: weights were run as the device would, ± the sampling error of the positions compared"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Reproduction:
       row: as published.
       prompt_length: tokens of the prompt, before padding.
       speed: simulated tokens per second and user. ttft: simulated seconds.
-      accuracy: estimated Top-1 and Top-5; of a row whose table has none, those of the accuracy test at its precision.
+      accuracy: Top-1 and Top-5; of a row whose table has none, those of the accuracy test at its precision.
+      accuracy_kind: whether weights were run for it.
     """
 
     row: Row
@@ -59,6 +64,7 @@ class Reproduction:
     speed: float
     ttft: float
     accuracy: AccuracyEstimate
+    accuracy_kind: Literal["estimated", "measured"] = "estimated"
 
     @property
     def compared(self) -> bool:
@@ -116,8 +122,8 @@ class Reproduction:
                     list(self.notes),
                     round(self.accuracy.top1, 2),
                     round(self.accuracy.top5, 2),
-                    "estimated",
-                    "estimated",
+                    self.accuracy_kind,
+                    self.accuracy_kind,
                 ),
                 strict=True,
             )
@@ -146,6 +152,23 @@ def reproduce(
         if progress:
             progress(len(done), len(rows))
     return done
+
+
+def with_measurements(items: Sequence[Reproduction], reports: Mapping[int, AccuracyReport]) -> list[Reproduction]:
+    """The rows with measured accuracies in place of estimates, {index: report} (see `ttsim.accuracy_rows`)."""
+    result = list(items)
+    for index, report in reports.items():
+        positions = report.protocol.decode * report.windows
+        measured = AccuracyEstimate(
+            top1=report.top1,
+            top5=report.top5,
+            top1_sigma=sampling_sigma(report.top1, positions),
+            top5_sigma=sampling_sigma(report.top5, positions),
+            positions=positions,
+            in_range=True,
+        )
+        result[index] = dataclasses.replace(items[index], accuracy=measured, accuracy_kind="measured")
+    return result
 
 
 _GROUPS: dict[str, Callable[[Reproduction], str]] = {
@@ -227,9 +250,9 @@ _HEADER = (
     "sim.",
     "error",
     "Top-1",
-    "estimated",
+    "sim.",
     "Top-5",
-    "estimated",
+    "sim.",
     "",
 )
 
@@ -246,7 +269,7 @@ def to_text(items: Sequence[Reproduction], colour: bool = False) -> str:
         lines += [text.paint(header, text.DIM, colour), *body]
     lines += ["", text.paint("Errors: simulated / published - 1", text.BOLD, colour)]
     lines += _text_summary(items, colour)
-    lines += ["", text.paint("Top-1 and Top-5: estimated - published, in points, in-sample", text.BOLD, colour)]
+    lines += ["", text.paint("Top-1 and Top-5: simulated - published, in points, in-sample", text.BOLD, colour)]
     lines += _text_accuracy_summary(items, colour)
     if notes:
         lines += ["", text.paint("Notes", text.BOLD, colour)]
@@ -254,7 +277,8 @@ def to_text(items: Sequence[Reproduction], colour: bool = False) -> str:
             lines += textwrap.wrap(f"[{number}] {note}", 118, subsequent_indent="    ")
     if any("predicted" in n for item in items for n in item.notes):
         lines.append("  *  " + PREDICTED)
-    lines.append("  ~  " + ESTIMATED)
+    kinds = {item.accuracy_kind for item in items if tables.has_accuracy(item.row.table)}
+    lines += [f"  {mark}  {note}" for kind, mark, note in _ACCURACY_KINDS if kind in kinds]
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
@@ -284,12 +308,12 @@ def _text_row(item: Reproduction, notes: dict[str, int], colour: bool) -> tuple[
 
     accuracy = ("",) * 4
     if tables.has_accuracy(row.table):
-        a = item.accuracy
+        a, mark = item.accuracy, next(mark for kind, mark, _ in _ACCURACY_KINDS if kind == item.accuracy_kind)
         accuracy = (
             "" if row.top1 is None else f"{row.top1:.0f}",
-            f"~{a.top1:.1f}±{a.top1_sigma:.1f}",
+            f"{mark}{a.top1:.1f}±{a.top1_sigma:.1f}",
             "" if row.top5 is None else f"{row.top5:.0f}",
-            f"~{a.top5:.1f}±{a.top5_sigma:.1f}",
+            f"{mark}{a.top5:.1f}±{a.top5_sigma:.1f}",
         )
     return (
         row.model,
