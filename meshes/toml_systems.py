@@ -31,7 +31,7 @@ from typing import Any
 
 from ttsim.chips import CHIPS, Chip, register
 from ttsim.meshes.systems import SYSTEMS, System, Topology, UnknownSystemError
-from ttsim.problems import Problems
+from ttsim.ui.problems import Problems
 
 _SHAPE = {Topology.SINGLE: 1, Topology.LINEAR: 1, Topology.RING: 1, Topology.GRID: 2}
 

@@ -41,7 +41,7 @@ from ttsim.models.presets import HF_REPOS, get_config
 from ttsim.models.safetensors_files import SafetensorsFiles
 from ttsim.models.transformer import Transformer
 from ttsim.precision import LayerPrecision, Precision
-from ttsim.progress import Progress
+from ttsim.ui.progress import Progress
 
 Storage = Literal["float32", "bfloat16", "packed"]
 

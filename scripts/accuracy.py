@@ -11,12 +11,12 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from ttsim import cli
-from ttsim.accuracy import measure_accuracy
-from ttsim.accuracy_report import FORMATS, Protocol, failures
+from ttsim.accuracy.measure import measure_accuracy
+from ttsim.accuracy.report import FORMATS, Protocol, failures
 from ttsim.meshes.systems import get_system
 from ttsim.models.loading import open_checkpoint
 from ttsim.precision import Precision, resolve
+from ttsim.ui import cli
 
 _WEIGHTS = flags.DEFINE_string(
     "weights",

@@ -17,7 +17,6 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from ttsim import cli, text
 from ttsim.formats import round_to
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
@@ -27,6 +26,7 @@ from ttsim.models.presets import get_config
 from ttsim.models.run import decode_step, prefill_step
 from ttsim.models.transformer import Transformer
 from ttsim.precision import Precision, preset
+from ttsim.ui import cli, text
 
 _MODEL = flags.DEFINE_string("model", "Llama3.2-1B", "Model whose widths are used.")
 _LAYERS = flags.DEFINE_integer("layers", 4, "Decoder layers.", lower_bound=1)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ttsim import cli
+from ttsim.ui import cli
 
 _WEIGHTS = flags.DEFINE_string("weights", "SmolLM2-135M", "Checkpoint.")
 _BATCH = flags.DEFINE_integer("batch_size", 1, "Users.")
@@ -72,7 +72,7 @@ def plain_step(parameters, tokens, positions, cache, *, config):
 
 
 def main() -> None:
-    from ttsim.generate import Generator, keep_compiled
+    from ttsim.generation.generate import Generator, keep_compiled
     from ttsim.meshes.systems import get_system
     from ttsim.models.layout import Layout
     from ttsim.models.loading import load_model, open_checkpoint

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ttsim import cli, text
 from ttsim.cost.constants import load_constants
+from ttsim.explore.whatif import WhatIf
+from ttsim.explore.whatif_prompts import PromptWhatIf
 from ttsim.models.presets import get_config
 from ttsim.precision import preset
 from ttsim.scenario import Scenario
-from ttsim.whatif import WhatIf
-from ttsim.whatif_prompts import PromptWhatIf
+from ttsim.ui import cli, text
 
 _MODEL = flags.DEFINE_string("model", "Llama3.1-8B", "Model.")
 _DEVICE = flags.DEFINE_string("device", "N150", "System.")

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from ttsim import accuracy_calibration as calibration
-from ttsim import cli, tables, text
-from ttsim.accuracy_calibration import SMOLLM2_MEASURED, Error
-from ttsim.accuracy_estimate import estimate_row
+from ttsim import tables
+from ttsim.accuracy import calibration
+from ttsim.accuracy.calibration import SMOLLM2_MEASURED, Error
+from ttsim.accuracy.estimate import estimate_row
+from ttsim.ui import cli, text
 
 _WRITE = flags.DEFINE_bool("write", False, "Write the constants to ttsim/data/accuracy_constants.json.")
 

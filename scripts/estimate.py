@@ -12,9 +12,10 @@ import sys
 
 from absl import flags
 
-from ttsim import cli, question
-from ttsim.estimate_cli import Request, answer
+from ttsim.explore import question
+from ttsim.explore.cli import Request, answer
 from ttsim.meshes.systems import SYSTEMS
+from ttsim.ui import cli
 
 _MODEL = flags.DEFINE_string(
     "model", "Llama3.1-8B", "Published name, short name (8b), Hugging Face config.json or checkpoint directory."

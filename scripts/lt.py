@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from ttsim import cli
+from ttsim.ui import cli
 
 _RUN = flags.DEFINE_string("run", None, "Commands to run without the screen, separated by commas; 'help' lists them.")
 _MODELS = flags.DEFINE_string("models", "all", "Models, separated by commas: 1b, 3b, 8b, 11b, 70b, 70b-r1, q7b, q72b.")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from ttsim import cli
+from ttsim.ui import cli
 
 _MODEL = flags.DEFINE_string("model", None, "Model; Llama3.2-1B by default, with --weights that of the checkpoint.")
 _DEVICE = flags.DEFINE_string("device", "N300", "N150, N300, T3K or TG.")
@@ -36,15 +36,15 @@ def main() -> None:
         raise ValueError("--grid and --settings are two sets of settings: give one")
     if _WEIGHTS.value and _MODEL.value:
         raise ValueError("--weights decide the model: leave --model out")
-    from ttsim import pareto
+    from ttsim.explore import pareto
     from ttsim.models.presets import get_config
 
     measured = None
     if _WEIGHTS.value:
-        from ttsim.accuracy import Protocol
-        from ttsim.generate import keep_compiled
+        from ttsim.accuracy.measure import Protocol
+        from ttsim.explore.pareto_search import Measured
+        from ttsim.generation.generate import keep_compiled
         from ttsim.models.loading import open_checkpoint
-        from ttsim.pareto_search import Measured
 
         keep_compiled()
         checkpoint = open_checkpoint(_WEIGHTS.value)
@@ -71,7 +71,7 @@ def main() -> None:
 
 def _search(config, points, accuracy, measured) -> list[str]:
     """Adds the search's points to `points` and says what won."""
-    from ttsim import pareto, pareto_search
+    from ttsim.explore import pareto, pareto_search
 
     bases = pareto_search.default_bases()
     if measured is None:

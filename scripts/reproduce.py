@@ -10,10 +10,11 @@ import sys
 import jax
 from absl import flags
 
-from ttsim import cli, tables
-from ttsim.accuracy_rows import find_checkpoints, measure_rows
+from ttsim import tables
+from ttsim.accuracy.rows import find_checkpoints, measure_rows
 from ttsim.meshes.systems import get_system
 from ttsim.reproduce import FORMATS, reproduce, to_text, with_measurements
+from ttsim.ui import cli
 
 _TABLE = flags.DEFINE_multi_string(
     "table",

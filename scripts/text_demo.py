@@ -10,7 +10,7 @@ import sys
 
 from absl import flags
 
-from ttsim import cli, text
+from ttsim.ui import cli, text
 
 _BOOLEAN = ["0", "1", "false", "true"]
 
@@ -56,7 +56,7 @@ def _truth(value: str | None) -> bool | None:
 
 
 def main() -> None:
-    from ttsim import demo
+    from ttsim.generation import demo
 
     test, preset = demo.parse_test(_TEST.value)
     base = demo.TESTS[test]

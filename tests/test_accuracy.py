@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from checkpoint_files import GOLDEN, Golden, save_hf
 
-from ttsim.accuracy import Runner, bundled_text, cut_windows, measure_accuracy
-from ttsim.accuracy_report import FORMATS, PUBLISHED, AccuracyReport, Outputs, Protocol, Score, failures
+from ttsim.accuracy.measure import Runner, bundled_text, cut_windows, measure_accuracy
+from ttsim.accuracy.report import FORMATS, PUBLISHED, AccuracyReport, Outputs, Protocol, Score, failures
 from ttsim.meshes.systems import get_system
 from ttsim.models.checkpoints import CheckpointError
 from ttsim.models.fetch import COMMAND, smollm2_path

@@ -9,9 +9,10 @@ import math
 import numpy as np
 import pytest
 
-from ttsim import accuracy_calibration as calibration
-from ttsim import accuracy_estimate, fidelity, reproduce, tables
-from ttsim.accuracy_estimate import contested, estimate_accuracy, estimate_row, kept, load_constants, noise_of
+from ttsim import fidelity, reproduce, tables
+from ttsim.accuracy import calibration
+from ttsim.accuracy import estimate as accuracy_estimate
+from ttsim.accuracy.estimate import contested, estimate_accuracy, estimate_row, kept, load_constants, noise_of
 from ttsim.cost.constants import prior_constants
 from ttsim.models.presets import PRESETS
 from ttsim.precision import Precision, preset

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ttsim import tables
-from ttsim.accuracy_report import AccuracyReport, Protocol, Score
-from ttsim.accuracy_rows import check_config, find_checkpoints, measure_rows
+from ttsim.accuracy.report import AccuracyReport, Protocol, Score
+from ttsim.accuracy.rows import check_config, find_checkpoints, measure_rows
 from ttsim.models.presets import PRESETS
 from ttsim.reproduce import reproduce, to_json, to_text, with_measurements
 
@@ -41,7 +41,7 @@ def test_rows_of_one_precision_share_a_measurement(monkeypatch, tmp_path):
             model="1B", device=device, precision="p", reference="r", protocol=protocol, score=score, bf16=None
         )
 
-    monkeypatch.setattr("ttsim.accuracy.measure_accuracy", measure)
+    monkeypatch.setattr("ttsim.accuracy.measure.measure_accuracy", measure)
     monkeypatch.setattr(
         "ttsim.models.loading.open_checkpoint", lambda path: type("C", (), {"config": PRESETS["Llama3.2-1B"]})
     )

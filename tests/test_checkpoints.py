@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from checkpoint_files import CASES, GOLDEN, Golden, save_gguf, save_hf, save_meta, write_torch_file
 
+from ttsim.accuracy.refpt import read_refpt
 from ttsim.formats import BlockArray, dequantize, round_to
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
@@ -16,7 +17,6 @@ from ttsim.models.layout import Layout
 from ttsim.models.loading import check_sharding, load_model, open_checkpoint, resolve_weights
 from ttsim.models.run import prefill_step
 from ttsim.precision import Precision, preset
-from ttsim.refpt import read_refpt
 
 EXACT = preset("fp32", "")
 GGUF_CASES = [case for case in CASES if case != "mllama-text"]

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ttsim import demo, prompts
+from ttsim.generation import demo, prompts
+from ttsim.generation.prompts import Chat, Prompt, load_prompts
 from ttsim.lt.state import Job
 from ttsim.meshes.systems import UnknownSystemError
 from ttsim.precision import Precision, preset
-from ttsim.prompts import Chat, Prompt, load_prompts
 
 ROOT = Path(__file__).parent.parent
 QUESTIONS = "input_data_questions_prefill_128.json"

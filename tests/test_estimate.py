@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ttsim import estimate as est
-from ttsim import text
-from ttsim.advice import advise
-from ttsim.capacity import capacity_of
-from ttsim.compare import pairs, run_of
-from ttsim.constants_report import records
 from ttsim.cost.constants import CONSTANTS, load_constants
-from ttsim.estimate_cli import Request, answer
-from ttsim.interval import Residuals, fold_of, interval, outside, residuals
+from ttsim.explore import estimate as est
+from ttsim.explore.advice import advise
+from ttsim.explore.capacity import capacity_of
+from ttsim.explore.cli import Request, answer
+from ttsim.explore.compare import pairs, run_of
+from ttsim.explore.constants_report import records
+from ttsim.explore.interval import Residuals, fold_of, interval, outside, residuals
+from ttsim.explore.question import Question, pair_arguments, parse_changes
 from ttsim.memory import DoesNotFitError
-from ttsim.question import Question, pair_arguments, parse_changes
 from ttsim.scenario import Scenario
+from ttsim.ui import text
 
 CONSTANTS_NOW = load_constants()
 ROOT = Path(__file__).parent.parent

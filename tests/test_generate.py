@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ttsim.clock import simulate_clock
-from ttsim.generate import Generator, cache_length
+from ttsim.generation.clock import simulate_clock
+from ttsim.generation.generate import Generator, cache_length
+from ttsim.generation.paging import BlockTable, OutOfBlocksError, PageParams, gather_pages, scatter_pages
+from ttsim.generation.sampling import SamplingParams, prompt_seeds, sample
 from ttsim.meshes.systems import get_system
 from ttsim.models.checkpoints import from_hf_tensors
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
 from ttsim.models.run import place
 from ttsim.models.transformer import Transformer
-from ttsim.paging import BlockTable, OutOfBlocksError, PageParams, gather_pages, scatter_pages
 from ttsim.precision import preset
-from ttsim.sampling import SamplingParams, prompt_seeds, sample
 from ttsim.scenario import Scenario
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "hf" / "llama-gqa-8kv.npz")

@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from ttsim import pareto, pareto_search
+from ttsim.explore import pareto, pareto_search
+from ttsim.explore.pareto import Point
 from ttsim.models.presets import get_config
-from ttsim.pareto import Point
 from ttsim.precision import Precision, preset
 
 CONFIG = get_config("Llama3.2-1B")

@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from ttsim.cost.constants import load_constants
-from ttsim.perf_report import COLUMNS, OP_CODES, diff_text, differences, family, op_code, read_profile, to_csv
-from ttsim.question import Question
-from ttsim.schedule import schedule
+from ttsim.explore.perf_report import COLUMNS, OP_CODES, diff_text, differences, family, op_code, read_profile, to_csv
+from ttsim.explore.question import Question
+from ttsim.explore.schedule import schedule
 
 CONSTANTS = load_constants()
 
@@ -108,7 +108,7 @@ def test_diff_says_where_two_runs_part(profile):
 
 def test_diff_tells_ops_that_only_one_side_has(scenario):
     one, _ = schedule(scenario, CONSTANTS)
-    from ttsim.perf_report import simulated_ops
+    from ttsim.explore.perf_report import simulated_ops
 
     ops = simulated_ops(one)
     without = [op for op in ops if "LayerNorm" not in op.code]

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ttsim import goal, sweep_report
 from ttsim.cost.constants import load_constants
-from ttsim.goal import parse_goal, search
-from ttsim.plot import curves
-from ttsim.question import Question, parse_number
+from ttsim.explore import goal, sweep_report
+from ttsim.explore.goal import parse_goal, search
+from ttsim.explore.question import Question, parse_number
+from ttsim.explore.sweep import parse_sweep, sweep
+from ttsim.explore.whatif import WhatIf
+from ttsim.explore.whatif_prompts import PromptWhatIf
 from ttsim.scenario import Scenario
-from ttsim.sweep import parse_sweep, sweep
-from ttsim.whatif import WhatIf
-from ttsim.whatif_prompts import PromptWhatIf
+from ttsim.ui.plot import curves
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 import pytest
 
 from ttsim.cost.constants import load_constants
-from ttsim.question import Question
-from ttsim.schedule import schedule
-from ttsim.timeline import groups_of, to_json
+from ttsim.explore.question import Question
+from ttsim.explore.schedule import schedule
+from ttsim.explore.timeline import groups_of, to_json
 
 CONSTANTS = load_constants()
 CASES = [

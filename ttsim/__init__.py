@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ttsim._simulate import simulate
+    from ttsim.explore.whatif import WhatIf
+    from ttsim.explore.whatif_prompts import PromptWhatIf
     from ttsim.meshes.systems import get_system
     from ttsim.models.presets import get_config
     from ttsim.precision import Precision, preset
     from ttsim.program import Program, trace
     from ttsim.report import Report
     from ttsim.scenario import Scenario
-    from ttsim.whatif import WhatIf
-    from ttsim.whatif_prompts import PromptWhatIf
 
 _HOMES = {
     "Precision": "ttsim.precision",
     "Program": "ttsim.program",
-    "PromptWhatIf": "ttsim.whatif_prompts",
+    "PromptWhatIf": "ttsim.explore.whatif_prompts",
     "Report": "ttsim.report",
     "Scenario": "ttsim.scenario",
-    "WhatIf": "ttsim.whatif",
+    "WhatIf": "ttsim.explore.whatif",
     "get_config": "ttsim.models.presets",
     "get_system": "ttsim.meshes.systems",
     "preset": "ttsim.precision",

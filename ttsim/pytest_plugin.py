@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ttsim.accuracy import AccuracyReport
+    from ttsim.accuracy.measure import AccuracyReport
     from ttsim.report import Report
 
 _DEVICES = 32  # chips of the largest system, a Galaxy
@@ -42,14 +42,14 @@ def _once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def ttsim_accuracy() -> Callable[..., AccuracyReport]:
-    """`ttsim.accuracy.measure_accuracy`, without the bf16 comparison unless it is asked for.
+    """`ttsim.accuracy.measure.measure_accuracy`, without the bf16 comparison unless it is asked for.
 
     `ttsim_accuracy(weights, device="N150", precision="performance", windows=1, ...)` returns a report with `top1` and
     `top5` in per cent, `delta_nll`, `sampling_error()` and, with `compare_bf16=True`, `drop`.
     """
     import jax
 
-    from ttsim.accuracy import measure_accuracy
+    from ttsim.accuracy.measure import measure_accuracy
 
     if jax.config.values["jax_num_cpu_devices"] < 1:
         with contextlib.suppress(RuntimeError):  # JAX has started: its devices are what there is

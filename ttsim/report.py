@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ttsim import text
 from ttsim.cost import host
 from ttsim.cost.constants import CONSTANTS
 from ttsim.cost.kernel import Kernel, Terms
@@ -19,6 +18,7 @@ from ttsim.fidelity import MathFidelity
 from ttsim.memory import Memory
 from ttsim.meshes.systems import Topology
 from ttsim.scenario import Scenario
+from ttsim.ui import text
 
 PHASES = {fidelity.name: fidelity.value for fidelity in MathFidelity}  # passes of the matrix engine by fidelity
 

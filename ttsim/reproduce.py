@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ttsim import tables, text
-from ttsim.accuracy_estimate import AccuracyEstimate, estimate_row, sampling_sigma
-from ttsim.accuracy_report import AccuracyReport
+from ttsim import tables
+from ttsim.accuracy.estimate import AccuracyEstimate, estimate_row, sampling_sigma
+from ttsim.accuracy.report import AccuracyReport
 from ttsim.cost.constants import load_constants
 from ttsim.errors import ErrorSummary
 from ttsim.scenario import Scenario
 from ttsim.tables import Row
+from ttsim.ui import text
 
 KEYS = (
     "table",
@@ -155,7 +156,7 @@ def reproduce(
 
 
 def with_measurements(items: Sequence[Reproduction], reports: Mapping[int, AccuracyReport]) -> list[Reproduction]:
-    """The rows with measured accuracies in place of estimates, {index: report} (see `ttsim.accuracy_rows`)."""
+    """The rows with measured accuracies in place of estimates, {index: report} (see `ttsim.accuracy.rows`)."""
     result = list(items)
     for index, report in reports.items():
         positions = report.protocol.decode * report.windows

@@ -10,14 +10,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttsim import cli, tables
+from ttsim import tables
 from ttsim.lt import commands
 from ttsim.lt.state import Job
 from ttsim.precision import preset
 from ttsim.tables import Row
+from ttsim.ui import cli
 
 if TYPE_CHECKING:
-    from ttsim.pareto import Kind, Point
+    from ttsim.explore.pareto import Kind, Point
 
 # Test of a demo -> the section that its row goes into.
 _SECTIONS = {
@@ -110,7 +111,7 @@ def _plots(jobs: Sequence[Job], folder: Path) -> list[Path]:
         points = _points(group)
         if not points:
             continue
-        from ttsim.pareto import to_svg  # heavy: only where there is something to plot
+        from ttsim.explore.pareto import to_svg  # heavy: only where there is something to plot
 
         folder.mkdir(parents=True, exist_ok=True)
         name = {**commands.MODELS, **commands.MORE_MODELS}.get(model, model)
@@ -132,7 +133,7 @@ def _sweeps(jobs: Iterable[Job]) -> dict[tuple[str, str], list[Job]]:
 
 def _points(jobs: Sequence[Job]) -> list[Point]:
     """The points of one model on one device: settings with both a speed and an accuracy."""
-    from ttsim.pareto import Point
+    from ttsim.explore.pareto import Point
 
     by_setting: dict[str, dict[str, Job]] = {}
     for job in jobs:

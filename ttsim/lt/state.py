@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttsim import cli
+from ttsim.ui import cli
 
 FINAL = ("Finished", "Error", "Cancelled")
 

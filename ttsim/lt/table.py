@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ttsim import text
 from ttsim.lt.state import Job
+from ttsim.ui import text
 
 _COLOURS = {"Finished": text.GREEN, "Error": text.RED}
 

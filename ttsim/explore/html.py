@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-import ttsim.estimate as est
-from ttsim import svg, text
-from ttsim.question import NUMBERS
+import ttsim.explore.estimate as est
+from ttsim.explore.question import NUMBERS
+from ttsim.explore.sweep_report import CURVES, HEADER, Sweep, curves_of, point_cells
 from ttsim.report import Breakdown
-from ttsim.sweep_report import CURVES, HEADER, Sweep, curves_of, point_cells
+from ttsim.ui import svg, text
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2937; --faint: #6b7280; --line: #e5e7eb; --paper: #ffffff;

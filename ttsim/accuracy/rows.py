@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ttsim import tables
-from ttsim.accuracy_report import AccuracyReport, Protocol
+from ttsim.accuracy.report import AccuracyReport, Protocol
 from ttsim.models.config import ModelConfig
 from ttsim.models.presets import PRESETS, get_config
 from ttsim.precision import resolve
@@ -72,7 +72,7 @@ def measure_rows(
     Raises:
       ValueError: a checkpoint is broken, or another model than its name says.
     """
-    from ttsim.accuracy import measure_accuracy  # JAX and the models: only when there is something to run
+    from ttsim.accuracy.measure import measure_accuracy  # JAX and the models: only when there is something to run
     from ttsim.models.loading import open_checkpoint
 
     done: dict[tuple[object, ...], AccuracyReport] = {}

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttsim.cost.constants import load_constants
+from ttsim.explore.question import FIELDS, NUMBERS, Question, parse_field, parse_number
 from ttsim.memory import DoesNotFitError
 from ttsim.meshes.sharding import ShardingError
 from ttsim.precision_text import unknown
-from ttsim.question import FIELDS, NUMBERS, Question, parse_field, parse_number
 
 MOST_POINTS = 5000
 

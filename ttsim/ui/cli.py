@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from ttsim.problems import Problems
+from ttsim.ui.problems import Problems
 
 
 def run(main: Callable[[], int | None]) -> None:

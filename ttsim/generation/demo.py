@@ -20,19 +20,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from ttsim.clock import Clock, simulate_clock
-from ttsim.generate import Generation, Generator, cache_length, keep_compiled
+from ttsim.generation.clock import Clock, simulate_clock
+from ttsim.generation.generate import Generation, Generator, cache_length, keep_compiled
+from ttsim.generation.paging import PageParams
+from ttsim.generation.prompts import Chat, Prompt, load_chat, load_prompts
+from ttsim.generation.sampling import SamplingParams
 from ttsim.memory import check_fits
 from ttsim.meshes.systems import UnknownSystemError, get_system
 from ttsim.models.fetch import COMMAND
 from ttsim.models.layout import Layout
 from ttsim.models.loading import load_model, open_checkpoint
 from ttsim.models.presets import get_config
-from ttsim.paging import PageParams
 from ttsim.precision import Precision, resolve
 from ttsim.precision_text import unknown
-from ttsim.prompts import Chat, Prompt, load_chat, load_prompts
-from ttsim.sampling import SamplingParams
 from ttsim.scenario import Scenario
 from ttsim.tables import padded_prefill_length, prompt_tokens
 

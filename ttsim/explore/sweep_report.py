@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ttsim import plot, text
-from ttsim.question import NUMBERS, Question
-from ttsim.sweep import FIGURES, Point
+from ttsim.explore.question import NUMBERS, Question
+from ttsim.explore.sweep import FIGURES, Point
+from ttsim.ui import plot, text
 
 HEADER = ("speed t/s/u", "TTFT ms", "throughput t/s", "request s", "DRAM GB", "")
 # What is drawn: name, figure, factor.
@@ -113,7 +113,7 @@ def to_markdown(sweep: Sweep) -> str:
 
 
 def _html(sweep: Sweep) -> str:
-    from ttsim.html import sweep_page
+    from ttsim.explore.html import sweep_page
 
     return sweep_page(sweep)
 

@@ -1,6 +1,6 @@
 """Top-1 and Top-5 of a model whose weights are not at hand: from rounding noise to logit noise to flipped choices.
 
-    import ttsim.accuracy_estimate as accuracy
+    import ttsim.accuracy.estimate as accuracy
     print(accuracy.estimate_accuracy("Llama3.1-8B", "performance"))
 
 1. Each rounding of a decode step adds noise, relative to what it rounds. Contributions of one layer, by tensor group:
@@ -14,7 +14,7 @@
    how often it is among its five.
 4. `kept` has the chance, in closed form, that the noisy first choice is still the reference's first, or in its five.
 
-Six constants are fitted to the published accuracies (`ttsim.accuracy_calibration`); everything else is sourced here.
+Six constants are fitted to the published accuracies (`ttsim.accuracy.calibration`); everything else is sourced here.
 """
 
 from __future__ import annotations

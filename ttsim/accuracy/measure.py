@@ -28,7 +28,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ttsim import ops as tt
-from ttsim.accuracy_report import PUBLISHED, AccuracyReport, Outputs, Protocol, Score
+from ttsim.accuracy.refpt import ReferenceFile, read_refpt
+from ttsim.accuracy.report import PUBLISHED, AccuracyReport, Outputs, Protocol, Score
 from ttsim.meshes.systems import System, get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.config import ModelConfig
@@ -39,8 +40,7 @@ from ttsim.models.run import decode_step, place_cache, prefill_step
 from ttsim.models.tokenizers import load_tokenizer
 from ttsim.models.transformer import Transformer
 from ttsim.precision import Precision, preset, resolve
-from ttsim.progress import Progress
-from ttsim.refpt import ReferenceFile, read_refpt
+from ttsim.ui.progress import Progress
 
 TEXT = "tale_of_two_cities.txt"  # the opening of the published runs' book, Project Gutenberg #98, public domain
 

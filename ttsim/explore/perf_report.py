@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from ttsim import text
 from ttsim.cost.matmul import MAX_BLOCK
 from ttsim.cost.shapes import largest_divisor, tiles
 from ttsim.describe import array_shape, matrix_shape
+from ttsim.explore.schedule import Phase, Run, schedule
 from ttsim.formats import TILE
 from ttsim.meshes.systems import System
 from ttsim.scenario import Scenario
-from ttsim.schedule import Phase, Run, schedule
+from ttsim.ui import text
 
 OP_CODES: Mapping[str, str] = {
     "add": "BinaryNgDeviceOperation",

@@ -15,15 +15,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ttsim.accuracy import Outputs, Protocol, Runner, Score, bundled_text, cut_windows
-from ttsim.accuracy_estimate import estimate_accuracy
+from ttsim.accuracy.estimate import estimate_accuracy
+from ttsim.accuracy.measure import Outputs, Protocol, Runner, Score, bundled_text, cut_windows
 from ttsim.cost.constants import load_constants
+from ttsim.explore.pareto import Accuracy, Kind, Point, dominates, evaluate, front, set_formats
 from ttsim.meshes.systems import get_system
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
 from ttsim.models.loading import Checkpoint, load_model
 from ttsim.models.tokenizers import load_tokenizer
-from ttsim.pareto import Accuracy, Kind, Point, dominates, evaluate, front, set_formats
 from ttsim.precision import Precision, preset
 from ttsim.scenario import Scenario
 

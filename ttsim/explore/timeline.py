@@ -16,9 +16,9 @@ import numpy as np
 
 from ttsim.cost.machine import Machine
 from ttsim.describe import formats_of, label_of, shape_of
+from ttsim.explore.schedule import Phase, Run, schedule
 from ttsim.ops._op import OpCall
 from ttsim.scenario import Scenario
-from ttsim.schedule import Phase, Run, schedule
 
 _PID = 1
 _HOST = 0  # track of the host; chip i has track i + 1

@@ -9,15 +9,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ttsim import text
 from ttsim.cost.constants import load_constants
-from ttsim.interval import fold_of, interval
+from ttsim.explore.interval import fold_of, interval
+from ttsim.explore.question import Question
 from ttsim.memory import DoesNotFitError
 from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS
 from ttsim.precision_text import unknown
-from ttsim.question import Question
 from ttsim.scenario import MAX_BATCH, Scenario
+from ttsim.ui import text
 
 # List prices of the boards alone, in dollars: n150d, n300d, p100a (hardwareluxx.de, 2025-04), p150a (vendor, 2026); a
 # T3K is four N300. No public price of a Galaxy or of a P300 board was found.

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttsim import cli, compare, constants_report, estimate, goal, sweep_report
 from ttsim.cost.constants import load_constants
+from ttsim.explore import compare, constants_report, estimate, goal, sweep_report
+from ttsim.explore.question import Question
+from ttsim.explore.sweep import parse_sweep, sweep
 from ttsim.models.presets import get_config
 from ttsim.precision import Precision, resolve
-from ttsim.question import Question
-from ttsim.sweep import parse_sweep, sweep
+from ttsim.ui import cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,7 @@ def _compare(request: Request, question: Question, constants: Mapping[str, float
 
 
 def _estimate(request: Request, question: Question, constants: Mapping[str, float], colour: bool) -> str:
-    from ttsim import perf_report, timeline
+    from ttsim.explore import perf_report, timeline
 
     scenario = question.scenario()
     item = estimate.estimate(scenario, constants, request.advice)

@@ -21,14 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ttsim.generation.paging import BlockTable, PageParams
+from ttsim.generation.sampling import SamplingParams, prompt_seeds, sample
 from ttsim.models.cache import KVCache
 from ttsim.models.fetch import cache_dir
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place_cache, prefill_step
 from ttsim.models.transformer import Transformer
-from ttsim.paging import BlockTable, PageParams
 from ttsim.precision import Precision
-from ttsim.sampling import SamplingParams, prompt_seeds, sample
 from ttsim.tables import padded_prefill_length
 
 _LEAST_ROWS = 2  # one row would be a matrix-vector product, which sums in another order

@@ -1,7 +1,7 @@
 """Thousands of prompts at once: TTFT of precisions x batches x prompt lengths, as one function of the constants.
 
-The counterpart of `ttsim.whatif` for prefill. Chunks that prompts share (all but the last of a long prompt) are priced
-once; a prompt is a sum of chunks.
+The counterpart of `ttsim.explore.whatif` for prefill. Chunks that prompts share (all but the last of a long prompt) are
+priced once; a prompt is a sum of chunks.
 """
 
 from __future__ import annotations

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ttsim import text
 from ttsim._simulate import report_of
-from ttsim.advice import Advice, advise
-from ttsim.capacity import Capacity, capacity_of
 from ttsim.cost.constants import load_constants
-from ttsim.interval import Interval, chip_name, fold_of, interval, outside
+from ttsim.explore.advice import Advice, advise
+from ttsim.explore.capacity import Capacity, capacity_of
+from ttsim.explore.interval import Interval, chip_name, fold_of, interval, outside
 from ttsim.memory import DoesNotFitError
 from ttsim.report import Breakdown, OpTime, Report
 from ttsim.scenario import Scenario
+from ttsim.ui import text
 
 NOT_MODELLED = (
     "queueing and mixed lengths of a server, sampling other than argmax, the host's own speed, "
@@ -434,7 +434,7 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]
 
 
 def _html(item: Estimate) -> str:
-    from ttsim.html import estimate_page
+    from ttsim.explore.html import estimate_page
 
     return estimate_page(item)
 

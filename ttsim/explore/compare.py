@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttsim import text
-from ttsim.estimate import estimate, record
-from ttsim.question import Question, parse_changes
+from ttsim.explore.estimate import estimate, record
+from ttsim.explore.question import Question, parse_changes
+from ttsim.ui import text
 
 
 @dataclass(frozen=True)

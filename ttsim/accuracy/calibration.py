@@ -27,7 +27,7 @@ import numpy as np
 import optax
 
 from ttsim import tables
-from ttsim.accuracy_estimate import (
+from ttsim.accuracy.estimate import (
     EARLY_POSITIONS,
     Noise,
     accuracy,

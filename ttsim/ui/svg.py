@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-from ttsim.plot import is_log, number
+from ttsim.ui.plot import is_log, number
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#f0e442")

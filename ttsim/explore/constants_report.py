@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ttsim import text
 from ttsim.cost.constants import CONSTANTS
+from ttsim.ui import text
 
 
 def records(constants: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Speed against Top-1 over precision and fidelity settings of one model on one device, and the front of both.
 
 Speed and TTFT are simulated. Top-1 is measured where weights are given, else estimated, and every point says which.
-`ttsim.pareto_search` goes on from here: settings per decoder layer.
+`ttsim.explore.pareto_search` goes on from here: settings per decoder layer.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from ttsim import tables, text
-from ttsim.accuracy_estimate import estimate_accuracy
+from ttsim import tables
+from ttsim.accuracy.estimate import estimate_accuracy
 from ttsim.cost.constants import load_constants
 from ttsim.models.config import ModelConfig
 from ttsim.precision import Precision
 from ttsim.precision_text import TENSOR_GROUPS, unknown
 from ttsim.scenario import Scenario
+from ttsim.ui import text
 
 Kind = Literal["measured", "estimated"]
 Accuracy = Callable[[Precision], "tuple[float, float, Kind]"]
@@ -161,7 +162,7 @@ def evaluate(
 
     Args:
       settings: (description, precision). model, device: names.
-      accuracy: Top-1 and Top-5 of a precision (`estimated`, or `ttsim.pareto_search.Measured`).
+      accuracy: Top-1 and Top-5 of a precision (`estimated`, or `ttsim.explore.pareto_search.Measured`).
       constants: of the cost model, by default the calibrated ones.
       progress: called with (points done, points in all).
     """

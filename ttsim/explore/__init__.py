@@ -1,0 +1,1 @@
+"""Questions beyond one report: estimates, sweeps, goals, comparisons, fronts, timelines and profiles."""

@@ -1,0 +1,1 @@
+"""What people see: command lines, aligned text, progress, plots and charts."""
