@@ -260,7 +260,9 @@ def test_only_shards_of_broken_tiles_need_repacking():
 
 
 def test_every_op_has_a_rule():
-    assert [op.name for op in OPS.values() if op.rule is None] == []
+    own = [op for op in OPS.values() if op.body.__module__.startswith("ttsim.")]  # other tests make ops of their own
+    assert len(own) > 20
+    assert [op.name for op in own if op.rule is None] == []
 
 
 def test_an_op_without_a_rule_raises(monkeypatch):

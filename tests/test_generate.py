@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from ttsim import ops as tt
 from ttsim.generation.clock import simulate_clock
 from ttsim.generation.generate import Generator, cache_length
 from ttsim.generation.paging import BlockTable, OutOfBlocksError, PageParams, gather_pages, scatter_pages
@@ -191,3 +192,12 @@ def test_ttft_is_the_mean_over_padded_lengths():
 def test_cache_fits_padded_prompts():
     assert cache_length(1024) == 1024
     assert cache_length(2000) == 2048
+
+
+@pytest.mark.parametrize("columns", [64, 576, 2048])
+def test_norm_of_a_row_is_the_same_in_any_batch(columns):
+    x = jax.random.normal(jax.random.key(0), (32, columns))
+    weight = jnp.ones(columns)
+    whole = tt.rms_norm(x, weight, eps=1e-5, out_format="fp32")
+    for rows in (2, 4, 16):
+        np.testing.assert_array_equal(tt.rms_norm(x[:rows], weight, eps=1e-5, out_format="fp32"), whole[:rows])

@@ -25,8 +25,7 @@ def rms_norm(x, weight, *, eps, out_format, cores=None):
       [..., H] float32.
     """
     del cores
-    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    return pack(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
+    return pack(x * jax.lax.rsqrt(_mean_square(x) + eps) * _row(weight, x), out_format)
 
 
 @rms_norm.cost
@@ -50,7 +49,7 @@ def rms_norm_stats(x, *, out_format, cores=None):
       [..., 1] float32. (The device writes a tile column of 32.)
     """
     del cores
-    return pack(jnp.mean(jnp.square(x), axis=-1, keepdims=True), out_format)
+    return pack(_mean_square(x), out_format)
 
 
 @rms_norm_stats.cost
@@ -93,6 +92,16 @@ def _(call, machine):
         return [tensix.small("rms_norm_post_all_gather", 8e-6), tensix.small("sharded_to_interleaved", 3e-6)]
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
     return [tensix.stream_rows("rms_norm_post_all_gather", moved, rows, machine, rate="norm_bandwidth")]
+
+
+def _mean_square(x):
+    """mean(x^2) over the last axis, [..., 1].
+
+    A matmul with ones: XLA's CPU reduction sums fewer than 8 rows in another order than more of them, and a user's
+    tokens would depend on the batch. (Eight columns, since one would be a matrix-vector product.)
+    """
+    ones = jnp.ones((x.shape[-1], 8), x.dtype)
+    return jnp.matmul(jnp.square(x), ones, precision=jax.lax.Precision.HIGHEST)[..., :1] / x.shape[-1]
 
 
 def _row(weight, x):
