@@ -111,8 +111,8 @@ def _phase(name: str, phase: Breakdown) -> list[str]:
     ]
     return [
         f"<h2>{escape(est.phase_title(name, phase))}</h2>",
-        svg.bars(items),
-        svg.legend(limits),
+        svg.bars(items, tuple(est.LIMITS)),
+        svg.legend(limits, tuple(est.LIMITS)),
         table(est.OP_HEADER, [est.op_cells(line) for line in lines], left=(0, 1, 2, 10, 11), hints=hints),
     ]
 

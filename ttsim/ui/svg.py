@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from ttsim.ui.plot import is_log, number
 
 # Okabe and Ito's colours, told apart with any colour vision.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#f0e442")
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#f0e442", "#332288")
 
 
 def stacked(parts: Sequence[tuple[str, float, str]], *, width: int = 760) -> str:
@@ -26,10 +26,12 @@ def stacked(parts: Sequence[tuple[str, float, str]], *, width: int = 760) -> str
     return _svg(width, 28, shapes, "memory")
 
 
-def bars(items: Sequence[tuple[str, float, str, str]], *, width: int = 760) -> str:
-    """Horizontal bars of (name, value, text, colour key), the values on one linear scale."""
+def bars(items: Sequence[tuple[str, float, str, str]], keys: Sequence[str], *, width: int = 760) -> str:
+    """Horizontal bars of (name, value, text, colour key), the values on one linear scale.
+
+    `keys` are all the keys that the charts of a page have: each keeps its colour from chart to chart.
+    """
     most = max((value for _, value, _, _ in items), default=1.0) or 1.0
-    keys = list(dict.fromkeys(key for *_, key in items))
     left, right, row = 190, 190, 22
     room = width - left - right
     shapes = []
@@ -44,11 +46,13 @@ def bars(items: Sequence[tuple[str, float, str, str]], *, width: int = 760) -> s
     return _svg(width, row * len(items), shapes, "bars")
 
 
-def legend(names: Sequence[str]) -> str:
-    """Coloured names, in the order of `COLOURS`."""
+def legend(names: Sequence[str], keys: Sequence[str] | None = None) -> str:
+    """Coloured names, in the order of `COLOURS`, or with the colours that `bars` gave these keys."""
+    keys = names if keys is None else keys
     spans = (
-        f'<span class="key"><i style="background:{COLOURS[i % len(COLOURS)]}"></i>{html.escape(name)}</span>'
-        for i, name in enumerate(names)
+        f'<span class="key"><i style="background:{COLOURS[keys.index(name) % len(COLOURS)]}"></i>'
+        f"{html.escape(name)}</span>"
+        for name in names
     )
     return '<p class="legend">' + "".join(spans) + "</p>"
 
