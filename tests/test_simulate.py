@@ -2,11 +2,15 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ttsim
+from ttsim import ops
 from ttsim.cost.constants import load_constants
+from ttsim.cost.price import UnpricedError
 from ttsim.memory import DoesNotFitError
 from ttsim.meshes.sharding import ShardingError
 from ttsim.models.formats import parameters
@@ -121,3 +125,18 @@ def test_a_hugging_face_config_is_a_model(tmp_path):
         return sum(op.time for op in report.decode.ops if op.where)
 
     assert layers(deeper) == pytest.approx(2 * layers(tmp_path))
+
+
+def test_a_function_of_ones_own_is_priced():
+    """The README's example: the matmul of the 8B profile on N150, 62.4 MB of bfp8 at 245 to 260 GB/s."""
+    program = ttsim.trace(
+        lambda x, w: ops.linear(x, w, kernel="dram_sharded", weight_format="bfp8", setting="hifi2", out_format="bf16"),
+        jax.ShapeDtypeStruct((32, 4096), jnp.float32),
+        jax.ShapeDtypeStruct((4096, 14336), jnp.float32),
+    )
+    priced = ttsim.price(program, device="N150")
+    assert priced.time == pytest.approx(255e-6, rel=0.03)
+    assert sum(op.time for op in priced.ops) == pytest.approx(priced.time)
+    assert "matmul (DRAM-sharded)" in str(priced)
+    with pytest.raises(UnpricedError, match="dot_general"):
+        ttsim.price(ttsim.trace(jnp.dot, jnp.ones((4, 4)), jnp.ones((4, 4))))

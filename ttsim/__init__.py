@@ -12,7 +12,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ttsim._simulate import simulate
+    from ttsim._simulate import price, simulate
+    from ttsim.accuracy.estimate import estimate_accuracy
+    from ttsim.accuracy.measure import measure_accuracy
     from ttsim.explore.whatif import WhatIf
     from ttsim.explore.whatif_prompts import PromptWhatIf
     from ttsim.meshes.systems import get_system
@@ -29,9 +31,12 @@ _HOMES = {
     "Report": "ttsim.report",
     "Scenario": "ttsim.scenario",
     "WhatIf": "ttsim.explore.whatif",
+    "estimate_accuracy": "ttsim.accuracy.estimate",
     "get_config": "ttsim.models.presets",
     "get_system": "ttsim.meshes.systems",
+    "measure_accuracy": "ttsim.accuracy.measure",
     "preset": "ttsim.precision",
+    "price": "ttsim._simulate",
     "simulate": "ttsim._simulate",
     "trace": "ttsim.program",
 }
@@ -43,9 +48,12 @@ __all__ = [
     "Report",
     "Scenario",
     "WhatIf",
+    "estimate_accuracy",
     "get_config",
     "get_system",
+    "measure_accuracy",
     "preset",
+    "price",
     "simulate",
     "trace",
 ]

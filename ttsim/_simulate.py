@@ -1,17 +1,22 @@
-"""`ttsim.simulate`: one question, one report."""
+"""`ttsim.simulate`: one question, one report; `ttsim.price`: the same for any traced program."""
 
 from __future__ import annotations
 
 import datetime
 import os
 from collections.abc import Mapping
+from typing import Literal
 
+from ttsim.chips import CHIPS
 from ttsim.cost.constants import load_constants
-from ttsim.meshes.systems import System
+from ttsim.cost.machine import Machine
+from ttsim.meshes.systems import System, get_system
 from ttsim.models.config import ModelConfig
 from ttsim.precision import Precision
-from ttsim.report import Report, decode_breakdown, prefill_breakdown
+from ttsim.program import Program
+from ttsim.report import Breakdown, Report, decode_breakdown, prefill_breakdown, program_breakdown
 from ttsim.scenario import Scenario
+from ttsim.software import software_of
 
 
 def simulate(
@@ -62,3 +67,34 @@ def report_of(scenario: Scenario, constants: Mapping[str, float]) -> Report:
     decode = decode_breakdown(scenario, constants)
     prefill = prefill_breakdown(scenario, constants)
     return Report(scenario, 1 / decode.time, prefill.time, memory, decode, prefill)
+
+
+def price(
+    program: Program,
+    device: str | System = "N150",
+    *,
+    phase: Literal["decode", "prefill"] = "decode",
+    position: int = 128,
+    date: datetime.date | str | None = None,
+    constants: Mapping[str, float] | None = None,
+) -> Breakdown:
+    """Prices a program that `ttsim.trace` made of a function of your own, on the device alone (no host).
+
+    Args:
+      program: what one device runs; every primitive outside the views must be a device op (`ttsim.ops`).
+      device: whose chip and links run it; its topology prices the collectives.
+      phase: "decode" keeps activations in L1 and rows in one tile, "prefill" streams them from DRAM.
+      position: tokens before the one that decode computes.
+      date, constants: as in `simulate`.
+
+    Returns:
+      Seconds in all and by kernel, with what limits each. `print` shows it.
+
+    Raises:
+      UnpricedError: the program holds primitives or ops without a price; the message says which and where.
+    """
+    if isinstance(date, str):
+        date = datetime.date.fromisoformat(date)
+    system = get_system(device)
+    machine = Machine(CHIPS[system.chip], system, software_of(date or system.software), phase, position)
+    return program_breakdown(program, machine, load_constants() if constants is None else constants)

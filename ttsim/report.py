@@ -12,11 +12,12 @@ from ttsim.cost import host
 from ttsim.cost.constants import CONSTANTS
 from ttsim.cost.kernel import Kernel, Terms
 from ttsim.cost.machine import Machine
-from ttsim.cost.price import Cost, PricedKernel, decode_time
+from ttsim.cost.price import Cost, PricedKernel, decode_time, price
 from ttsim.describe import formats_of, label_of, shape_of
 from ttsim.fidelity import MathFidelity
 from ttsim.memory import Memory
 from ttsim.meshes.systems import Topology
+from ttsim.program import Program
 from ttsim.scenario import Scenario
 from ttsim.ui import text
 
@@ -104,6 +105,9 @@ class Breakdown:
             totals[op.limit] = totals.get(op.limit, 0.0) + op.time
         return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
+    def __str__(self) -> str:
+        return "\n".join(_part_lines("total", self, rows=20))
+
 
 @dataclass(frozen=True)
 class Report:
@@ -156,6 +160,12 @@ def prefill_breakdown(scenario: Scenario, constants: Mapping[str, Any]) -> Break
     return _breakdown(costs, constants, scenario.ttft(constants), waiting, overlapped=True)
 
 
+def program_breakdown(program: Program, machine: Machine, constants: Mapping[str, Any]) -> Breakdown:
+    """The parts of any program on the device, without the host."""
+    cost = price(program, machine)
+    return _breakdown([cost], constants, float(np.mean(cost.device_time(constants))), Terms(), overlapped=False)
+
+
 def _breakdown(
     costs: Sequence[Cost], constants: Mapping[str, Any], time: float, waiting: Terms, overlapped: bool
 ) -> Breakdown:
@@ -174,7 +184,8 @@ def _breakdown(
     ]
     source = costs[0].machine.software.date.isoformat()
     ops.append(_other("dispatch", "gaps between kernels", kernels, kernels * gap, time, f"software of {source}"))
-    ops.append(_other("host", "host", 1, float(waiting.value(constants)), time, "", waiting, constants))
+    if waiting:
+        ops.append(_other("host", "host", 1, float(waiting.value(constants)), time, "", waiting, constants))
     return Breakdown(time, tuple(ops), overlapped)
 
 
@@ -274,14 +285,17 @@ def to_text(report: Report, rows: int = 12) -> str:
         f"KV cache {m.kv_cache / 1e9:.2f}, activations {m.activations / 1e9:.2f}, free {m.free / 1e9:.2f}",
     ]
     for name, part in (("decode step", report.decode), ("prefill", report.prefill)):
-        limits = ", ".join(f"{limit} {100 * time / part.time:.0f} %" for limit, time in part.by_limit().items())
-        lines += ["", f"{name}: {text.duration(part.time)} ({limits})"]
-        table: list[tuple[str, ...]] = [
-            ("op", "kernel", "time", "share", "count", "each", "GB/s", "TFLOP/s", "cores", "limit")
-        ]
-        table += [_text_row(op) for op in part.largest(rows)]
-        lines += ["  " + line for line in text.align(table, left=2)]
+        lines += ["", *_part_lines(name, part, rows)]
     return "\n".join(lines)
+
+
+def _part_lines(name: str, part: Breakdown, rows: int) -> list[str]:
+    limits = ", ".join(f"{limit} {100 * time / part.time:.0f} %" for limit, time in part.by_limit().items())
+    table: list[tuple[str, ...]] = [
+        ("op", "kernel", "time", "share", "count", "each", "GB/s", "TFLOP/s", "cores", "limit")
+    ]
+    table += [_text_row(op) for op in part.largest(rows)]
+    return [f"{name}: {text.duration(part.time)} ({limits})", *("  " + line for line in text.align(table, left=2))]
 
 
 def _text_row(op: OpTime) -> tuple[str, ...]:

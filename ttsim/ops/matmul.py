@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ttsim import fidelity
 from ttsim.cost import links, matmul, tensix
 from ttsim.cost.kernel import Kernel, over, seconds
-from ttsim.cost.shapes import rows_and_columns, tensor_bytes, tiles
+from ttsim.cost.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.formats import TILE, dequantize, round_to
 from ttsim.ops._op import op
 
@@ -28,7 +28,7 @@ def linear(
         weights) or "mcast_2d" (prefill: blocks of rows x columns on the whole grid).
       weight_format, in_format, out_format: formats of w, x and y.
       setting: compute setting (`ttsim.fidelity.SETTINGS`).
-      cores: cores that hold x (dram_sharded) or that compute (mcast_1d).
+      cores: cores that hold x (dram_sharded; by default the most that divide K's tiles) or that compute (mcast_1d).
       pass_rows: rows of one pass over the weights (mcast_2d); longer inputs are folded.
       columns: widest piece that one kernel computes; wider weights are cut into pieces (the LM head).
 
@@ -60,7 +60,8 @@ def _(call, machine):
         return [matmul.mcast_2d(rows, k, n, pass_rows=pass_rows, machine=machine, **options)]
     if call["kernel"] == "mcast_1d":
         return [matmul.mcast_1d(k, n, fmt=fmt, setting=setting, machine=machine)]
-    cores, columns = call["cores"], call.attributes.get("columns")
+    cores = call.attributes.get("cores") or largest_divisor(tiles(k), machine.chip.cores)
+    columns = call.attributes.get("columns")
     if columns is None:
         return [matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, machine=machine)]
     kernels = []
