@@ -319,15 +319,20 @@ def _text_row(item: Reproduction, notes: dict[str, int], colour: bool) -> tuple[
     return (
         row.model,
         row.device_label,
-        "" if row.speed is None else f"{row.speed:.1f}",
+        "" if row.speed is None else _published(row.speed, 1),
         simulated(item.speed, row.speed, 1),
         error(item.speed_error),
-        "" if row.ttft is None else f"{1e3 * row.ttft:.0f}",
+        "" if row.ttft is None else _published(1e3 * row.ttft, 0),
         simulated(1e3 * item.ttft, row.ttft, 0),
         error(item.ttft_error),
         *accuracy,
         f"[{','.join(marks)}]" if marks else "",
     )
+
+
+def _published(value: float, digits: int) -> str:
+    """A published figure with the digits of its table, or with the two that it has."""
+    return f"{value:.{digits}f}" if abs(value - round(value, digits)) < 1e-6 else f"{value:.2f}"
 
 
 def _text_summary(items: Sequence[Reproduction], colour: bool) -> list[str]:
