@@ -138,5 +138,10 @@ def test_a_function_of_ones_own_is_priced():
     assert priced.time == pytest.approx(255e-6, rel=0.03)
     assert sum(op.time for op in priced.ops) == pytest.approx(priced.time)
     assert "matmul (DRAM-sharded)" in str(priced)
+    # Dispatch is the chip's own, as in a simulation: gaps are the same wherever the program came from.
+    gap = next(op.time for op in ttsim.price(program, device="P150").ops if op.op == "dispatch")
+    assert gap == pytest.approx(Scenario.of("Llama3.1-8B", "P150").software.dispatch_gap)
+    with pytest.raises(ValueError, match="'soon' is no day in ISO format"):
+        ttsim.price(program, date="soon")
     with pytest.raises(UnpricedError, match="dot_general"):
         ttsim.price(ttsim.trace(jnp.dot, jnp.ones((4, 4)), jnp.ones((4, 4))))

@@ -15,8 +15,7 @@ from ttsim.models.config import ModelConfig
 from ttsim.precision import Precision
 from ttsim.program import Program
 from ttsim.report import Breakdown, Report, decode_breakdown, prefill_breakdown, program_breakdown
-from ttsim.scenario import Scenario
-from ttsim.software import software_of
+from ttsim.scenario import Scenario, software_for
 
 
 def simulate(
@@ -93,8 +92,6 @@ def price(
     Raises:
       UnpricedError: the program holds primitives or ops without a price; the message says which and where.
     """
-    if isinstance(date, str):
-        date = datetime.date.fromisoformat(date)
     system = get_system(device)
-    machine = Machine(CHIPS[system.chip], system, software_of(date or system.software), phase, position)
+    machine = Machine(CHIPS[system.chip], system, software_for(system, date), phase, position)
     return program_breakdown(program, machine, load_constants() if constants is None else constants)

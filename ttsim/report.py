@@ -157,7 +157,7 @@ def prefill_breakdown(scenario: Scenario, constants: Mapping[str, Any]) -> Break
     ops = sum(item.count for cost in costs for item in cost.split()[0])
     machine = costs[0].machine
     waiting = host.dispatch(machine, ops) + host.prompt(machine, scenario.batch_size, scenario.config.vocab_size)
-    return _breakdown(costs, constants, scenario.ttft(constants), waiting, overlapped=True)
+    return _breakdown(costs, constants, scenario.ttft(constants, costs), waiting, overlapped=True)
 
 
 def program_breakdown(program: Program, machine: Machine, constants: Mapping[str, Any]) -> Breakdown:

@@ -29,6 +29,26 @@ MAX_BATCH = 32  # users of one replica: the rows of one tile
 _TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
 
 
+def software_for(system: System, date: datetime.date | str | None = None) -> Software:
+    """The state of the software at a date (None: the system's own), dispatching as fast as the system's chip does.
+
+    Raises:
+      ValueError: the date is no ISO date.
+    """
+    software = software_of(_as_date(date) or system.software)
+    ratio = CHIPS[system.chip].dispatch_ratio
+    return dataclasses.replace(software, dispatch_gap=software.dispatch_gap * ratio)
+
+
+def _as_date(date: datetime.date | str | None) -> datetime.date | None:
+    if not isinstance(date, str):
+        return date
+    try:
+        return datetime.date.fromisoformat(date)
+    except ValueError:
+        raise ValueError(f"date {date!r} is no day in ISO format, like 2025-05-12") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """What runs where.
@@ -81,11 +101,7 @@ class Scenario:
         date: datetime.date | str | None = None,
     ) -> Scenario:
         """A scenario from names (see `ttsim.simulate`)."""
-        if isinstance(date, str):
-            try:
-                date = datetime.date.fromisoformat(date)
-            except ValueError:
-                raise ValueError(f"date {date!r} is no day in ISO format, like 2025-05-12") from None
+        date = _as_date(date)
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("prompt_length", prompt_length, 1),
@@ -100,8 +116,6 @@ class Scenario:
         config = get_config(model)
         system = get_system(device, data_parallel)
         date = date or system.software
-        software, chip = software_of(date), CHIPS[system.chip]
-        software = dataclasses.replace(software, dispatch_gap=software.dispatch_gap * chip.dispatch_ratio)
         return cls(
             config=config,
             system=system,
@@ -109,7 +123,7 @@ class Scenario:
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
-            software=software,
+            software=software_for(system, date),
         )
 
     @property
@@ -159,16 +173,24 @@ class Scenario:
 
     # Prices
 
-    def decode_cost(self, positions: np.ndarray | None = None) -> Cost:
-        """The kernels of a decode step, at these positions or at all that are timed."""
+    def decode_machine(self, positions: np.ndarray | None = None) -> Machine:
+        """What a decode step runs on, at these positions or at all that are timed."""
         if positions is None:
             positions = np.arange(self.prompt_length + 1, self.prompt_length + self.max_generated_tokens)
-        machine = Machine(self.chip, self.system, self.software, "decode", positions)
-        return price(self.decode_program, machine)
+        return Machine(self.chip, self.system, self.software, "decode", positions)
+
+    @property
+    def prefill_machine(self) -> Machine:
+        """What a prompt runs on."""
+        return Machine(self.chip, self.system, self.software, "prefill")
+
+    def decode_cost(self, positions: np.ndarray | None = None) -> Cost:
+        """The kernels of a decode step, at these positions or at all that are timed."""
+        return price(self.decode_program, self.decode_machine(positions))
 
     def prefill_costs(self) -> list[Cost]:
         """The kernels of each chunk of a prompt."""
-        machine = Machine(self.chip, self.system, self.software, "prefill")
+        machine = self.prefill_machine
         return [price(program, machine) for program in self.prefill_programs]
 
     def step_times(self, constants, positions: np.ndarray | None = None) -> np.ndarray:
@@ -177,9 +199,10 @@ class Scenario:
         times = decode_time(cost, constants, batch=self.batch_size, vocab_size=self.config.vocab_size)
         return np.broadcast_to(times, np.shape(cost.machine.position))
 
-    def ttft(self, constants) -> float:
-        """Seconds to the first token."""
-        return prefill_time(self.prefill_costs(), constants, batch=self.batch_size, vocab_size=self.config.vocab_size)
+    def ttft(self, constants, costs: list[Cost] | None = None) -> float:
+        """Seconds to the first token; `costs` are `prefill_costs()` where they are at hand."""
+        costs = self.prefill_costs() if costs is None else costs
+        return prefill_time(costs, constants, batch=self.batch_size, vocab_size=self.config.vocab_size)
 
     def speed(self, constants) -> float:
         """Tokens per second and user: over the mean step."""

@@ -88,7 +88,7 @@ class Mixes:
     """
 
     def __init__(self, measured: Measured, base: Precision):
-        self._measured, self._base = measured, base
+        self._measured = measured
         self._config = measured._checkpoint.config
         coarse = base.replace(**dict.fromkeys(GROUPS, "bfp4"))
         self._runner = Runner(measured._layout, base, measured._protocol)

@@ -72,8 +72,7 @@ def schedule(scenario: Scenario, constants: Mapping[str, Any]) -> tuple[Phase, P
 
 
 def _prompt(scenario: Scenario, constants: Mapping[str, Any]) -> Phase:
-    costs = scenario.prefill_costs()
-    machine = costs[0].machine
+    machine = scenario.prefill_machine
     launched = [item for program in scenario.prefill_programs for item in _launches(program, machine)]
     times = [_seconds(kernel, constants) for _, kernel, _ in launched]
     gap = machine.software.dispatch_gap
@@ -98,7 +97,7 @@ def _prompt(scenario: Scenario, constants: Mapping[str, Any]) -> Phase:
 
 
 def _step(scenario: Scenario, constants: Mapping[str, Any], start: float) -> Phase:
-    machine = scenario.decode_cost().machine
+    machine = scenario.decode_machine()
     runs, clock = [], start
     for call, kernel, where in _launches(scenario.decode_program, machine):
         time = _seconds(kernel, constants)

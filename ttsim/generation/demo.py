@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -310,9 +309,7 @@ class Demo:
         _virtual_devices(self.scenario.system.num_chips)
         layout = Layout(config, self.scenario.system, max_seq_len=cache_length(settings.max_seq_len))
         mesh = layout.system.mesh()
-        start = time.perf_counter()
         model = load_model(checkpoint, layout, self.precision, mesh)
-        self.load_time = time.perf_counter() - start
         self._generator = Generator(
             model,
             layout,
