@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from math import prod
 
 import jax
-from flax import nnx
 
 from ttsim.chips import CHIPS
 from ttsim.formats import get_format, tile_padded_bytes
 from ttsim.models.layout import LM_HEAD_COLUMNS, Layout, round_up
+from ttsim.models.parameters import is_variable, key_names
 from ttsim.models.transformer import Transformer
 from ttsim.precision import LayerPrecision, Precision
 
@@ -70,8 +70,8 @@ def _slices(layout: Layout) -> tuple[tuple[str, int | None, tuple[int, ...], tup
     model = Transformer(layout)
     slots = {index: slot for slot, index in enumerate(layout.config.self_attention_layers)}
     slices = []
-    for keys, param in jax.tree.leaves_with_path(model, is_leaf=lambda node: isinstance(node, nnx.Variable)):
-        names = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in keys]
+    for keys, param in jax.tree.leaves_with_path(model, is_leaf=is_variable):
+        names = key_names(keys)
         if names[0] == "layers" and int(names[1]) not in slots:
             continue
         shape = param.get_value().shape

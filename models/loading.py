@@ -36,7 +36,7 @@ from ttsim.models.formats import parameter_format
 from ttsim.models.gguf_files import GGUFFile
 from ttsim.models.layout import Layout
 from ttsim.models.meta_files import open_meta
-from ttsim.models.parameters import is_replicated, shardings
+from ttsim.models.parameters import is_replicated, key_names, shardings
 from ttsim.models.presets import HF_REPOS, get_config
 from ttsim.models.safetensors_files import SafetensorsFiles
 from ttsim.models.transformer import Transformer
@@ -196,7 +196,7 @@ def _expected_shardings(layout: Layout, mesh: Mesh) -> list[tuple[Any, NamedShar
 
 def _path(keys: Sequence[Any]) -> str:
     """A parameter's place in the model: "layers.0.mlp.w1_df"."""
-    names = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in keys]
+    names = key_names(keys)
     return ".".join(name for name in names if name != "value")
 
 

@@ -30,13 +30,19 @@ def parameter(shape, axes, rngs: nnx.Rngs | None, *, scale: float | None = None,
     return nnx.Param(values, axes=axes)
 
 
-def _is_variable(node) -> bool:
+def is_variable(node) -> bool:
+    """Whether a node of a module's tree is a parameter: `is_leaf` of the tree functions."""
     return isinstance(node, nnx.Variable)
+
+
+def key_names(keys) -> list[str]:
+    """A parameter's key path as names: ["layers", "0", "mlp", "w1_df"] (and "value" where its leaf was reached)."""
+    return [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in keys]
 
 
 def map_parameters(function, module):
     """The module with `function(param)` in place of each parameter's value."""
-    return jax.tree.map(lambda p: p.replace(function(p)), module, is_leaf=_is_variable)
+    return jax.tree.map(lambda p: p.replace(function(p)), module, is_leaf=is_variable)
 
 
 def partition_specs(module, rules: ShardingRules):
@@ -47,11 +53,6 @@ def partition_specs(module, rules: ShardingRules):
 def shardings(module, rules: ShardingRules, mesh):
     """The module with a NamedSharding in place of each value."""
     return map_parameters(lambda param: NamedSharding(mesh, rules.spec(*param.get_metadata()["axes"])), module)
-
-
-def abstract(module):
-    """The module with shapes in place of values."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), module)
 
 
 def is_replicated(spec: PartitionSpec) -> bool:

@@ -23,6 +23,7 @@ from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.formats import parameter_format
 from ttsim.models.layout import Layout
+from ttsim.models.parameters import is_variable, key_names
 from ttsim.models.presets import get_config
 from ttsim.models.run import decode_step, prefill_step
 from ttsim.models.transformer import Transformer
@@ -41,13 +42,13 @@ _REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each; medians are compare
 def rounded(model: Transformer, precision: Precision) -> Transformer:
     """The model with every weight on its format's grid (done once, as when a checkpoint is loaded)."""
 
-    def convert(path, param):
-        names = [str(getattr(key, "name", getattr(key, "idx", key))) for key in path]
+    def convert(keys, param):
+        names = key_names(keys)
         layer = precision.layer(int(names[1])) if names[0] == "layers" else None
         fmt = parameter_format(names[-1], layer, precision)
         return param.replace(round_to(param.get_value(), fmt))
 
-    return jax.tree.map_with_path(convert, model, is_leaf=lambda node: isinstance(node, nnx.Variable))
+    return jax.tree.map_with_path(convert, model, is_leaf=is_variable)
 
 
 def alternate(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:

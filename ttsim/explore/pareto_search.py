@@ -23,6 +23,7 @@ from ttsim.meshes.systems import get_system
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
 from ttsim.models.loading import Checkpoint, load_model
+from ttsim.models.parameters import key_names
 from ttsim.models.tokenizers import load_tokenizer
 from ttsim.precision import Precision, preset
 from ttsim.scenario import Scenario
@@ -131,7 +132,7 @@ _GROUP_OF = {"wqkv_dkgh": "wqkv", "wo_qd": "wo", "w1_df": "ff1_3", "w3_df": "ff1
 
 def _owner(keys: Sequence[Any], config: ModelConfig) -> tuple[str, int] | None:
     """(group, layer as `Precision.layer` counts) of a parameter, or None if no search moves it."""
-    names = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in keys]
+    names = key_names(keys)
     group = next((_GROUP_OF[name] for name in names if name in _GROUP_OF), None)
     layers = config.self_attention_layers
     if group is None or names[0] != "layers" or int(names[1]) not in layers:
