@@ -46,7 +46,7 @@ class System:
 
     Attributes:
       name: the tables' name ("N150", "N300", "T3K", "TG").
-      chip: name of the chip (a key of `ttsim.chips.CHIPS`).
+      chip: name of the chip (a key of `ttsim.hardware.chips.CHIPS`).
       grid: chips of one replica, (n,) for a line or ring, (rows, columns) for a Galaxy.
       topology: how the chips of one replica are connected.
       data_parallel: independent replicas, all driven by one host.

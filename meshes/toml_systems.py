@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttsim.chips import CHIPS, Chip, register
+from ttsim.hardware.chips import CHIPS, Chip, register
 from ttsim.meshes.systems import SYSTEMS, System, Topology, UnknownSystemError
 from ttsim.ui.problems import Problems
 

@@ -21,7 +21,7 @@ from ttsim.models.layout import Layout
 from ttsim.models.parameters import partition_specs
 from ttsim.models.stage import Stage
 from ttsim.models.transformer import Transformer, prefill_layer
-from ttsim.precision import Precision
+from ttsim.precision.values import Precision
 
 
 class AheadOfTime:

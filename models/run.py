@@ -23,9 +23,9 @@ from ttsim.models.cache import KVCache, users_partition
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import partition_specs, shardings
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER, Transformer
-from ttsim.placeholders import AnyPrecision, PrecisionPlaceholder, abstract_precision
-from ttsim.precision import Precision
-from ttsim.program import Program, trace
+from ttsim.precision.slots import AnyPrecision, PrecisionPlaceholder, abstract_precision
+from ttsim.precision.values import Precision
+from ttsim.pricing.program import Program, trace
 
 
 def decode_step(

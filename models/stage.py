@@ -14,7 +14,7 @@ from ttsim import ops as tt
 from ttsim.meshes.systems import COLUMN_AXIS, ROW_AXIS
 from ttsim.models.cache import KVCache
 from ttsim.models.layout import LM_HEAD_COLUMNS, Layout
-from ttsim.placeholders import AnyLayerPrecision, AnyPrecision
+from ttsim.precision.slots import AnyLayerPrecision, AnyPrecision
 
 
 @dataclass(frozen=True)

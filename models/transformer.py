@@ -26,7 +26,7 @@ from ttsim.models.layout import Layout
 from ttsim.models.parameters import parameter
 from ttsim.models.rope import inverse_frequencies
 from ttsim.models.stage import Stage
-from ttsim.placeholders import AnyLayerPrecision, AnyPrecision
+from ttsim.precision.slots import AnyLayerPrecision, AnyPrecision
 
 
 class Attention(nnx.Module):

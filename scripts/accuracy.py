@@ -11,12 +11,12 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from ttsim.accuracy.measure import measure_accuracy
-from ttsim.accuracy.report import FORMATS, Protocol, failures
+from ttsim.accuracy.measured import measure_accuracy
+from ttsim.accuracy.results import FORMATS, Protocol, failures
 from ttsim.meshes.systems import get_system
-from ttsim.models.loading import open_checkpoint
-from ttsim.precision import Precision, resolve
-from ttsim.ui import cli
+from ttsim.models.checkpoints.loading import open_checkpoint
+from ttsim.precision.values import Precision, resolve
+from ttsim.ui import console
 
 _WEIGHTS = flags.DEFINE_string(
     "weights",
@@ -71,7 +71,7 @@ def main() -> int:
         label=None if _DECODER_CONFIG.value else _OPTIMIZATIONS.value,
         log=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    cli.write(FORMATS[_FORMAT.value](report), None)
+    console.write(FORMATS[_FORMAT.value](report), None)
     failed = failures(report, _EXPECT_TOP1.value, _EXPECT_TOP5.value)
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
@@ -79,4 +79,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    console.run(main)

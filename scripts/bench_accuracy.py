@@ -19,16 +19,16 @@ import numpy as np
 from absl import flags
 from plain_model import plain_forward
 
-from ttsim.accuracy.measure import Runner, bundled_text, cut_windows
-from ttsim.accuracy.report import PUBLISHED
+from ttsim.accuracy.measured import Runner, bundled_text, cut_windows
+from ttsim.accuracy.results import PUBLISHED
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
+from ttsim.models.checkpoints.loading import load_model, open_checkpoint
+from ttsim.models.checkpoints.tokenizers import load_tokenizer
 from ttsim.models.layout import Layout
-from ttsim.models.loading import load_model, open_checkpoint
 from ttsim.models.rope import inverse_frequencies
-from ttsim.models.tokenizers import load_tokenizer
-from ttsim.precision import preset
-from ttsim.ui import cli, text
+from ttsim.precision.values import preset
+from ttsim.ui import console, text
 
 _WEIGHTS = flags.DEFINE_string("weights", "SmolLM2-135M", "Checkpoint.")
 _OPTIMIZATIONS = flags.DEFINE_string("optimizations", "performance", "Preset of the emulated side.")
@@ -96,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    console.run(main)

@@ -18,17 +18,17 @@ from absl import flags
 from flax import nnx
 from plain_model import plain_forward
 
-from ttsim.formats import round_to
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
-from ttsim.models.formats import parameter_format
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import is_variable, key_names
 from ttsim.models.presets import get_config
 from ttsim.models.run import decode_step, prefill_step
+from ttsim.models.storage import parameter_format
 from ttsim.models.transformer import Transformer
-from ttsim.precision import Precision, preset
-from ttsim.ui import cli, text
+from ttsim.numerics.formats import round_to
+from ttsim.precision.values import Precision, preset
+from ttsim.ui import console, text
 
 _MODEL = flags.DEFINE_string("model", "Llama3.2-1B", "Model whose widths are used.")
 _LAYERS = flags.DEFINE_integer("layers", 4, "Decoder layers.", lower_bound=1)
@@ -115,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    console.run(main)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ttsim.ui import cli
+from ttsim.ui import console
 
 _WEIGHTS = flags.DEFINE_string("weights", "SmolLM2-135M", "Checkpoint.")
 _BATCH = flags.DEFINE_integer("batch_size", 1, "Users.")
@@ -74,9 +74,9 @@ def plain_step(parameters, tokens, positions, cache, *, config):
 def main() -> None:
     from ttsim.generation.generate import Generator, keep_compiled
     from ttsim.meshes.systems import get_system
+    from ttsim.models.checkpoints.loading import load_model, open_checkpoint
     from ttsim.models.layout import Layout
-    from ttsim.models.loading import load_model, open_checkpoint
-    from ttsim.precision import preset
+    from ttsim.precision.values import preset
 
     keep_compiled()
     checkpoint, batch, length = open_checkpoint(_WEIGHTS.value), _BATCH.value, _LENGTH.value
@@ -106,7 +106,7 @@ def main() -> None:
             times.append(time.perf_counter() - start)
         _note(best["plain"], times)
     ratios = [best["generator"][i] / best["plain"][i] for i in (0, 1)]
-    cli.write(
+    console.write(
         f"{config.name}, batch {batch}, {precision.default.ff1_3} ff1_3, cache of {length} positions; ms a token\n"
         f"generator  fastest {1e3 * best['generator'][0]:.1f}  median {1e3 * best['generator'][1]:.1f}\n"
         f"plain      fastest {1e3 * best['plain'][0]:.1f}  median {1e3 * best['plain'][1]:.1f}\n"
@@ -120,4 +120,4 @@ def _note(best: list[float], times) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    console.run(main)

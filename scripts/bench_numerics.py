@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
 
-from ttsim import formats
+from ttsim.numerics import formats
 
 _ROWS = flags.DEFINE_integer("rows", 4096, "Rows of the array.", lower_bound=1)
 _COLS = flags.DEFINE_integer("cols", 14336, "Columns of the array; blocks of 16 run along them.", lower_bound=1)

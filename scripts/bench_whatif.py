@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ttsim.cost.constants import load_constants
 from ttsim.explore.whatif import WhatIf
 from ttsim.explore.whatif_prompts import PromptWhatIf
+from ttsim.hardware.constants import load_constants
 from ttsim.models.presets import get_config
-from ttsim.precision import preset
-from ttsim.scenario import Scenario
-from ttsim.ui import cli, text
+from ttsim.precision.values import preset
+from ttsim.scenarios.scenario import Scenario
+from ttsim.ui import console, text
 
 _MODEL = flags.DEFINE_string("model", "Llama3.1-8B", "Model.")
 _DEVICE = flags.DEFINE_string("device", "N150", "System.")
@@ -74,8 +74,8 @@ def main() -> None:
         f"{each * number / again:,.0f} again",
         f"{ttft.size:,} prompts of up to 65,536 tokens, cold      {text.duration(prompted)}",
     )
-    cli.write("\n".join(lines) + "\n", None)
+    console.write("\n".join(lines) + "\n", None)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    console.run(main)

@@ -13,9 +13,9 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from ttsim import calibration
-from ttsim.cost.constants import CONSTANTS, FITTED, save_constants
-from ttsim.ui import cli
+from ttsim.hardware.constants import CONSTANTS, FITTED, save_constants
+from ttsim.proof import fit_times as calibration
+from ttsim.ui import console
 
 _OUT = flags.DEFINE_string(
     "out",
@@ -83,4 +83,4 @@ def print_worst(result: calibration.Calibration, number: int) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    console.run(main)

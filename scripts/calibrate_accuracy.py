@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from ttsim import tables
-from ttsim.accuracy import calibration
-from ttsim.accuracy.calibration import SMOLLM2_MEASURED, Error
-from ttsim.accuracy.estimate import estimate_row
-from ttsim.ui import cli, text
+from ttsim.accuracy.estimated import estimate_row
+from ttsim.proof import fit_accuracy as calibration
+from ttsim.proof import published as tables
+from ttsim.proof.fit_accuracy import SMOLLM2_MEASURED, Error
+from ttsim.ui import console, text
 
 _WRITE = flags.DEFINE_bool("write", False, "Write the constants to ttsim/data/accuracy_constants.json.")
 
@@ -71,7 +71,7 @@ def main() -> None:
     if _WRITE.value:
         rounded = {name: float(f"{value:.4g}") for name, value in constants.items()}
         target = Path(str(resources.files("ttsim.data") / "accuracy_constants.json"))
-        cli.write(json.dumps(rounded, indent=2) + "\n", str(target))
+        console.write(json.dumps(rounded, indent=2) + "\n", str(target))
 
 
 def _cells(kind: str, name: str, errors: list[Error] | tuple[Error, ...], figure: str) -> tuple[str, ...]:
@@ -82,4 +82,4 @@ def _cells(kind: str, name: str, errors: list[Error] | tuple[Error, ...], figure
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    console.run(main)

@@ -12,10 +12,10 @@ import sys
 
 from absl import flags
 
-from ttsim.explore import question
-from ttsim.explore.cli import Request, answer
+from ttsim.cli.ask import Request, answer
 from ttsim.meshes.systems import SYSTEMS
-from ttsim.ui import cli
+from ttsim.scenarios import question
+from ttsim.ui import console
 
 _MODEL = flags.DEFINE_string(
     "model", "Llama3.1-8B", "Published name, short name (8b), Hugging Face config.json or checkpoint directory."
@@ -94,9 +94,9 @@ def main() -> None:
         rows=_ROWS.value,
         format=_FORMAT.value,
     )
-    cli.write(answer(request, colour=cli.colour(_OUT.value), progress=cli.progress("points")), _OUT.value)
+    console.write(answer(request, colour=console.colour(_OUT.value), progress=console.progress("points")), _OUT.value)
 
 
 if __name__ == "__main__":
     sys.argv = question.pair_arguments(sys.argv, "compare")
-    cli.run(main)
+    console.run(main)

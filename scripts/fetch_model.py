@@ -8,8 +8,8 @@ import sys
 
 from absl import app
 
-from ttsim.models.checkpoints import CheckpointError
-from ttsim.models.fetch import fetch_smollm2
+from ttsim.models.checkpoints.fetch import fetch_smollm2
+from ttsim.models.checkpoints.source import CheckpointError
 
 
 def main(argv: list[str]) -> int:

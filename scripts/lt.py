@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from ttsim.ui import cli
+from ttsim.ui import console
 
 _RUN = flags.DEFINE_string("run", None, "Commands to run without the screen, separated by commas; 'help' lists them.")
 _MODELS = flags.DEFINE_string("models", "all", "Models, separated by commas: 1b, 3b, 8b, 11b, 70b, 70b-r1, q7b, q72b.")
@@ -45,7 +45,7 @@ def _without_screen(folder: Path) -> int:
     from ttsim.lt.table import to_text
 
     if _RUN.value == "help":
-        cli.write("\n".join(commands.commands()) + "\n", None)
+        console.write("\n".join(commands.commands()) + "\n", None)
         return 0
     state = State(folder)
     jobs = state.jobs
@@ -55,7 +55,7 @@ def _without_screen(folder: Path) -> int:
             raise ValueError("nothing to run: none of these models fits these devices")
         for command in dict.fromkeys(command for command, *_ in wanted):
             commands.task(command)
-        show = cli.progress("jobs") or (lambda done, total: None)
+        show = console.progress("jobs") or (lambda done, total: None)
         runner = Runner(state, lambda job: show(sum(j.done for j in jobs), len(jobs)))
         jobs = []
         jobs += runner.submit(wanted)
@@ -63,11 +63,11 @@ def _without_screen(folder: Path) -> int:
             runner.wait()
         finally:
             runner.close()
-        cli.write(to_text(jobs, cli.colour(None)), None)
+        console.write(to_text(jobs, console.colour(None)), None)
     if _EXPORT.value is not None:
-        cli.write("".join(f"{line}\n" for line in export.export(jobs, Path(_EXPORT.value))), None)
+        console.write("".join(f"{line}\n" for line in export.export(jobs, Path(_EXPORT.value))), None)
     return 1 if any(job.status == "Error" for job in jobs) and _RUN.value is not None else 0
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    console.run(main)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from ttsim.ui import cli
+from ttsim.ui import console
 
 _MODEL = flags.DEFINE_string("model", None, "Model; Llama3.2-1B by default, with --weights that of the checkpoint.")
 _DEVICE = flags.DEFINE_string("device", "N300", "N150, N300, T3K or TG.")
@@ -36,15 +36,15 @@ def main() -> None:
         raise ValueError("--grid and --settings are two sets of settings: give one")
     if _WEIGHTS.value and _MODEL.value:
         raise ValueError("--weights decide the model: leave --model out")
-    from ttsim.explore import pareto
+    from ttsim.explore import front as pareto
     from ttsim.models.presets import get_config
 
     measured = None
     if _WEIGHTS.value:
-        from ttsim.accuracy.measure import Protocol
-        from ttsim.explore.pareto_search import Measured
+        from ttsim.accuracy.measured import Protocol
+        from ttsim.explore.search import Measured
         from ttsim.generation.generate import keep_compiled
-        from ttsim.models.loading import open_checkpoint
+        from ttsim.models.checkpoints.loading import open_checkpoint
 
         keep_compiled()
         checkpoint = open_checkpoint(_WEIGHTS.value)
@@ -57,21 +57,22 @@ def main() -> None:
         settings = pareto.grid_settings(pareto.parse_grid(_GRID.value))
     else:
         settings = pareto.file_settings(_FILE.value) if _FILE.value else pareto.published_settings()
-    points = pareto.evaluate(settings, config, _DEVICE.value, accuracy, progress=cli.progress("settings"))
+    points = pareto.evaluate(settings, config, _DEVICE.value, accuracy, progress=console.progress("settings"))
     lines = _search(config, points, accuracy, measured) if _SEARCH.value else []
     title = f"{config.name} on {_DEVICE.value.upper()}"
-    cli.write(pareto.to_text(points, title, cli.colour(None)) + "".join(f"{line}\n" for line in lines), None)
+    console.write(pareto.to_text(points, title, console.colour(None)) + "".join(f"{line}\n" for line in lines), None)
     if _CSV.value:
-        cli.write(pareto.to_csv(points), _CSV.value)
+        console.write(pareto.to_csv(points), _CSV.value)
     if _SVG.value:
-        cli.write(pareto.to_svg(points, title), _SVG.value)
+        console.write(pareto.to_svg(points, title), _SVG.value)
     if _PNG.value:
         pareto.save_png(points, title, _PNG.value)
 
 
 def _search(config, points, accuracy, measured) -> list[str]:
     """Adds the search's points to `points` and says what won."""
-    from ttsim.explore import pareto, pareto_search
+    from ttsim.explore import front as pareto
+    from ttsim.explore import search as pareto_search
 
     bases = pareto_search.default_bases()
     if measured is None:
@@ -79,7 +80,7 @@ def _search(config, points, accuracy, measured) -> list[str]:
     else:
         bases = bases[:1]  # one compiled pass serves the whole search
         accuracy = measured.mixes(bases[0])
-        noise = accuracy.sensitivities(cli.progress("sensitivities"))
+        noise = accuracy.sensitivities(console.progress("sensitivities"))
     result = pareto_search.search(
         config,
         _DEVICE.value,
@@ -90,7 +91,7 @@ def _search(config, points, accuracy, measured) -> list[str]:
         target=_TARGET.value,
         steps=_STEPS.value,
         first_index=len(points),
-        progress=cli.progress("search"),
+        progress=console.progress("search"),
     )
     winner = result.winner
     if winner is not None and measured is not None:  # once more, exactly as the device would run it
@@ -107,10 +108,10 @@ def _search(config, points, accuracy, measured) -> list[str]:
         "  beats " + (", ".join(map(str, beaten)) or "none of the settings above"),
     ]
     if _JSON.value:
-        cli.write(winner.precision.to_decoder_json(len(config.self_attention_layers)), _JSON.value)
+        console.write(winner.precision.to_decoder_json(len(config.self_attention_layers)), _JSON.value)
         lines.append(f"  written to {Path(_JSON.value)}")
     return lines
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    console.run(main)

@@ -10,11 +10,11 @@ import sys
 import jax
 from absl import flags
 
-from ttsim import tables
-from ttsim.accuracy.rows import find_checkpoints, measure_rows
 from ttsim.meshes.systems import get_system
-from ttsim.reproduce import FORMATS, reproduce, to_text, with_measurements
-from ttsim.ui import cli
+from ttsim.proof import published as tables
+from ttsim.proof.accuracy_rows import find_checkpoints, measure_rows
+from ttsim.proof.reproduce import FORMATS, reproduce, to_text, with_measurements
+from ttsim.ui import console
 
 _TABLE = flags.DEFINE_multi_string(
     "table",
@@ -40,16 +40,16 @@ def main() -> None:
     if not rows:
         raise ValueError("no published row fits all of --table, --model and --device")
     checkpoints = find_checkpoints(_WEIGHTS_ROOT.value) if _WEIGHTS_ROOT.value is not None else {}
-    items = reproduce(rows, progress=cli.progress("rows"))
+    items = reproduce(rows, progress=console.progress("rows"))
     if checkpoints:
         chips = max(get_system(row.device, row.data_parallel).num_chips for row in rows)
         jax.config.update("jax_num_cpu_devices", chips)
         items = with_measurements(items, measure_rows(rows, checkpoints, log=lambda line: print(line, file=sys.stderr)))
     if _FORMAT.value == "text":
-        cli.write(to_text(items, colour=cli.colour(_OUT.value)), _OUT.value)
+        console.write(to_text(items, colour=console.colour(_OUT.value)), _OUT.value)
     else:
-        cli.write(FORMATS[_FORMAT.value](items), _OUT.value)
+        console.write(FORMATS[_FORMAT.value](items), _OUT.value)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    console.run(main)

@@ -10,7 +10,7 @@ import sys
 
 from absl import flags
 
-from ttsim.ui import cli, text
+from ttsim.ui import console, text
 
 _BOOLEAN = ["0", "1", "false", "true"]
 
@@ -91,7 +91,7 @@ def _simulate(demo, settings, test: str, device: str, optimizations: str) -> Non
 
     weights = _WEIGHTS.value
     if weights is not None and _MODEL.value is None:
-        from ttsim.models.loading import open_checkpoint
+        from ttsim.models.checkpoints.loading import open_checkpoint
 
         config = open_checkpoint(weights).config
     else:
@@ -110,7 +110,7 @@ def _generate(demo, settings, test: str, device: str, optimizations: str) -> Non
     run = demo.Demo(_WEIGHTS.value, device, settings, optimizations, _DECODERS.value)
     _print(demo.header_lines(run.scenario, run.precision_name, test))
     streams = sys.stdout.isatty() and settings.users == 1
-    colour = cli.colour(None)
+    colour = console.colour(None)
 
     def show(piece: str) -> None:
         sys.stdout.write(piece)
@@ -130,7 +130,7 @@ def _generate(demo, settings, test: str, device: str, optimizations: str) -> Non
 
 def _with_prompt(run, show):
     if show:
-        show(text.paint(f"\n{_short(run.texts[0][0])}\n", text.BOLD, cli.colour(None)))
+        show(text.paint(f"\n{_short(run.texts[0][0])}\n", text.BOLD, console.colour(None)))
     return run.batches(show)
 
 
@@ -145,8 +145,8 @@ def _every() -> int:
 
 
 def _print(lines: list[str]) -> None:
-    cli.write("\n".join(lines) + "\n", None)
+    console.write("\n".join(lines) + "\n", None)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    console.run(main)

@@ -101,7 +101,8 @@ def test_plain_imports_do_not_load_jax():
     """What only reads names, tables and settings starts in milliseconds: --help and a wrong name wait for no JAX."""
     code = """
 import sys
-import ttsim, ttsim.models.config, ttsim.models.presets, ttsim.precision, ttsim.software, ttsim.tables
+import ttsim, ttsim.models.config, ttsim.models.presets, ttsim.precision.values
+import ttsim.hardware.software, ttsim.proof.published
 print(*sorted({"jax", "flax", "optax"} & set(sys.modules)))
 """
     assert run("-c", code, cwd=ROOT, PYTHONPATH=str(ROOT)).split() == []

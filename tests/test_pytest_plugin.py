@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 SUITE = """
 import numpy as np
-from ttsim.accuracy.report import Protocol
+from ttsim.accuracy.results import Protocol
 
 PROTOCOL = Protocol(prefill=16, decode=31)
 TOKENS = np.random.default_rng(0).integers(3, 250, (2, PROTOCOL.length))

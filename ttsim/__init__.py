@@ -12,33 +12,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ttsim._simulate import price, simulate
-    from ttsim.accuracy.estimate import estimate_accuracy
-    from ttsim.accuracy.measure import measure_accuracy
+    from ttsim.accuracy.estimated import estimate_accuracy
+    from ttsim.accuracy.measured import measure_accuracy
     from ttsim.explore.whatif import WhatIf
     from ttsim.explore.whatif_prompts import PromptWhatIf
     from ttsim.meshes.systems import get_system
     from ttsim.models.presets import get_config
-    from ttsim.precision import Precision, preset
-    from ttsim.program import Program, trace
-    from ttsim.report import Report
-    from ttsim.scenario import Scenario
+    from ttsim.precision.values import Precision, preset
+    from ttsim.pricing.program import Program, trace
+    from ttsim.scenarios.report import Report
+    from ttsim.scenarios.scenario import Scenario
+    from ttsim.scenarios.simulate import price, simulate
 
 _HOMES = {
-    "Precision": "ttsim.precision",
-    "Program": "ttsim.program",
+    "Precision": "ttsim.precision.values",
+    "Program": "ttsim.pricing.program",
     "PromptWhatIf": "ttsim.explore.whatif_prompts",
-    "Report": "ttsim.report",
-    "Scenario": "ttsim.scenario",
+    "Report": "ttsim.scenarios.report",
+    "Scenario": "ttsim.scenarios.scenario",
     "WhatIf": "ttsim.explore.whatif",
-    "estimate_accuracy": "ttsim.accuracy.estimate",
+    "estimate_accuracy": "ttsim.accuracy.estimated",
     "get_config": "ttsim.models.presets",
     "get_system": "ttsim.meshes.systems",
-    "measure_accuracy": "ttsim.accuracy.measure",
-    "preset": "ttsim.precision",
-    "price": "ttsim._simulate",
-    "simulate": "ttsim._simulate",
-    "trace": "ttsim.program",
+    "measure_accuracy": "ttsim.accuracy.measured",
+    "preset": "ttsim.precision.values",
+    "price": "ttsim.scenarios.simulate",
+    "simulate": "ttsim.scenarios.simulate",
+    "trace": "ttsim.pricing.program",
 }
 
 __all__ = [

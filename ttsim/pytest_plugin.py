@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ttsim.accuracy.measure import AccuracyReport
-    from ttsim.report import Report
+    from ttsim.accuracy.measured import AccuracyReport
+    from ttsim.scenarios.report import Report
 
 _DEVICES = 32  # chips of the largest system, a Galaxy
 
@@ -42,14 +42,14 @@ def _once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def ttsim_accuracy() -> Callable[..., AccuracyReport]:
-    """`ttsim.accuracy.measure.measure_accuracy`, without the bf16 comparison unless it is asked for.
+    """`ttsim.accuracy.measured.measure_accuracy`, without the bf16 comparison unless it is asked for.
 
     `ttsim_accuracy(weights, device="N150", precision="performance", windows=1, ...)` returns a report with `top1` and
     `top5` in per cent, `delta_nll`, `sampling_error()` and, with `compare_bf16=True`, `drop`.
     """
     import jax
 
-    from ttsim.accuracy.measure import measure_accuracy
+    from ttsim.accuracy.measured import measure_accuracy
 
     if jax.config.values["jax_num_cpu_devices"] < 1:
         with contextlib.suppress(RuntimeError):  # JAX has started: its devices are what there is
@@ -64,6 +64,6 @@ def ttsim_accuracy() -> Callable[..., AccuracyReport]:
 @pytest.fixture(scope="session")
 def ttsim_simulate() -> Callable[..., Report]:
     """`ttsim.simulate`: a report with `speed` in tokens/s/user, `ttft` in seconds, `throughput` and `memory`."""
-    from ttsim._simulate import simulate
+    from ttsim.scenarios.simulate import simulate
 
     return _once(simulate)

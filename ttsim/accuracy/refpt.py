@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ttsim.models.checkpoints import CheckpointError
-from ttsim.models.torch_files import read_torch_file
+from ttsim.models.checkpoints.source import CheckpointError
+from ttsim.models.checkpoints.torch_files import read_torch_file
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ttsim.memory import DoesNotFitError
 from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS, System, split
-from ttsim.scenario import MAX_BATCH, Scenario
+from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.scenario import MAX_BATCH, Scenario
 
 WORTH = 0.02  # gains below this aren't mentioned
 

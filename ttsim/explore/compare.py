@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttsim.explore.estimate import estimate, record
-from ttsim.explore.question import Question, parse_changes
+from ttsim.scenarios.question import Question, parse_changes
 from ttsim.ui import text
+from ttsim.ui.estimate import estimate, record
 
 
 @dataclass(frozen=True)

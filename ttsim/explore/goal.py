@@ -9,14 +9,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ttsim.cost.constants import load_constants
-from ttsim.explore.interval import fold_of, interval
-from ttsim.explore.question import Question
-from ttsim.memory import DoesNotFitError
+from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS
-from ttsim.precision_text import unknown
-from ttsim.scenario import MAX_BATCH, Scenario
+from ttsim.precision.text import unknown
+from ttsim.proof.intervals import fold_of, interval
+from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.question import Question
+from ttsim.scenarios.scenario import MAX_BATCH, Scenario
 from ttsim.ui import text
 
 # List prices of the boards alone, in dollars: n150d, n300d, p100a (hardwareluxx.de, 2025-04), p150a (vendor, 2026); a

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ttsim.cost.constants import load_constants
-from ttsim.explore.question import FIELDS, NUMBERS, Question, parse_field, parse_number
-from ttsim.memory import DoesNotFitError
+from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
-from ttsim.precision_text import unknown
+from ttsim.precision.text import unknown
+from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.question import FIELDS, NUMBERS, Question, parse_field, parse_number
 
 MOST_POINTS = 5000
 

@@ -2,8 +2,8 @@
 
     times = WhatIf.build("Llama3.1-8B", "N150", precisions, batch_sizes, contexts).step_time(constants)
 
-Programs are priced once, with arrays of positions, into matrices (`ttsim.cost.linear`); what is left is a few products
-and maxima, which JAX can jit and differentiate with respect to the constants.
+Programs are priced once, with arrays of positions, into matrices (`ttsim.pricing.matrices`); what is left is a few
+products and maxima, which JAX can jit and differentiate with respect to the constants.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ttsim.cost import host
-from ttsim.cost.constants import load_constants
-from ttsim.cost.kernel import Kernel, seconds
-from ttsim.cost.linear import Stack, basis, stack, vectors
-from ttsim.memory import CACHE_BLOCK, TRACE_REGION, activation_bytes, kv_cache_bytes, weight_bytes
+from ttsim.hardware.constants import load_constants
+from ttsim.kernels import host
+from ttsim.kernels.kernel import Kernel, seconds
 from ttsim.meshes.systems import System
 from ttsim.models.config import ModelConfig
 from ttsim.models.run import prefill_program
-from ttsim.precision import Precision, resolve
-from ttsim.scenario import Scenario
+from ttsim.precision.values import Precision, resolve
+from ttsim.pricing.matrices import Stack, basis, stack, vectors
+from ttsim.scenarios.memory import CACHE_BLOCK, TRACE_REGION, activation_bytes, kv_cache_bytes, weight_bytes
+from ttsim.scenarios.scenario import Scenario
 
 
 @dataclass(frozen=True)

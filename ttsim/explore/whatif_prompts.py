@@ -14,16 +14,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ttsim.cost import host
-from ttsim.cost.constants import load_constants
-from ttsim.cost.kernel import Kernel, Terms, seconds
-from ttsim.cost.linear import Stack, basis, stack
-from ttsim.cost.machine import Machine
-from ttsim.cost.price import PricedKernel, PromptParts, price, prompt_time
+from ttsim.hardware.constants import load_constants
+from ttsim.kernels import host
+from ttsim.kernels.kernel import Kernel, Terms, seconds
+from ttsim.kernels.machine import Machine
 from ttsim.meshes.systems import System
 from ttsim.models.config import ModelConfig
-from ttsim.precision import Precision, resolve
-from ttsim.scenario import Scenario
+from ttsim.precision.values import Precision, resolve
+from ttsim.pricing.matrices import Stack, basis, stack
+from ttsim.pricing.price import PricedKernel, PromptParts, price, prompt_time
+from ttsim.scenarios.scenario import Scenario
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ttsim.cost.constants import load_constants
-from ttsim.scenario import Scenario
-from ttsim.tables import padded_prefill_length
+from ttsim.hardware.constants import load_constants
+from ttsim.proof.published import padded_prefill_length
+from ttsim.scenarios.scenario import Scenario
 
 
 @dataclass(frozen=True)

@@ -24,16 +24,16 @@ from ttsim.generation.generate import Generation, Generator, cache_length, keep_
 from ttsim.generation.paging import PageParams
 from ttsim.generation.prompts import Chat, Prompt, load_chat, load_prompts
 from ttsim.generation.sampling import SamplingParams
-from ttsim.memory import check_fits
 from ttsim.meshes.systems import UnknownSystemError, get_system
-from ttsim.models.fetch import COMMAND
+from ttsim.models.checkpoints.fetch import COMMAND
+from ttsim.models.checkpoints.loading import load_model, open_checkpoint
 from ttsim.models.layout import Layout
-from ttsim.models.loading import load_model, open_checkpoint
 from ttsim.models.presets import get_config
-from ttsim.precision import Precision, resolve
-from ttsim.precision_text import unknown
-from ttsim.scenario import Scenario
-from ttsim.tables import padded_prefill_length, prompt_tokens
+from ttsim.precision.text import unknown
+from ttsim.precision.values import Precision, resolve
+from ttsim.proof.published import padded_prefill_length, prompt_tokens
+from ttsim.scenarios.memory import check_fits
+from ttsim.scenarios.scenario import Scenario
 
 NO_WEIGHTS = (
     "no weights to generate text with: give --weights (a checkpoint's directory, a GGUF file or a hub name), run "
@@ -41,7 +41,7 @@ NO_WEIGHTS = (
 )
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _QUESTIONS = "input_data_questions_prefill_128.json"
-# Files whose published namesakes have counted prompts (`ttsim.tables.prompt_tokens`, reference counts for 16k).
+# Files whose published namesakes have counted prompts (`proof.published.prompt_tokens`, reference counts for 16k).
 _PUBLISHED_LENGTHS: dict[str, Callable[[str], int]] = {
     _QUESTIONS: lambda model: prompt_tokens(model, "questions")[0],
     "input_data_long_64k.json": lambda model: prompt_tokens(model, "long-64k")[0],

@@ -24,12 +24,12 @@ from jax.sharding import Mesh
 from ttsim.generation.paging import BlockTable, PageParams
 from ttsim.generation.sampling import SamplingParams, prompt_seeds, sample
 from ttsim.models.cache import KVCache
-from ttsim.models.fetch import cache_dir
+from ttsim.models.checkpoints.fetch import cache_dir
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place_cache, prefill_step
 from ttsim.models.transformer import Transformer
-from ttsim.precision import Precision
-from ttsim.tables import padded_prefill_length
+from ttsim.precision.values import Precision
+from ttsim.proof.published import padded_prefill_length
 
 _LEAST_ROWS = 2  # one row would be a matrix-vector product, which sums in another order
 
@@ -76,7 +76,7 @@ class Generator:
     """A model with its KV cache and its compiled steps.
 
     Args:
-      model: parameters on their formats' grids, on the mesh (`ttsim.models.loading.load_model`).
+      model: parameters on their formats' grids, on the mesh (`ttsim.models.checkpoints.loading.load_model`).
       layout: the model on its system; its `max_seq_len` is the cache's length.
       precision: formats and settings.
       batch_size: users of one replica, at most 32.

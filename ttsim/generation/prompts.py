@@ -17,10 +17,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ttsim.models.checkpoints import CheckpointError
-from ttsim.models.fetch import cache_dir
-from ttsim.models.gguf_files import GGUFFile
-from ttsim.models.tokenizers import Tokenizer, load_tokenizer
+from ttsim.models.checkpoints.fetch import cache_dir
+from ttsim.models.checkpoints.gguf_files import GGUFFile
+from ttsim.models.checkpoints.source import CheckpointError
+from ttsim.models.checkpoints.tokenizers import Tokenizer, load_tokenizer
 
 _BUNDLED = resources.files("ttsim.data") / "prompts"
 _END_TOKENS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "</s>")

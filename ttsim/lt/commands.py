@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ttsim.precision_text import unknown
+from ttsim.precision.text import unknown
 
 # Names of lt -> names of the tables.
 MODELS = {

@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttsim import tables
 from ttsim.lt import commands
 from ttsim.lt.state import Job
-from ttsim.precision import preset
-from ttsim.tables import Row
-from ttsim.ui import cli
+from ttsim.precision.values import preset
+from ttsim.proof import published as tables
+from ttsim.proof.published import Row
+from ttsim.ui import console
 
 if TYPE_CHECKING:
-    from ttsim.explore.pareto import Kind, Point
+    from ttsim.explore.front import Kind, Point
 
 # Test of a demo -> the section that its row goes into.
 _SECTIONS = {
@@ -98,7 +98,7 @@ def export(jobs: Sequence[Job], path: Path) -> list[str]:
     said = []
     sweeps = any("-dmf-" in job.command for job in jobs if job.status == "Finished")
     if rows_of(jobs) or not sweeps:  # decoder JSONs have no section in the tables, only points in the plots
-        cli.write(to_markdown(jobs), str(path))
+        console.write(to_markdown(jobs), str(path))
         said.append(f"Table written to {path}")
     if sweeps and (written := _plots(jobs, path.parent / "data_plots")):
         said.append(f"Plots written to .svg files in {path.parent / 'data_plots'}/ ({len(written)})")
@@ -111,14 +111,14 @@ def _plots(jobs: Sequence[Job], folder: Path) -> list[Path]:
         points = _points(group)
         if not points:
             continue
-        from ttsim.explore.pareto import to_svg  # heavy: only where there is something to plot
+        from ttsim.explore.front import to_svg  # heavy: only where there is something to plot
 
         folder.mkdir(parents=True, exist_ok=True)
         name = {**commands.MODELS, **commands.MORE_MODELS}.get(model, model)
         stem = f"{name}_{device.upper()}"
         plot = folder / f"{stem}_pareto.svg"
-        cli.write(to_svg(points, f"{name} on {device.upper()}"), str(plot))
-        cli.write(_point_list(points), str(folder / f"{stem}_point_desc.csv"))
+        console.write(to_svg(points, f"{name} on {device.upper()}"), str(plot))
+        console.write(_point_list(points), str(folder / f"{stem}_point_desc.csv"))
         written.append(plot)
     return written
 
@@ -133,7 +133,7 @@ def _sweeps(jobs: Iterable[Job]) -> dict[tuple[str, str], list[Job]]:
 
 def _points(jobs: Sequence[Job]) -> list[Point]:
     """The points of one model on one device: settings with both a speed and an accuracy."""
-    from ttsim.explore.pareto import Point
+    from ttsim.explore.front import Point
 
     by_setting: dict[str, dict[str, Job]] = {}
     for job in jobs:

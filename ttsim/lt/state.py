@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttsim.ui import cli
+from ttsim.ui import console
 
 FINAL = ("Finished", "Error", "Cancelled")
 
@@ -115,4 +115,4 @@ class State:
         """Writes the whole file or nothing."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         stored = {"last": self._last, "jobs": [dataclasses.asdict(job) for job in self.jobs]}
-        cli.write(json.dumps(stored, indent=1) + "\n", str(self.path))
+        console.write(json.dumps(stored, indent=1) + "\n", str(self.path))

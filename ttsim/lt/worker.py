@@ -50,12 +50,12 @@ def run(job: dict[str, Any], log: TextIO, say: Say) -> None:
     say("Initializing device")
     from ttsim.generation import demo
     from ttsim.models.presets import get_config
-    from ttsim.precision import Precision, preset
+    from ttsim.precision.values import Precision, preset
 
     name = {**commands.MODELS, **commands.MORE_MODELS}[job["model"]]
     config = get_config("Llama3.1-70B" if name.startswith("DeepSeek-R1-Llama-70B") else name)
     if task.sweep is not None:
-        from ttsim.explore.pareto import published_settings
+        from ttsim.explore.front import published_settings
 
         setting, precision = published_settings()[task.sweep]
     elif task.json is not None:
@@ -90,7 +90,7 @@ def run(job: dict[str, Any], log: TextIO, say: Say) -> None:
 
 
 def _accuracy(config, precision, log: TextIO, say: Say) -> None:
-    from ttsim.accuracy.estimate import estimate_accuracy
+    from ttsim.accuracy.estimated import estimate_accuracy
 
     say("Running")
     found = estimate_accuracy(config, precision)

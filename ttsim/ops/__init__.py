@@ -4,7 +4,6 @@ Each op's numerics and its cost rule stand side by side. They are plain function
 static attributes (formats, compute settings, core counts). `op` makes new ones.
 """
 
-from ttsim.ops._op import OPS, Op, OpCall, op
 from ttsim.ops.attention import (
     concat_heads_decode,
     concat_heads_prefill,
@@ -19,10 +18,11 @@ from ttsim.ops.attention import (
     update_cache,
 )
 from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
+from ttsim.ops.core import OPS, Op, OpCall, op
 from ttsim.ops.eltwise import add, add_bias, silu_mul, typecast
-from ttsim.ops.layout import argmax, reshard, select_rows, select_users, take_rows, untilize
-from ttsim.ops.matmul import all_gather_matmul, embedding, linear
+from ttsim.ops.matrix import all_gather_matmul, embedding, linear
 from ttsim.ops.norm import rms_norm, rms_norm_apply, rms_norm_stats
+from ttsim.ops.resharding import argmax, reshard, select_rows, select_users, take_rows, untilize
 
 __all__ = [
     "OPS",

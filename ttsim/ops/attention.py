@@ -10,12 +10,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.cost import attention, tensix
-from ttsim.cost.shapes import tensor_bytes, tiles
-from ttsim.fidelity import get_setting, mask_activations, mask_weights, srca_fraction_bits
-from ttsim.formats import get_format, round_to
-from ttsim.ops._op import op
-from ttsim.ops._pack import pack
+from ttsim.kernels import activations as tensix
+from ttsim.kernels import flash as attention
+from ttsim.kernels.shapes import tensor_bytes, tiles
+from ttsim.numerics.fidelity import get_setting, mask_activations, mask_weights, srca_fraction_bits
+from ttsim.numerics.formats import get_format, round_to
+from ttsim.numerics.packer import pack
+from ttsim.ops.core import op
 
 # Rows of queries that the simulator (not the device) computes at once: bounds the score matrix's memory.
 _QUERY_ROWS = 1024

@@ -1,14 +1,15 @@
-"""Collectives over a mesh axis. Each has one cost rule by topology, in `ttsim.cost.links`."""
+"""Collectives over a mesh axis. Each has one cost rule by topology, in `ttsim.kernels.links`."""
 
 from __future__ import annotations
 
 import jax
 
-from ttsim.cost import links, tensix
-from ttsim.cost.shapes import rows_and_columns, tensor_bytes
-from ttsim.formats import TILE
-from ttsim.ops._op import op
-from ttsim.ops._pack import pack
+from ttsim.kernels import activations as tensix
+from ttsim.kernels import links
+from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
+from ttsim.numerics.formats import TILE
+from ttsim.numerics.packer import pack
+from ttsim.ops.core import op
 
 
 @op

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import jax
 
-from ttsim.cost import tensix
-from ttsim.cost.shapes import rows_and_columns, tensor_bytes, tiles
-from ttsim.formats import round_to
-from ttsim.ops._op import op
-from ttsim.ops._pack import pack
+from ttsim.kernels import activations as tensix
+from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
+from ttsim.numerics.formats import round_to
+from ttsim.numerics.packer import pack
+from ttsim.ops.core import op
 
 
 @op

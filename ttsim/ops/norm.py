@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.cost import tensix
-from ttsim.cost.shapes import rows_and_columns, tensor_bytes, tiles
-from ttsim.ops._op import op
-from ttsim.ops._pack import pack
+from ttsim.kernels import activations as tensix
+from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
+from ttsim.numerics.packer import pack
+from ttsim.ops.core import op
 
 
 @op

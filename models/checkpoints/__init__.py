@@ -1,0 +1,1 @@
+"""Checkpoints: Hugging Face, Meta, GGUF and torch files, tokenizers, downloads."""

@@ -1,0 +1,113 @@
+"""The format that a precision gives each parameter, and the DRAM that the parameters of one chip take."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import jax
+
+from ttsim.hardware.chips import CHIPS
+from ttsim.models.layout import LM_HEAD_COLUMNS, Layout, round_up
+from ttsim.models.parameters import is_variable, key_names
+from ttsim.models.transformer import Transformer
+from ttsim.numerics.formats import get_format, tile_padded_bytes
+from ttsim.precision.values import LayerPrecision, Precision
+
+# Parameter name -> tensor group of its decoder layer.
+_GROUPS = {
+    "wqkv_dkgh": "wqkv",
+    "wo_qd": "wo",
+    "w1_df": "ff1_3",
+    "w3_df": "ff1_3",
+    "w2_fd": "ff2",
+    "wq_dq": "wqkv",
+    "wkv_dkh": "wqkv",
+}
+_BANK_SHARDED = frozenset({"wqkv_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv"})
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """One parameter on one chip.
+
+    Attributes:
+      path: its place in the model ("layers.0.mlp.w1_df").
+      shape: global shape. local_shape: of this chip's slice.
+      format: the format it is stored in.
+      bytes: DRAM of this chip's slice, padding of tiles and DRAM banks included.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    local_shape: tuple[int, ...]
+    format: str
+    bytes: int
+
+
+@functools.lru_cache(maxsize=64)
+def parameters(layout: Layout, precision: Precision) -> tuple[ParameterInfo, ...]:
+    """Every parameter that text runs through, with its format and its bytes on one chip.
+
+    A text-only run doesn't load the cross-attention layers of a vision model.
+    """
+    return tuple(_parameters(layout, precision))
+
+
+def _parameters(layout: Layout, precision: Precision) -> Iterator[ParameterInfo]:
+    for path, slot, shape, local in _slices(layout):
+        name = path.rpartition(".")[2]
+        fmt = parameter_format(name, None if slot is None else precision.layer(slot), precision)
+        yield ParameterInfo(path, shape, local, fmt, _bytes(name, local, fmt, layout))
+
+
+@functools.lru_cache(maxsize=128)
+def _slices(layout: Layout) -> tuple[tuple[str, int | None, tuple[int, ...], tuple[int, ...]], ...]:
+    """(path, self-attention layer or None, global shape, one chip's shape) of each parameter."""
+    sizes = dict(zip(layout.system.axis_names, layout.system.mesh_shape, strict=True))
+    model = Transformer(layout)
+    slots = {index: slot for slot, index in enumerate(layout.config.self_attention_layers)}
+    slices = []
+    for keys, param in jax.tree.leaves_with_path(model, is_leaf=is_variable):
+        names = key_names(keys)
+        if names[0] == "layers" and int(names[1]) not in slots:
+            continue
+        shape = param.get_value().shape
+        spec = layout.rules.spec(*param.get_metadata()["axes"])
+        local = tuple(size // sizes.get(axis, 1) for size, axis in zip(shape, spec, strict=True))
+        slices.append((".".join(names), slots[int(names[1])] if names[0] == "layers" else None, shape, local))
+    return tuple(slices)
+
+
+def parameter_format(name: str, layer: LayerPrecision | None, precision: Precision) -> str:
+    """The format of the parameter of this name, in this layer (None: outside the layers)."""
+    if layer is not None and name in _GROUPS:
+        return getattr(layer, _GROUPS[name])
+    if name == "embedding_vd":
+        return precision.embedding
+    if name == "lm_head_dv":
+        return precision.lm_head
+    return precision.bias if name.startswith("bias") else precision.norm
+
+
+def _bytes(name: str, local: tuple[int, ...], fmt: str, layout: Layout) -> int:
+    if name == "embedding_vd":  # row-major: no tiles
+        return int(prod(local) * get_format(fmt).bytes_per_value)
+    if name not in _BANK_SHARDED:
+        return tile_padded_bytes((1, *local) if len(local) == 1 else local, fmt)
+    rows, columns = local[0], prod(local[1:])
+    pieces = [columns]
+    if name == "lm_head_dv":
+        pieces = [min(LM_HEAD_COLUMNS, columns - first) for first in range(0, columns, LM_HEAD_COLUMNS)]
+    if _is_bank_sharded(name, layout):
+        pieces = [round_up(piece, 32 * CHIPS[layout.system.chip].dram_banks) for piece in pieces]
+    return sum(tile_padded_bytes((rows, piece), fmt) for piece in pieces)
+
+
+def _is_bank_sharded(name: str, layout: Layout) -> bool:
+    """Whether the columns are spread over the DRAM banks, each bank a whole number of tiles, or interleaved."""
+    if layout.two_d:
+        return name == "lm_head_dv" and layout.config.hidden_size != 2048
+    return not (name == "wo_qd" and layout.fused_wo)

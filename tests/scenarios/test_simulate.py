@@ -1,0 +1,147 @@
+"""`ttsim.simulate`: reports, errors, and what must hold between scenarios."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ttsim
+from ttsim import ops
+from ttsim.hardware.constants import load_constants
+from ttsim.meshes.sharding import ShardingError
+from ttsim.models.layout import Layout
+from ttsim.models.storage import parameters
+from ttsim.pricing.price import UnpricedError
+from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.scenario import Scenario
+
+
+def test_report_adds_up():
+    report = ttsim.simulate(model="Llama3.1-8B", device="N300")
+    assert report.speed == pytest.approx(1 / report.decode.time)
+    # A step is its kernels, the gaps between them and the host, one after the other; the breakdown is at the mean
+    # position, the speed the mean over all.
+    assert sum(op.time for op in report.decode.ops) == pytest.approx(report.decode.time, rel=2e-3)
+    # Prefill overlaps host and device: the longer of the two, and what follows.
+    host = next(op.time for op in report.prefill.ops if op.op == "host")
+    device = sum(op.time for op in report.prefill.ops) - host
+    assert max(host, device) <= report.prefill.time <= host + device
+    assert report.throughput == pytest.approx(report.speed)
+    assert sum(op.share for op in report.decode.ops) == pytest.approx(1, rel=2e-3)
+
+
+def test_memory_counts_every_parameter_in_its_format():
+    scenario = Scenario.of("Llama3.1-8B", "N150", "performance", max_generated_tokens=200)
+    infos = list(parameters(Layout(scenario.config, scenario.system), scenario.precision))
+    ff = [info for info in infos if info.path.endswith(("w1_df", "w3_df"))]
+    assert len(ff) == 64
+    assert all(info.format == "bfp4" for info in ff)
+    # 4096 x 14336 in tiles of 576 bytes, columns padded to 12 banks of whole tiles.
+    assert {info.bytes for info in ff} == {128 * 456 * 576}
+    assert scenario.memory().weights == sum(info.bytes for info in infos)
+    assert scenario.memory().kv_cache == 32 * 2 * 8 * 352 * 128 * 1088 // 1024
+
+
+@pytest.mark.parametrize("device", ["N150", "N300", "T3K", "TG"])
+def test_more_bits_never_run_faster(device):
+    small, large = (
+        ttsim.simulate(model="Llama3.2-3B", device=device, precision=f"precision_cfg = {{ff1_3: {fmt}, ff2: {fmt}}}")
+        for fmt in ("bfp8", "bf16")
+    )
+    assert small.speed >= large.speed
+    assert small.ttft <= large.ttft
+    assert small.memory.weights < large.memory.weights
+
+
+def test_longer_contexts_and_larger_batches_take_longer():
+    constants = load_constants()
+    scenario = Scenario.of("Llama3.1-8B", "T3K", prompt_length=128)
+    steps = scenario.step_times(constants, np.array([128, 1024, 8192, 65536]))
+    assert np.all(np.diff(steps) > 0)
+    speeds = [ttsim.simulate(model="Llama3.1-8B", device="T3K", batch_size=b).speed for b in (1, 32)]
+    assert speeds[0] > speeds[1]
+
+
+def test_replicas_share_the_host():
+    alone = ttsim.simulate(model="Llama3.1-8B", device="N150")
+    eight = ttsim.simulate(model="Llama3.1-8B", device="T3K", data_parallel=8)
+    assert eight.speed < alone.speed
+    assert eight.throughput > 5 * alone.throughput
+    assert eight.memory == alone.memory
+
+
+def test_a_later_date_is_another_software():
+    old = ttsim.simulate(model="Llama3.1-8B", device="T3K", batch_size=32, date="2025-02-20")
+    new = ttsim.simulate(model="Llama3.1-8B", device="T3K", batch_size=32, date="2025-09-01")
+    assert new.speed > old.speed  # the argmax of 32 users moved to the device
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"model": "Llama3.1-70B", "device": "N150"}, DoesNotFitError, ["58.", "12.88", "45.", "GB"]),
+        ({"model": "Qwen2.5-7B", "device": "T3K"}, ShardingError, ["28 heads", "8 chips", "1, 2, 4"]),
+        ({"model": "Llama3.1-8B", "device": "N3OO"}, ValueError, ["N300"]),
+        ({"model": "Lama3.1-8B", "device": "N300"}, ValueError, ["Llama3.1-8B"]),
+        ({"model": "Llama3.1-8B", "device": "N300", "precision": "performence"}, ValueError, ["performance"]),
+        ({"model": "Llama3.1-8B", "device": "N300", "batch_size": 64}, ValueError, ["32", "64"]),
+        ({"model": "Llama3.1-8B", "device": "T3K", "data_parallel": 3}, ValueError, ["1, 2, 4, 8", "3"]),
+    ],
+)
+def test_errors_say_what_would_be_right(arguments, error, words):
+    with pytest.raises(error) as caught:
+        ttsim.simulate(**arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_a_hugging_face_config_is_a_model(tmp_path):
+    config = {
+        "model_type": "llama",
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "vocab_size": 32000,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    deeper = tmp_path / "deeper"
+    deeper.mkdir()
+    (deeper / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 8}))
+
+    def layers(path):
+        report = ttsim.simulate(model=str(path), device="N150")
+        return sum(op.time for op in report.decode.ops if op.where)
+
+    assert layers(deeper) == pytest.approx(2 * layers(tmp_path))
+
+
+def test_a_function_of_ones_own_is_priced():
+    """The README's example: the matmul of the 8B profile on N150, 62.4 MB of bfp8 at 245 to 260 GB/s."""
+    program = ttsim.trace(
+        lambda x, w: ops.linear(x, w, kernel="dram_sharded", weight_format="bfp8", setting="hifi2", out_format="bf16"),
+        jax.ShapeDtypeStruct((32, 4096), jnp.float32),
+        jax.ShapeDtypeStruct((4096, 14336), jnp.float32),
+    )
+    priced = ttsim.price(program, device="N150")
+    assert priced.time == pytest.approx(255e-6, rel=0.03)
+    assert sum(op.time for op in priced.ops) == pytest.approx(priced.time)
+    assert "matmul (DRAM-sharded)" in str(priced)
+    # Dispatch is the chip's own, as in a simulation: gaps are the same wherever the program came from.
+    gap = next(op.time for op in ttsim.price(program, device="P150").ops if op.op == "dispatch")
+    assert gap == pytest.approx(Scenario.of("Llama3.1-8B", "P150").software.dispatch_gap)
+    with pytest.raises(ValueError, match="'soon' is no day in ISO format"):
+        ttsim.price(program, date="soon")
+    with pytest.raises(UnpricedError, match="dot_general"):
+        ttsim.price(ttsim.trace(jnp.dot, jnp.ones((4, 4)), jnp.ones((4, 4))))

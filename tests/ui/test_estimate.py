@@ -1,0 +1,369 @@
+"""Estimates: capacity, intervals, range, advice, formats, and the script's modes and errors."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ttsim.cli.ask import Request, answer
+from ttsim.explore.advice import advise
+from ttsim.explore.compare import pairs, run_of
+from ttsim.hardware.constants import CONSTANTS, load_constants
+from ttsim.proof.intervals import Residuals, fold_of, interval, outside, residuals
+from ttsim.scenarios.capacity import capacity_of
+from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.question import Question, pair_arguments, parse_changes
+from ttsim.scenarios.scenario import Scenario
+from ttsim.ui import estimate as est
+from ttsim.ui import text
+from ttsim.ui.constants_table import records
+
+CONSTANTS_NOW = load_constants()
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def item():
+    return est.estimate(Question(model="8b", device="N300").scenario())
+
+
+def ask(**flags):
+    question = {name: flags.pop(name) for name in list(flags) if name in Question.__dataclass_fields__}
+    return answer(Request(question=Question(**{"model": "1b", **question}), advice=False, **flags))
+
+
+# Capacity
+
+
+@pytest.mark.parametrize(("model", "device", "batch"), [("8b", "N150", 1), ("8b", "N150", 32), ("70b", "T3K", 32)])
+def test_largest_context_fits_and_one_block_more_does_not(model, device, batch):
+    scenario = Scenario.of(model, device, batch_size=batch)
+    found = capacity_of(scenario)
+
+    def fits(tokens):  # generated, not prompted: activations stay those of a short prompt
+        longer = dataclasses.replace(scenario, max_generated_tokens=tokens - scenario.prompt_length)
+        return longer.memory().free >= 0
+
+    assert fits(found.context)
+    if found.context_limit == "DRAM":
+        assert not fits(int(found.context * 1.1))
+    else:
+        assert found.context == scenario.config.max_position_embeddings
+
+
+def test_largest_batch_fits_and_one_user_more_does_not():
+    scenario = Scenario.of("8b", "N150", prompt_length=16_000)
+    found = capacity_of(scenario)
+    assert 1 < found.batch < 32
+    assert found.batch_limit == "DRAM"
+    assert dataclasses.replace(scenario, batch_size=found.batch).memory().free >= 0
+    assert dataclasses.replace(scenario, batch_size=found.batch + 1).memory().free < 0
+
+
+def test_what_does_not_fit_says_what_would():
+    with pytest.raises(DoesNotFitError, match=r"GB too much; what fits: batch \d+ at this length"):
+        est.estimate(Scenario.of("8b", "N150", batch_size=32, prompt_length=60_000))
+    with pytest.raises(DoesNotFitError, match="weights alone leave no room"):
+        est.estimate(Scenario.of("70b", "N150"))
+
+
+# Intervals and range
+
+
+def test_intervals_hold_about_as_many_rows_as_they_say():
+    for figure in ("speed", "ttft"):
+        for fold in ("model", "device"):
+            assert abs(residuals(figure, fold).measured_coverage(0.8) - 0.8) < 0.08
+            found = interval(10.0, figure, fold)
+            assert found.low < 10 < found.high
+            assert found.low * found.high == pytest.approx(100)
+
+
+def test_half_width_is_the_conformal_quantile():
+    nine = Residuals(np.arange(1, 10) / 100, ("a",) * 9)
+    assert nine.half_width(0.8) == 0.08  # the (9 + 1) 0.8 = 8th smallest
+    assert nine.half_width(0.95) == math.inf  # nine rows can't tell
+
+
+def test_coverage_leaves_out_the_group_that_it_judges():
+    easy, hard = np.full(9, 0.01), np.full(9, 0.5)
+    found = Residuals(np.concatenate([easy, hard]), ("easy",) * 9 + ("hard",) * 9)
+    assert found.measured_coverage(0.8) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"device": "P150"}, "no published row was measured on Blackhole P150"),
+        ({"device": "T3K", "data_parallel": 2}, "T3K DP=2"),
+        ({"batch_size": 8}, "batch 8: between the published ones"),
+        ({"prompt_length": 100_000}, "prompt"),
+        ({"date": "2026-01-01"}, "software of 2026-01-01"),
+        ({"model": "1b", "prompt_length": 131_000}, "the model's own limit"),
+        ({"batch_size": 32, "prompt_length": 4000}, "long prompts in a batch"),
+    ],
+)
+def test_what_is_outside_the_checked_range_is_said(changes, words):
+    scenario = Question(model="8b").change(changes).scenario()
+    notes = outside(scenario)
+    assert any(words in note for note in notes) if words else not notes
+
+
+def test_folds_know_less_where_the_tables_have_no_row():
+    assert fold_of(Question(device="N150").scenario()) == "model"
+    assert fold_of(Question(device="T3K", data_parallel=2).scenario()) == "device"
+    assert fold_of(Question(device="P150").scenario()) == "chip"
+
+
+def test_blackhole_interval_spans_the_measurements_of_2026():
+    lofi = "li_ff2=lofi"
+    cases = [(32, "", 32.8), (1, "", 40.8), (1, lofi, 45.4), (1, lofi + ",li_qkv_decode=lofi,li_o_decode=lofi", 49.7)]
+    for batch, override, measured in cases:  # Llama-3.1-8B on P150: tt-metal PRs #55080 and #50662
+        question = Question(model="8b", device="P150", batch_size=batch, override=override, date="2026-09-01")
+        speed = question.scenario().speed(CONSTANTS_NOW)
+        found = interval(speed, "speed", "chip")
+        assert found.low <= 1.02 * measured
+        assert measured <= 1.02 * found.high
+
+
+# Provenance
+
+
+def test_every_constant_has_a_source_a_unit_and_a_value():
+    for record in records(CONSTANTS_NOW):
+        assert len(record["source"]) > 20, record["name"]
+        assert record["unit"] in ("s", "B/s", "1")
+        assert record["value"] > 0
+        assert (record["prior"] is None) == (record["kind"] == "sourced")
+
+
+def test_every_kernel_says_where_its_rule_comes_from(item):
+    for _, phase in item.phases:
+        for op in phase.ops:
+            assert op.source, op.kernel
+            assert set(op.constants) <= set(CONSTANTS)
+            assert 0 <= op.fitted <= 1 + 1e-9
+
+
+def test_kind_follows_the_constants_of_the_binding_limit(item):
+    ops = {op.label: op for op in item.report.decode.ops}
+    assert ops["linear ff2"].limit == "dram"
+    assert ops["linear ff2"].kind == "sourced"
+    assert ops["linear ff1_3"].kind == "mixed"
+    assert ops["host"].kind == "fitted"
+
+
+# Ops
+
+
+def test_op_lines_lose_no_time(item):
+    for _, phase in item.phases:
+        lines = est.op_lines(phase)
+        assert sum(line.time for line in lines) == pytest.approx(sum(op.time for op in phase.ops))
+        assert sorted((line.time for line in lines), reverse=True) == [line.time for line in lines]
+
+
+def test_op_lines_name_shapes_and_formats(item):
+    cells = {est.op_cells(line)[:3] for line in est.op_lines(item.report.decode)}
+    assert ("linear ff1_3", "32 x 4096 x 7168", "bfp4 LoFi") in cells
+    assert ("linear lm_head", "32 x 4096 x 32064", "bfp8 HiFi2") in cells
+    assert ("sdpa", "16/4 heads of 128", "bfp8 HiFi2") in cells
+
+
+def test_achieved_rates_stay_below_possible_ones(item):
+    for _, phase in item.phases:
+        for op in phase.ops:
+            assert op.bandwidth <= op.possible_bandwidth * (1 + 1e-9)
+            assert op.flop_rate <= op.possible_flop_rate * (1 + 1e-9) or not op.possible_flop_rate
+
+
+# Advice
+
+
+def test_advice_is_what_the_change_simulates():
+    question = Question(model="8b", device="N150", batch_size=32)
+    base = question.scenario()
+    found = {advice.flag: advice for advice in advise(base, CONSTANTS_NOW)}
+    sampling = found["--date=2025-07-31"]
+    assert sampling.speed > 1.05
+    ff2 = found["--override=ff2=bfp4,li_ff2=lofi"]
+    changed = question.change({"override": "ff2=bfp4,li_ff2=lofi"}).scenario()
+    assert ff2.speed == pytest.approx(changed.speed(CONSTANTS_NOW) / base.speed(CONSTANTS_NOW))
+    assert ff2.ttft == pytest.approx(changed.ttft(CONSTANTS_NOW) / base.ttft(CONSTANTS_NOW))
+    assert all(advice.gain > 0.02 for advice in found.values())
+
+
+def test_no_advice_repeats_what_is_already_done():
+    new = Question(model="1b", device="N300", date="2026-01-01", batch_size=32).scenario()
+    changes = {advice.change for advice in advise(new, CONSTANTS_NOW)}
+    assert not changes & {"prefill from a trace", "sampling on the device", "batch 32"}
+
+
+# Formats
+
+
+def test_text_stays_within_120_columns_and_says_it_all(item):
+    for colour in (False, True):
+        shown = est.to_text(item, rows=0, colour=colour)
+        assert max(map(text.width, shown.splitlines())) <= 120
+        for word in ("speed", "TTFT", "throughput", "weights", "free", "decode step", "prefill", "largest batch"):
+            assert word in shown
+    assert "\x1b" not in est.to_text(item)
+
+
+def test_every_limit_is_explained_and_wide_rows_fit():
+    for model, device in (("3b", "N300"), ("70b", "TG")):
+        found = est.estimate(Question(model=model, device=device, batch_size=32).scenario(), advice=False)
+        assert max(map(text.width, est.to_text(found, rows=0).splitlines())) <= 120
+        assert all(limit in est.LIMITS for _, phase in found.phases for limit in phase.by_limit())
+
+
+def test_rows_limits_the_ops_shown(item):
+    few, all_of_them = est.to_text(item, rows=3), est.to_text(item, rows=0)
+    assert re.search(r"^\d+ more", few, re.MULTILINE)
+    assert not re.search(r"^\d+ more", all_of_them, re.MULTILINE)
+
+
+def test_json_is_complete_and_in_si(item):
+    record = json.loads(est.to_json(item))
+    assert record["speed"] == pytest.approx(item.report.speed)
+    assert record["speed_interval"]["low"] < record["speed"] < record["speed_interval"]["high"]
+    memory = record["memory"]
+    parts = ("weights", "kv_cache", "activations", "reserved", "free")
+    assert sum(memory[part] for part in parts) == memory["capacity"]
+    assert {op["kind"] for op in record["decode"]["ops"]} == {"sourced", "fitted", "mixed"}
+
+
+def test_csv_has_a_line_for_each_kernel(item):
+    rows = list(csv.DictReader(io.StringIO(est.to_csv(item))))
+    assert len(rows) == len(item.report.decode.ops) + len(item.report.prefill.ops)
+    assert {row["phase"] for row in rows} == {"decode", "prefill"}
+    assert float(rows[0]["time"]) > 0
+
+
+def test_markdown_tables_are_rectangular(item):
+    for block in est.to_markdown(item).split("\n\n"):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1
+
+
+def test_html_is_one_file_without_references(item):
+    page = est.FORMATS["html"](item)
+    assert page.count("<svg") == page.count("</svg>") == 3
+    assert not re.search(r'(src|href)="|@import|url\(|<script', page)
+    assert page.count("<tr") == page.count("</tr>")
+
+
+# The script's modes
+
+
+def test_list_constants_shows_each_with_its_kind():
+    shown = ask(list_constants=True)
+    assert all(name in shown for name in CONSTANTS)
+    assert len(json.loads(ask(list_constants=True, format="json"))) == len(CONSTANTS)
+
+
+def test_compare_two_specs_op_by_op():
+    left, right = run_of("device=N150", Question(model="1b")), run_of("device=N300,batch_size=8", Question(model="1b"))
+    found = pairs(left, right, "decode")
+    gathers = next(pair for pair in found if pair.label == "all_gather")
+    assert gathers.left_count == 0 < gathers.right_count
+    total = sum(pair.difference for pair in found)
+    ops = [sum(op["time"] for op in run["decode"]["ops"]) for run in (left, right)]
+    assert total == pytest.approx(ops[1] - ops[0])
+    shown = ask(compare=("device=N150", "device=N300"))
+    assert max(map(len, shown.splitlines())) <= 120
+
+
+def test_compare_reads_what_json_wrote(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(ask(device="N300", format="json"))
+    same = json.loads(ask(device="N300", compare=(str(path),), format="json"))
+    assert all(op["a"] == pytest.approx(op["b"]) for op in same["ops"]["decode"])
+
+
+def test_pair_arguments_lets_a_flag_take_two_values():
+    argv = ["x", "--compare", "a=1", "b=2", "--format=json"]
+    assert pair_arguments(argv, "compare") == ["x", "--compare=a=1", "--compare=b=2", "--format=json"]
+    assert pair_arguments(["x", "--compare=a"], "compare") == ["x", "--compare=a"]
+
+
+def test_changes_keep_commas_that_belong_to_a_value():
+    assert parse_changes("override=ff2=bfp4,li_ff2=lofi,batch_size=8") == {
+        "override": "ff2=bfp4,li_ff2=lofi",
+        "batch_size": 8,
+    }
+    precision = "precision_cfg = {ff2: bfp4, wo: bfp8}, fidelity_cfg = {li_ff2: lofi}"
+    assert parse_changes(f"precision={precision},device=N300") == {"precision": precision, "device": "N300"}
+
+
+def test_override_changes_the_preset_and_nothing_else():
+    preset, changed = Question(model="8b").scenario(), Question(model="8b", override="ff2=bfp4").scenario()
+    assert changed.precision == preset.precision.replace(ff2="bfp4")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"model": "9b"}, "unknown model"),
+        ({"device": "N159"}, "did you mean"),
+        ({"batch_size": 33}, "at most 32"),
+        ({"prompt_length": 0}, "prompt_length must be at least 1"),
+        ({"data_parallel": 3, "device": "T3K"}, "must be one of"),
+        ({"override": "ff3=bfp4"}, "ff3"),
+        ({"override": "ff2"}, "is not group=value"),
+        ({"date": "yesterday"}, "'yesterday' is no day in ISO format"),
+        ({"constants_file": str(ROOT / "pyproject.toml")}, "no file of fitted constants"),
+        ({"diff": str(ROOT / "pyproject.toml")}, "no ops CSV of the device profiler"),
+        ({"goal": "speed>30", "sweep": ("batch_size=1,2",)}, "different questions"),
+        ({"goal": "speed>=30", "format": "html"}, "no format"),
+        ({"goal": "speed>=1", "trace": "x.json"}, "which --goal is not"),
+        ({"compare": ("device=N150", "device=N300", "device=T3K")}, "side by side"),
+        ({"compare": ("devise=N150",)}, "unknown name"),
+        ({"print_system": "N15"}, "no built-in system"),
+        ({"system_file": "x.toml"}, "both name a system"),
+        ({"sweep": ("batch_size=1", "batch_size=2")}, "given twice"),
+    ],
+)
+def test_bad_input_is_one_clear_line(flags, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        ask(**flags)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", ["trace", "ops_csv"])
+def test_files_that_cannot_be_written_are_named(flag, tmp_path):
+    for path in (tmp_path / "nowhere" / "x", tmp_path):
+        with pytest.raises(OSError, match="can't be written") as caught:
+            ask(**{flag: str(path)})
+        assert caught.value.filename == str(path)
+
+
+def run_script(*arguments):
+    command = [sys.executable, str(ROOT / "scripts" / "estimate.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_script_prints_an_estimate_and_fails_in_one_line(tmp_path):
+    done = run_script("--model=1b", "--noadvice", f"--trace={tmp_path}/t.json", f"--ops_csv={tmp_path}/o.csv")
+    assert done.returncode == 0, done.stderr
+    assert "t/s/u" in done.stdout
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    assert (tmp_path / "o.csv").read_text().startswith("OP CODE,")
+    bad = tmp_path / "bad.toml"
+    bad.write_text('name = "x"\nlinks = 0\n')
+    failed = run_script(f"--system_file={bad}")
+    assert failed.returncode == 2
+    assert failed.stdout == ""
+    lines = failed.stderr.strip().splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("error: ") for line in lines)

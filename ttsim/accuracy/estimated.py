@@ -1,0 +1,387 @@
+"""Top-1 and Top-5 of a model whose weights are not at hand: from rounding noise to logit noise to flipped choices.
+
+    import ttsim.accuracy.estimated as accuracy
+    print(accuracy.estimate_accuracy("Llama3.1-8B", "performance"))
+
+1. Each rounding of a decode step adds noise, relative to what it rounds. Contributions of one layer, by tensor group:
+   weights, fidelity, activations and cache; roundings of the 16-bit destination registers; at the end, the LM head and
+   the logits' own format. Layers count with their mean: the residual stream grows as the noise does, and the published
+   rows show no trend with depth or width.
+2. Their sum is the variance of a logit, in units of the squared margin scale.
+3. A share of the positions is contested: there the logits of the best tokens lie as the points of a Poisson process
+   with exponential density, so the margin between the first two is exponential; elsewhere the text is known by heart
+   and nothing flips. The share follows from how often the text's next token is the reference model's first choice, and
+   how often it is among its five.
+4. `kept` has the chance, in closed form, that the noisy first choice is still the reference's first, or in its five.
+
+Six constants are fitted to the published accuracies (`ttsim.proof.fit_accuracy`); everything else is sourced here.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ttsim.models.config import ModelConfig
+from ttsim.models.presets import get_config
+from ttsim.precision.values import LayerPrecision, Precision, base_model_name, resolve
+from ttsim.proof import published as tables
+from ttsim.proof.published import Row
+
+POSITIONS = 511  # of the accuracy test
+EARLY_POSITIONS = 128  # of the test before 2025-05-12: the end of the table of contents and the opening of the book
+
+# Signal over rounding noise, dB. Block formats: fp32 normal values through tt-metal's blockfloat_common.cpp; bf16: the
+# mean over mantissas of a uniform rounding error of 8 significant bits.
+SQNR_DB: Mapping[str, float] = MappingProxyType(
+    {"fp32": math.inf, "bf16": 55.6, "bfp8": 42.8, "bfp4": 18.6, "bfp2": 6.3}
+)
+
+# Relative rms error of a product of normal values by fidelity and weight format, the common shrink by truncation taken
+# out because the next norm removes it. Source: operand masks of tt-isa-documentation MVMUL, K = 256.
+_LOFI = {"fp32": 1.57e-2, "bf16": 1.57e-2, "bfp8": 1.43e-2, "bfp4": 3e-3, "bfp2": 3e-3}
+_HIFI2 = dict.fromkeys(_LOFI, 3e-3)
+_EXACT = dict.fromkeys(_LOFI, 0.0)
+_FIDELITY_ERROR = {
+    "lofi": _LOFI,
+    **dict.fromkeys(("hifi2", "hifi2na", "hifi2fp16", "hifi2nol1acc"), _HIFI2),
+    **dict.fromkeys(("hifi4", "hifi4fp32", "exact"), _EXACT),
+}
+
+# Phases of the settings that accumulate in 16-bit destination registers: each phase rounds once for 16 products.
+# Source: tt-metal models/tt_transformers/tt/model_config.py, `fp32_dest_acc_en=False`.
+DST16_PHASES: Mapping[str, int] = MappingProxyType({"lofi": 1, "hifi2na": 2, "hifi2fp16": 2})
+
+# Norms, rotary embedding, softmax, SiLU and residual adds, in units of a two-phase matmul; no setting switches them
+# off. Assumed: what they round at is not published.
+_VECTOR_UNIT = 2.0
+
+# Spacing of bfp8 logits whose block holds a value in [16, 32), over the margin scale: the mean margin between the first
+# two logits of SmolLM2-135M on English prose (median 0.79 = ln 2 times the mean).
+_MARGIN_SCALE = 0.79 / math.log(2)
+_LOGIT_BINADE = 4  # 16 = 2**4
+_LOGIT_BITS = {"fp32": 23, "bf16": 7, "bfp8": 6, "bfp4": 2, "bfp2": 0}
+
+# Variance of a logit for one unit of relative noise in the LM head. Source: SmolLM2-135M with only its head in bfp8
+# keeps 96.5 % of its choices, against 98.3 %.
+_HEAD_GAIN = 40.0
+
+# Share of misses of the first choice that are hits of the other four, in text that is not known by heart; only for a
+# confidence given without its Top-5.
+_SECOND_HITS = 0.34
+
+
+@dataclass(frozen=True)
+class AccuracyEstimate:
+    """An estimated Top-1 and Top-5: agreement with the unquantised model's choices, percent.
+
+    Attributes:
+      top1: positions where the device's choice is the reference's first.
+      top5: positions where it is among the reference's five.
+      top1_sigma, top5_sigma: sampling error of a test of that many positions, points (binomial).
+      positions: how many the test compares.
+      in_range: whether model and precision are like those that the constants were fitted on.
+      notes: what was assumed.
+    """
+
+    top1: float
+    top5: float
+    top1_sigma: float
+    top5_sigma: float
+    positions: int
+    in_range: bool
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return (
+            f"Top-1 {self.top1:.1f} ± {self.top1_sigma:.1f} %, Top-5 {self.top5:.1f} ± {self.top5_sigma:.1f} % "
+            f"(estimated; sampling error of {self.positions} positions)" + ("" if self.in_range else ", out of range")
+        )
+
+
+def estimate_accuracy(
+    model: str | os.PathLike[str] | ModelConfig,
+    precision: str | Precision = "performance",
+    *,
+    positions: int = POSITIONS,
+    confidence: float | tuple[float, float] | None = None,
+    device: str | None = None,
+    constants: Mapping[str, float] | None = None,
+) -> AccuracyEstimate:
+    """Estimates Top-1 and Top-5 by tt_transformers' accuracy test, without weights.
+
+    Args:
+      model: a published name, a Hugging Face config.json or checkpoint directory, or a configuration.
+      precision: a preset, a `precision_cfg = {...}, fidelity_cfg = {...}` text, or a value.
+      positions: positions that the test compares; 128 is the test of before 2025-05-12, on the first of the 511.
+      confidence: how often the next token of the text is the unquantised model's first choice, percent, or that and how
+        often it is among its five. By default that of the model on the accuracy test's text where it is known; else
+        that of a Llama of its size, and a note says so.
+      device: taken for symmetry with `simulate`; the published accuracies are one value for all devices of a model, so
+        none is told apart.
+      constants: by default the calibrated ones.
+
+    Raises:
+      ValueError: an unknown name, or a confidence or a number of positions out of range.
+    """
+    del device
+    if positions < 1:
+        raise ValueError(f"positions must be at least 1, not {positions}")
+    config = get_config(model)
+    precision = resolve(precision, config.name)
+    constants = load_constants() if constants is None else constants
+    known, notes = _confidence(config, confidence)
+    early = positions <= EARLY_POSITIONS
+    noise = noise_of(precision, config.num_layers)
+    top1, top5 = (float(100 * x) for x in accuracy(noise, known, early, constants))
+    in_range, notes = _range(noise, known, notes, constants)
+    sigmas = sampling_sigma(top1, positions), sampling_sigma(top5, positions)
+    return AccuracyEstimate(top1, top5, *sigmas, positions, in_range, notes)
+
+
+def estimate_row(row: Row, constants: Mapping[str, float] | None = None) -> AccuracyEstimate:
+    """The estimate for a published row, as the software of its date and its number of positions had it."""
+    precision = resolve(row.precision, row.model, row.accuracy_date)
+    return estimate_accuracy(row.model, precision, positions=row.accuracy_positions, constants=constants)
+
+
+def sampling_sigma(percent: float, positions: int) -> float:
+    """Standard deviation, in points, of a share of so many positions: binomial, half a hit away from 0 and 100 %."""
+    share = (percent / 100 * positions + 0.5) / (positions + 1)
+    return 100 * math.sqrt(share * (1 - share) / positions)
+
+
+# 1. Noise of a decode step
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Where a decode step's noise comes from; relative powers but for `dst16` and `logits`.
+
+    Attributes:
+      mlp, attention: sums over the roundings of a layer's MLP and attention, mean over the layers.
+      dst16: matmuls of a layer, and the head, that accumulate in 16-bit registers; one counts 1 for two phases.
+      head: LM head.
+      logits: variance of a logit by its own format, in squared margin scales.
+    """
+
+    mlp: float
+    attention: float
+    dst16: float
+    head: float
+    logits: float
+
+    def variance(self, constants: Mapping[str, Any]) -> Any:
+        """Variance of a logit, in squared margin scales."""
+        layers = constants["mlp_gain"] * self.mlp + constants["attention_gain"] * self.attention
+        return layers + constants["dst16_variance"] * self.dst16 + _HEAD_GAIN * self.head + self.logits
+
+
+@functools.lru_cache(maxsize=4096)
+def noise_of(precision: Precision, num_layers: int) -> Noise:
+    """The noise that a precision brings into a decode step."""
+    runs = precision.runs(num_layers)
+    share = np.array([(stop - start) / num_layers for start, stop, _ in runs])
+    mlp, attention, dst16 = share @ np.array([_layer_noise(layer) for _, _, layer in runs])
+    step = 2.0 ** (_LOGIT_BINADE - _LOGIT_BITS[precision.logits])
+    return Noise(
+        mlp=float(mlp),
+        attention=float(attention),
+        dst16=float(dst16) + _dst16(precision.li_lm_head),
+        head=_linear(precision.lm_head, precision.li_lm_head),
+        logits=0.0 if precision.logits == "fp32" else step**2 / 12 / _MARGIN_SCALE**2,
+    )
+
+
+def _layer_noise(p: LayerPrecision) -> tuple[float, float, float]:
+    out = _rounding(p.linear_out)
+    # W1 and W3 are both noisy, and their outputs multiply: relative powers add. The residual is rounded twice.
+    mlp = 2 * (_linear(p.ff1_3, p.li_ff1_3) + out) + _rounding(p.mlp_product) + _linear(p.ff2, p.li_ff2) + out
+    mlp += 2 * _rounding(p.residual)
+    # Q, K and V; then K and V once more in the cache.
+    attention = 3 * (_linear(p.wqkv, p.li_qkv_decode) + out) + 2 * _rounding(p.kv_cache)
+    attention += _rounding(p.sdpa_decode_out) + _linear(p.wo, p.li_o_decode) + out
+    dst16 = 2 * _dst16(p.li_ff1_3) + _dst16(p.li_ff2)  # W1, W3; W2
+    dst16 += _dst16(p.li_qkv_decode) + 2 * _dst16(p.sdpa_decode) + _dst16(p.li_o_decode)  # Q K^T and P V between
+    return mlp, attention, dst16 + (0.0 if p.activation == "fp32" else _VECTOR_UNIT)
+
+
+def _rounding(fmt: str) -> float:
+    """Relative noise power of rounding to a format."""
+    return 10 ** (-SQNR_DB[fmt] / 10)
+
+
+def _linear(fmt: str, setting: str) -> float:
+    """Relative noise power of a matmul: weights in a format, products by a compute setting."""
+    return _rounding(fmt) + _FIDELITY_ERROR[setting][fmt] ** 2
+
+
+def _dst16(setting: str) -> float:
+    return DST16_PHASES.get(setting, 0) / 2
+
+
+# 2. Flipped choices
+
+
+def kept(noise: Any, xp: Any = np) -> tuple[Any, Any]:
+    """Chances that the noisy first choice is the reference's first choice, and that it is among the reference's five.
+
+    Logits in units of the margin scale lie as a Poisson process of density exp(-x), each with Gaussian noise of
+    standard deviation r. A token u below a reference point overtakes a value m above that point with intensity
+
+        L(m) = integral_0^inf exp(u) Q((u + m) / r) du = exp(r^2 / 2 - m) Q(m / r - r) - Q(m / r)
+
+    and the reference point's own place, exp(-x), is Gamma(k)-distributed for the k-th best token. Hence
+
+        first:  E[1 / (1 + L(r z))],          z normal
+        five:   E[1 / (1 + L(M))^5],          M = max(r z, four of (e + r z)), e exponential.
+
+    Interpolated in a table over r.
+
+    Args:
+      noise: r, any shape.
+      xp: numpy, or jax.numpy for derivatives.
+    """
+    grid, first, five = _kept_table()
+    return xp.interp(noise, grid, first), xp.interp(noise, grid, five)
+
+
+@functools.cache
+def _kept_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    erfc = np.frompyfunc(math.erfc, 1, 1)
+
+    def tail(x: np.ndarray) -> np.ndarray:
+        return 0.5 * np.asarray(erfc(x / math.sqrt(2)), float)
+
+    r = np.concatenate([[1e-3], np.geomspace(1e-2, 8, 60)])[:, None]
+    t = np.linspace(-6.5, 38.0, 446)[None]  # m / r
+    q, q_shifted = tail(t), tail(t - r)
+    tilt = np.exp(np.minimum(r * r / 2 - r * t, 700.0))
+    overtaking = np.maximum(tilt * q_shifted - q, 0.0)
+    density = np.exp(-t * t / 2) / math.sqrt(2 * math.pi)
+    first = np.trapezoid(density / (1 + overtaking), t, axis=1)
+    # Distribution of the best of the reference's five; beyond the grid it is above everything that could overtake.
+    cdf = (1 - q) * np.clip(1 - q - tilt * (1 - q_shifted), 0.0, 1.0) ** 4
+    mass = np.diff(cdf, axis=1)
+    middle = (overtaking[:, 1:] + overtaking[:, :-1]) / 2
+    five = (mass / (1 + middle) ** 5).sum(1) + 1 - cdf[:, -1]
+    ends = np.ones(1)
+    grid = np.concatenate([[0.0], r[:, 0]])
+    return grid, np.concatenate([ends, np.minimum(first, 1)]), np.concatenate([ends, np.minimum(five, 1)])
+
+
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+
+
+def accuracy(
+    noise: Noise,
+    confidence: tuple[Any, Any],
+    early: Any,
+    constants: Mapping[str, Any],
+    xp: Any = np,
+) -> tuple[Any, Any]:
+    """Top-1 and Top-5 as fractions.
+
+    Args:
+      noise: of the precision.
+      confidence: how often the text's next token is the model's first choice, and among its five, percent.
+      early: whether only the first 128 positions are compared.
+      constants: the fitted ones.
+      xp: numpy, or jax.numpy for derivatives.
+    """
+    spread = constants["noise_spread"]
+    # Log-normal over positions, at the same mean square.
+    r = xp.sqrt(noise.variance(constants)) * xp.exp(spread * _NODES - spread**2)
+    first, five = kept(r, xp)
+    share = contested(confidence, constants, xp) * xp.where(early, constants["early_share"], 1.0)
+    return 1 - share * (1 - first @ _WEIGHTS), 1 - share * (1 - five @ _WEIGHTS)
+
+
+def contested(confidence: tuple[Any, Any], constants: Mapping[str, Any], xp: Any = np) -> Any:
+    """Share of positions that noise can flip: sqrt(misses * hits of ranks 2 to 5) / contested_scale, at most 1.
+
+    Both counts vanish where the model knows the text by heart. Misses alone would count every confident error, hits of
+    ranks 2 to 5 alone are few; on the published rows their geometric mean predicts better than either.
+    """
+    top1, top5 = confidence
+    return xp.minimum(xp.sqrt((100 - top1) * (top5 - top1)) / 100 / constants["contested_scale"], 1.0)
+
+
+# Inputs
+
+
+def _confidence(
+    config: ModelConfig, given: float | tuple[float, float] | None
+) -> tuple[tuple[float, float], tuple[str, ...]]:
+    if given is None:
+        known = reference_confidence().get(base_model_name(config.name).lower())
+        if known:
+            return known, ()
+        known = _confidence_by_size(config.parameter_count)
+        return known, (
+            f"confidence of {config.name} on the test's text unknown: that of a Llama 3 of its size is assumed, "
+            f"{known[0]:.0f} / {known[1]:.0f} %",
+        )
+    top1, top5 = given if isinstance(given, tuple) else (given, given + _SECOND_HITS * (100 - given))
+    if not 0 <= top1 <= top5 <= 100:
+        raise ValueError(f"confidence is a Top-1, or a Top-1 and a Top-5 no smaller, in percent, not {given}")
+    return (top1, top5), ()
+
+
+@functools.cache
+def reference_confidence() -> Mapping[str, tuple[float, float]]:
+    """By base name in lower case: how often the test's text is a model's first choice, and among its five, percent."""
+    text = (resources.files("ttsim.data") / "reference_confidence.csv").read_text(encoding="utf-8")
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    return MappingProxyType({r["model"].lower(): (float(r["top1"]), float(r["top5"])) for r in csv.DictReader(lines)})
+
+
+def _confidence_by_size(parameters: int) -> tuple[float, float]:
+    names = ("Llama3.2-1B", "Llama3.2-3B", "Llama3.1-8B", "Llama3.1-70B")
+    sizes = [math.log(get_config(name).parameter_count) for name in names]
+    known = [reference_confidence()[name.lower()] for name in names]
+    size = math.log(parameters)
+    return float(np.interp(size, sizes, [k[0] for k in known])), float(np.interp(size, sizes, [k[1] for k in known]))
+
+
+def _range(
+    noise: Noise, confidence: tuple[float, float], notes: tuple[str, ...], constants: Mapping[str, float]
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether the fitted rows surround this case, and the notes."""
+    noises, confidences = _fitted_on()
+    if contested(confidence, constants) > max(contested(c, constants) for c in confidences) + 1e-9:
+        notes += ("more contested than any text and model the constants were fitted on",)
+    variances = [n.variance(constants) for n in noises]
+    if noise.variance(constants) > max(variances) + 1e-9:
+        notes += ("noisier than any precision the constants were fitted on",)
+    if 0 < noise.variance(constants) < min(variances) - 1e-9:
+        notes += ("less noisy than any precision the constants were fitted on",)
+    return not notes, notes
+
+
+@functools.cache
+def _fitted_on() -> tuple[frozenset[Noise], frozenset[tuple[float, float]]]:
+    rows = [row for row in tables.published() if row.top1 is not None]
+    noises = frozenset(
+        noise_of(resolve(row.precision, row.model, row.accuracy_date), get_config(row.model).num_layers) for row in rows
+    )
+    return noises, frozenset(reference_confidence()[row.model.lower()] for row in rows)
+
+
+@functools.cache
+def load_constants() -> Mapping[str, float]:
+    """The fitted constants: mlp_gain, attention_gain, dst16_variance, noise_spread, contested_scale, early_share."""
+    return MappingProxyType(
+        json.loads((resources.files("ttsim.data") / "accuracy_constants.json").read_text(encoding="utf-8"))
+    )

@@ -1,0 +1,332 @@
+"""Top-1 and Top-5 by tt_transformers' token-matching protocol, measured by running weights as the device would.
+
+A window of text is prefilled (512 tokens, prefill's formats and settings) into the KV cache; then 511 teacher-forced
+decode positions follow. Top-1 counts the positions where the device's argmax is the reference model's first choice,
+Top-5 those where it is among the reference's five best. The reference is the same checkpoint without rounding, or a
+`.refpt` file. With teacher forcing, decode's positions don't depend on each other's choices, so one causal pass with
+decode's formats and settings computes all of them: what runs is the program that the simulator prices.
+
+Source: tt-metal models/tt_transformers/tests/test_accuracy.py, May 2025.
+
+Not modelled: the vector unit's approximations of exp, silu and rsqrt, the order of flash attention's sums, the matrix
+unit's alignment of products within a sum (`ttsim.numerics.reference.datapath` has it) and its 16-bit destination
+registers before the last sum, rounding after each hop of a collective.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ttsim import ops as tt
+from ttsim.accuracy.refpt import ReferenceFile, read_refpt
+from ttsim.accuracy.results import PUBLISHED, AccuracyReport, Outputs, Protocol, Score
+from ttsim.meshes.systems import System, get_system
+from ttsim.models.cache import KVCache
+from ttsim.models.checkpoints.loading import Checkpoint, Storage, load_model, open_checkpoint
+from ttsim.models.checkpoints.tokenizers import load_tokenizer
+from ttsim.models.config import ModelConfig
+from ttsim.models.layerwise import AheadOfTime, prefill_by_layer
+from ttsim.models.layout import Layout
+from ttsim.models.run import decode_step, place_cache, prefill_step
+from ttsim.models.transformer import Transformer
+from ttsim.precision.values import Precision, preset, resolve
+from ttsim.ui.progress import Progress
+
+TEXT = "tale_of_two_cities.txt"  # the opening of the published runs' book, Project Gutenberg #98, public domain
+
+
+class Runner:
+    """Runs windows of text through a model: one compiled program for one layout, precision and protocol.
+
+    Args:
+      layout: the model on its system; windows are spread over the replicas. Sequences must fit `max_seq_len`.
+      precision: formats and compute settings.
+      protocol: lengths.
+      mesh: the system's mesh; by default over JAX's devices.
+      top5: whether to collect the five best tokens.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        precision: Precision,
+        protocol: Protocol = PUBLISHED,
+        mesh: Mesh | None = None,
+        *,
+        top5: bool = False,
+    ):
+        if protocol.prefill + protocol.decode > layout.max_seq_len:
+            raise ValueError(f"{protocol} does not fit the layout's max_seq_len of {layout.max_seq_len}")
+        self.layout, self.precision, self.protocol, self.top5 = layout, precision, protocol, top5
+        self.mesh = layout.system.mesh() if mesh is None else mesh
+        self.compile_seconds = 0.0
+        build = functools.partial(prefill_by_layer, layout, precision, 1, mesh=self.mesh, on_compile=self._count)
+        self._prefill = build()
+        self._decode = build(start=protocol.prefill, logits="all", numerics="decode")
+        self._statistics = AheadOfTime(self._read, (), self._count)
+
+    def _count(self, seconds: float) -> None:
+        self.compile_seconds += seconds
+
+    @property
+    def _cache(self) -> KVCache:
+        layers = (self.precision.layer(i) for i in range(len(self.layout.config.self_attention_layers)))
+        exact = any(layer.kv_cache == "fp32" for layer in layers)
+        # bfloat16 holds every value of every other format.
+        return KVCache.zeros(self.layout, 1, jnp.float32 if exact else jnp.bfloat16)
+
+    def _two_passes(self, model: Transformer, tokens_wt: jax.Array) -> tuple[jax.Array, ...]:
+        """Prefill, then all decode positions at once. tokens_wt: [replicas, length]."""
+        first, count, replicas = self.protocol.prefill, self.protocol.decode, tokens_wt.shape[0]
+        zero, last = jnp.int32(0), jnp.zeros((replicas,), jnp.int32)
+        cache = place_cache(self._cache, self.layout, 1, self.mesh)
+        prompt, rest = tokens_wt[:, :first].reshape(-1), tokens_wt[:, first : first + count].reshape(-1)
+        _, cache = self._prefill(model, prompt, jnp.arange(first), zero, last, cache)
+        logits, _ = self._decode(model, rest, jnp.arange(first, first + count), zero, last, cache)
+        return self._statistics(logits, tokens_wt[:, first + 1 :])
+
+    def _read(self, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
+        """Choices, -log p of the targets and, if asked for, the five best, each [replicas, positions, ...].
+
+        Args:
+          logits: [replicas * positions, V], vocabulary padded. targets: [replicas, positions] tokens.
+        """
+        logits = logits.reshape(*targets.shape, -1)[..., : self.layout.config.vocab_size]
+        choice = tt.argmax(logits, ties=self.precision.argmax_ties)
+        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        nll = jax.nn.logsumexp(logits, axis=-1) - chosen
+        return (choice, nll, jax.lax.top_k(logits, 5)[1]) if self.top5 else (choice, nll)
+
+    def __call__(
+        self, model: Transformer, windows: np.ndarray, on_window: Callable[[Outputs], None] | None = None
+    ) -> Outputs:
+        """Runs all windows.
+
+        Args:
+          model: with the precision's values (`load_model`).
+          windows: int [windows, length] tokens.
+          on_window: called with the outputs so far after each pass.
+
+        Raises:
+          ValueError: windows of another length, or tokens outside the vocabulary.
+        """
+        windows = self._check(windows)
+        replicas = self.layout.system.data_parallel
+        parts: list[list[np.ndarray]] = []
+        seconds = 0.0
+        for start in range(0, len(windows), replicas):
+            batch = windows[np.minimum(np.arange(start, start + replicas), len(windows) - 1)]
+            tokens = jnp.asarray(batch, jnp.int32)
+            began, compiled = time.perf_counter(), self.compile_seconds
+            result = jax.block_until_ready(self._two_passes(model, tokens))
+            seconds += time.perf_counter() - began - (self.compile_seconds - compiled)
+            parts.append([np.asarray(x)[: len(windows) - start] for x in result])
+            if on_window:
+                on_window(self._outputs(parts, seconds))
+        return self._outputs(parts, seconds)
+
+    def _outputs(self, parts: list[list[np.ndarray]], seconds: float) -> Outputs:
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return Outputs(columns[0], columns[1], columns[2] if self.top5 else None, seconds)
+
+    def _check(self, windows: np.ndarray) -> np.ndarray:
+        windows = np.asarray(windows)
+        if windows.ndim != 2 or windows.shape[1] != self.protocol.length or not len(windows):
+            raise ValueError(f"windows have shape {list(windows.shape)}, expected [n, {self.protocol.length}]")
+        vocabulary = self.layout.config.vocab_size
+        if windows.min() < 0 or windows.max() >= vocabulary:
+            raise ValueError(
+                f"token {windows.max()} is outside {self.layout.config.name}'s vocabulary of {vocabulary}: "
+                "the text was encoded for another model"
+            )
+        return windows
+
+    def single_steps(self, model: Transformer, window: np.ndarray) -> Outputs:
+        """The same window in single decode steps, token by token, as the device runs it; slow, for comparison."""
+        window = self._check(np.asarray(window)[None])
+        first, count, layout = self.protocol.prefill, self.protocol.decode, self.layout
+        replicas = layout.system.data_parallel
+        prefill = jax.jit(prefill_step(layout, self.precision, 1, logits="none", mesh=self.mesh))
+        step = jax.jit(decode_step(layout, self.precision, 1, mesh=self.mesh), donate_argnums=3)
+        cache = place_cache(self._cache, layout, 1, self.mesh)
+        zeros = jnp.zeros((replicas,), jnp.int32)
+        prompt = jnp.tile(jnp.asarray(window[0, :first], jnp.int32), replicas)
+        _, cache = prefill(model, prompt, jnp.arange(first), jnp.int32(0), zeros, cache)
+        rows = []
+        for position in range(first, first + count):
+            token = jnp.full((replicas,), window[0, position], jnp.int32)
+            logits, cache = step(model, token, jnp.full((replicas,), position, jnp.int32), cache)
+            rows.append(self._read(logits[:1], jnp.asarray(window[:, position + 1, None], jnp.int32)))
+        columns = [np.concatenate([np.asarray(x) for x in column], axis=1) for column in zip(*rows, strict=True)]
+        return Outputs(columns[0], columns[1], columns[2] if self.top5 else None, 0.0)
+
+
+# Windows of text.
+
+
+def bundled_text() -> str:
+    """The text that ships with the project."""
+    return (resources.files("ttsim.data") / TEXT).read_text(encoding="utf-8")
+
+
+def cut_windows(tokens: Sequence[int], protocol: Protocol, count: int, bos: int | None = None) -> np.ndarray:
+    """Consecutive windows of a text.
+
+    Args:
+      tokens: of the text, without BOS.
+      count: windows.
+      bos: token that begins every window, where the tokenizer adds one.
+
+    Returns:
+      int32 [count, protocol.length].
+
+    Raises:
+      ValueError: the text is too short.
+    """
+    size = protocol.length - (bos is not None)
+    if count < 1 or count * size > len(tokens):
+        raise ValueError(
+            f"the text has {len(tokens)} tokens: {len(tokens) // size} windows of {protocol.length}, not {count}"
+        )
+    windows = np.asarray(tokens[: count * size], np.int32).reshape(count, size)
+    return windows if bos is None else np.insert(windows, 0, bos, axis=1)
+
+
+def _reference_windows(file: ReferenceFile, protocol: Protocol, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """A reference file's window and its best five tokens after each decode position."""
+    if count != 1:
+        raise ValueError(f"a reference file has one window, not {count}")
+    if protocol.length > len(file.tokens):
+        raise ValueError(f"the reference file has {len(file.tokens)} tokens, {protocol} needs {protocol.length}")
+    rows = slice(protocol.prefill, protocol.prefill + protocol.decode)
+    return file.tokens[None, : protocol.length], file.top5[None, rows]
+
+
+# The whole measurement.
+
+
+def measure_accuracy(
+    weights: str | os.PathLike[str] | Checkpoint,
+    device: str | System = "N150",
+    precision: str | Precision = "performance",
+    *,
+    data_parallel: int = 1,
+    protocol: Protocol = PUBLISHED,
+    windows: int = 1,
+    text: str | None = None,
+    tokens: np.ndarray | None = None,
+    reference_file: str | os.PathLike[str] | None = None,
+    compare_bf16: bool = True,
+    storage: Storage | None = None,
+    label: str | None = None,
+    progress: bool | None = None,
+    log: Callable[[str], None] | None = None,
+) -> AccuracyReport:
+    """Top-1 and Top-5 of a checkpoint on a system under a precision.
+
+    One model is in memory at a time: the checkpoint is streamed once for the reference, once for bf16 and once for the
+    precision that is asked for.
+
+    Args:
+      weights: what `open_checkpoint` takes, or a checkpoint.
+      device: "N150", "N300", "T3K", "TG", or a system; needs as many JAX devices (virtual CPU devices will do).
+      precision: a preset's name, a `precision_cfg = {...}, fidelity_cfg = {...}` text, or a value.
+      data_parallel: replicas, which share the windows.
+      protocol: lengths of prefill and decode.
+      windows: consecutive pieces of the text; several give a mean and a spread.
+      text: text to run; by default the bundled one.
+      tokens: int [windows, protocol.length] instead of a text.
+      reference_file: a `.refpt` file, whose tokens and choices replace the text and the reference run.
+      compare_bf16: also measure the bf16 preset, for the drop against it.
+      storage: see `load_model`; None: the fastest one that fits the host's memory.
+      label: what the report calls the precision; by default its name or text.
+      progress: bars on stderr; None: on a terminal.
+      log: told the running accuracy, line by line.
+
+    Raises:
+      ValueError: unknown names, a text that is too short or `CheckpointError`.
+    """
+    began = time.perf_counter()
+    checkpoint = weights if isinstance(weights, Checkpoint) else open_checkpoint(weights)
+    config, system = checkpoint.config, get_system(device, data_parallel)
+    layout = Layout(config, system, max_seq_len=-(-protocol.length // 32) * 32)
+    label = label or (precision if isinstance(precision, str) else precision.to_text())
+    mesh, storage = _mesh(system), storage or _storage(config)
+    seconds = {"load": 0.0, "compile": 0.0}
+
+    def run(part: str, precision: Precision, top5: bool = False, score: Callable[[Outputs], str] | None = None):
+        start = time.perf_counter()
+        model = load_model(checkpoint, layout, precision, mesh, storage=storage, progress=progress)
+        jax.block_until_ready(jax.tree.leaves(model))
+        seconds["load"] += time.perf_counter() - start
+        with Progress(part, -(-len(cut) // system.data_parallel), progress) as bar:
+
+            def on_window(outputs: Outputs) -> None:
+                line = score(outputs) if score else ""
+                bar.advance(line)
+                if log and line:
+                    log(f"{part}: {len(outputs.choice)}/{len(cut)} windows, {line}")
+
+            runner = Runner(layout, precision, protocol, mesh, top5=top5)
+            outputs = runner(model, cut, on_window)
+        seconds[part] = outputs.seconds
+        seconds["compile"] += runner.compile_seconds
+        return outputs
+
+    nll: np.ndarray | None = None
+    if reference_file is not None:
+        cut, best = _reference_windows(read_refpt(reference_file), protocol, windows)
+        source = Path(reference_file).name
+    else:
+        cut = _windows(checkpoint, protocol, windows, text) if tokens is None else np.asarray(tokens, np.int32)
+        exact = run("reference", preset("fp32", config.name), top5=True)
+        assert exact.top5 is not None
+        best, nll, source = exact.top5, exact.nll, "the same checkpoint in fp32"
+
+    def running(outputs: Outputs) -> str:
+        score = Score.of(outputs, best[: len(outputs.choice)])
+        return f"Top-1: {score.top1.mean():.1f} % | Top-5: {score.top5.mean():.1f} %"
+
+    bf16 = Score.of(run("bf16", preset("bf16", config.name), score=running), best, nll) if compare_bf16 else None
+    score = Score.of(run("run", resolve(precision, config.name), score=running), best, nll)
+    seconds["total"] = time.perf_counter() - began
+    return AccuracyReport(
+        model=config.name,
+        device=system.label,
+        precision=label,
+        reference=source,
+        protocol=protocol,
+        score=score,
+        bf16=bf16,
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+    )
+
+
+def _mesh(system: System) -> Mesh:
+    """The system's mesh over JAX's devices, or over CPU devices where there are too few accelerators."""
+    return system.mesh(jax.devices() if len(jax.devices()) >= system.num_chips else jax.devices("cpu"))
+
+
+def _storage(config: ModelConfig) -> Storage:
+    """The fastest way to hold the weights that leaves a third of the host's memory to everything else."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    values = config.parameter_count + config.vocab_size * config.hidden_size  # a tied LM head is held twice
+    if 4 * values < memory * 2 / 3:
+        return "float32"
+    return "bfloat16" if 2 * values < memory * 2 / 3 else "packed"
+
+
+def _windows(checkpoint: Checkpoint, protocol: Protocol, count: int, text: str | None) -> np.ndarray:
+    tokenizer = load_tokenizer(checkpoint.path)
+    tokens = tokenizer.encode(bundled_text() if text is None else text)
+    return cut_windows(tokens, protocol, count, tokenizer.bos)

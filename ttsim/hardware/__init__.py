@@ -1,0 +1,1 @@
+"""What the machine is: chips, constants with their sources, the state of the software at a date."""

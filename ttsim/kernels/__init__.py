@@ -1,0 +1,1 @@
+"""What one launch costs: matmuls, attention, collectives, activations, the host."""

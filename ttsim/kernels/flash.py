@@ -1,0 +1,89 @@
+"""Flash decode and flash attention: how the work is split over cores, and what bounds it.
+
+Source of the splits: ttnn operations/transformer sdpa_decode and sdpa program factories; of the times: tt-metal
+tech_reports/FlashAttention.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ttsim.kernels.kernel import Kernel, over, seconds, times
+from ttsim.kernels.machine import Machine
+from ttsim.kernels.matmul import fidelity_name, phases
+from ttsim.kernels.shapes import tensor_bytes
+
+DECODE_CHUNK = 256  # `k_chunk_size` of tt_transformers' decode
+MAX_CORES_PER_HEAD = 16  # `max_cores_per_head_batch`
+
+
+def flash_decode(
+    users: int, heads: int, kv_heads: int, head_dim: int, *, fmt: str, setting: str, machine: Machine
+) -> Kernel:
+    """One query row per head and user against `machine.position` + 1 positions.
+
+    A KV head of a user gets up to 16 cores, each takes chunks of 256 positions, then the partial results are merged
+    core by core. Cores that have more heads than one take them in rounds.
+    """
+    cores = machine.chip.cores
+    per_head = max(min(MAX_CORES_PER_HEAD, cores // (kv_heads * users)), 1)
+    rounds = -(-kv_heads * users // cores)
+    chunks = np.ceil((np.asarray(machine.position) + 1) / DECODE_CHUNK)
+    active = np.minimum(per_head, chunks)
+    moved = 2 * users * kv_heads * chunks * tensor_bytes(DECODE_CHUNK, head_dim, fmt)
+    start = times(1, "sdpa_decode_start") + times(active - 1, "sdpa_merge")
+    if not machine.software.dynamic_chunks:
+        start = start + times(1, "static_chunks")
+    return Kernel(
+        "sdpa_decode",
+        start=start,
+        limits={
+            "dram": over(moved, "interleaved_bandwidth"),
+            "compute": times(rounds * np.ceil(chunks / per_head), "sdpa_decode_chunk"),
+        },
+        bytes=moved,
+        flops=4 * users * heads * head_dim * chunks * DECODE_CHUNK,
+        cores=min(cores, per_head * kv_heads * users),
+        fidelity=fidelity_name(setting),
+        source="tt-metal tech_reports/FlashAttention/FlashDecode.md",
+    )
+
+
+def flash_attention(
+    heads: int, kv_heads: int, rows: int, start: int, head_dim: int, *, fmt: str, setting: str, machine: Machine
+) -> Kernel:
+    """Causal attention of rows start..start + rows - 1, in chunks of q x q scores.
+
+    Cores are split over heads first, then over chunks of q. When every core has an even number of chunks, a light one
+    is paired with a heavy one; otherwise the core with the last chunks decides.
+    """
+    q = 256 if rows >= 2048 else 64
+    chunks = -(-rows // q)
+    cores = machine.chip.cores
+    per_heads = min(cores, heads)
+    per_chunks = min(cores // per_heads, chunks)
+    chunks_per_core = -(-chunks // per_chunks)
+    heads_per_core = -(-heads // per_heads)
+    prefix = start // q
+    if chunks_per_core * per_chunks == chunks and chunks_per_core % 2 == 0:
+        blocks = chunks_per_core * (prefix + (chunks + 1) / 2)
+    else:
+        last = np.arange(chunks - chunks_per_core, chunks)
+        blocks = float(np.sum(prefix + last + 1))
+    blocks *= heads_per_core
+    peak = machine.chip.clock * 4096 / phases(setting)
+    moved = tensor_bytes(heads * rows, 2 * head_dim, fmt) + tensor_bytes(kv_heads * (start + rows), 2 * head_dim, fmt)
+    return Kernel(
+        "sdpa",
+        start=seconds(15e-6),
+        limits={
+            "compute": times(blocks * (q / 256) ** 2, "softmax_block")
+            + over(blocks * 4 * q * q * head_dim / peak, "sdpa_efficiency"),
+            "dram": over(moved, "interleaved_bandwidth"),
+        },
+        bytes=moved,
+        flops=4 * heads * head_dim * rows * (start + rows / 2),
+        cores=per_heads * per_chunks,
+        fidelity=fidelity_name(setting),
+        source="tt-metal tech_reports/FlashAttention/FlashAttention.md",
+    )

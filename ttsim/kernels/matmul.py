@@ -1,0 +1,116 @@
+"""Matrix kernels: DRAM-sharded (decode), 1-D multicast (Galaxy decode) and 2-D multicast (prefill).
+
+Source of the configurations: tt-metal models/tt_transformers/tt/model_config.py (`dram_matmul_config`,
+`matmul_1d_config`, `matmul_config`) of 2025-05; of the kernels: ttnn operations/matmul/device.
+"""
+
+from __future__ import annotations
+
+from ttsim.kernels.kernel import Kernel, Terms, over, seconds, times
+from ttsim.kernels.machine import Machine
+from ttsim.kernels.shapes import largest_divisor, tensor_bytes, tiles
+from ttsim.numerics.fidelity import get_setting
+from ttsim.numerics.formats import TILE, get_format
+
+MAX_BLOCK = 8  # tiles of K in one block: `find_largest_divisor(k // (tile * cores))` of model_config.py
+
+
+def phases(setting: str) -> int:
+    """Fidelity phases of a compute setting; the exact one, which no device has, counts as HiFi4."""
+    fidelity = get_setting(setting).fidelity
+    return 4 if fidelity is None else fidelity.value
+
+
+def tile_math(setting: str, machine: Machine) -> float:
+    """Seconds of a 32 x 32 x 32 tile product on one core: 16 cycles per phase (tech_reports/matrix_engine)."""
+    return 16 * phases(setting) / machine.chip.clock
+
+
+def fidelity_name(setting: str) -> str:
+    fidelity = get_setting(setting).fidelity
+    return "" if fidelity is None else fidelity.name
+
+
+def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, machine: Machine) -> Kernel:
+    """One row of tiles times a weight that lies in one shard per DRAM bank: [32, k] @ [k, n].
+
+    One worker per bank reads its shard in blocks of K, as long as the blocks of the input's shards. A worker's chain is
+    a latency per block, then tile products, whose partial sums are packed to L1 after every block. The destination
+    register has two halves, so that one half is packed while the other is computed: of the shorter of the two, half
+    hides. DRAM streams beside the chain. N is padded to whole tiles in every bank.
+    """
+    banks = machine.chip.dram_banks
+    k_tiles, n_tiles = tiles(k), -(-tiles(n) // banks)
+    blocks = k_tiles // largest_divisor(max(k_tiles // cores, 1), MAX_BLOCK)
+    moved = k_tiles * n_tiles * banks * get_format(fmt).tile_bytes
+    latency = times(blocks, "block_latency")
+    math = seconds(k_tiles * n_tiles * tile_math(setting, machine))
+    pack = times(blocks * n_tiles, "tile_pack")
+    return Kernel(
+        "matmul (DRAM-sharded)",
+        start=times(1, "dram_sharded_start"),
+        limits={
+            "dram": over(moved, "dram_sharded_bandwidth"),
+            "compute": latency + math + pack * 0.5,
+            "pack": latency + pack + math * 0.5,
+        },
+        bytes=moved,
+        flops=2 * TILE * k * n,
+        cores=banks,
+        fidelity=fidelity_name(setting),
+        source="ttnn matmul_op_multi_core_reuse_mcast_dram_sharded_program_factory",
+    )
+
+
+def mcast_1d(k: int, n: int, *, fmt: str, setting: str, machine: Machine) -> Kernel:
+    """One row of tiles times an interleaved weight, the input multicast to all cores: a floor, or DRAM."""
+    moved = tensor_bytes(k, n, fmt)
+    return Kernel(
+        "matmul (1-D mcast)",
+        limits={"compute": times(1, "mcast_1d_floor"), "dram": over(moved, "interleaved_bandwidth")},
+        bytes=moved,
+        flops=2 * TILE * k * n,
+        cores=machine.chip.cores,
+        fidelity=fidelity_name(setting),
+        source="ttnn matmul_op_multi_core_reuse_mcast_1d_program_factory",
+    )
+
+
+def mcast_2d(
+    rows: int,
+    k: int,
+    n: int,
+    *,
+    fmt: str,
+    in_format: str,
+    out_format: str,
+    setting: str,
+    pass_rows: int,
+    machine: Machine,
+) -> Kernel:
+    """[rows, k] @ [k, n] on the whole grid: rows over the grid's rows, columns over its columns.
+
+    `rows` are computed in passes of at most `pass_rows`; every pass reads the weight again, through the cores of one
+    row of the grid. The tile products of a core are padded to its share of the pass.
+    """
+    grid_rows, grid_columns = machine.chip.compute_grid
+    block_rows = min(rows, pass_rows)
+    passes = -(-rows // block_rows)
+    products = -(-tiles(block_rows) // grid_rows) * -(-tiles(n) // grid_columns) * tiles(k)
+    math: Terms = times(tile_math(setting, machine), "phase_overhead") + times(1, "tile_overhead")
+    weight = tensor_bytes(k, n, fmt)
+    activations = tensor_bytes(block_rows, k, in_format) + tensor_bytes(block_rows, n, out_format)
+    return Kernel(
+        "matmul (2-D mcast)",
+        start=seconds(5e-6),
+        limits={
+            "compute": passes * products * math,
+            "weights": over(passes * weight, "mcast_2d_weight_bandwidth"),
+            "dram": over(passes * activations, "interleaved_bandwidth"),
+        },
+        bytes=passes * (weight + activations),
+        flops=2 * rows * k * n,
+        cores=min(grid_rows, tiles(block_rows)) * grid_columns,
+        fidelity=fidelity_name(setting),
+        source="ttnn matmul_op_multi_core_reuse_mcast_2d_program_factory",
+    )

@@ -1,0 +1,1 @@
+"""Bit-exact models of the device, for tests and small cases."""

@@ -1,0 +1,142 @@
+"""Matrix products, and the embedding lookups that replace one."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from ttsim.kernels import activations as tensix
+from ttsim.kernels import links, matmul
+from ttsim.kernels.kernel import Kernel, over, seconds
+from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
+from ttsim.numerics import fidelity
+from ttsim.numerics.formats import TILE, dequantize, round_to
+from ttsim.ops.core import op
+
+
+@op
+def linear(
+    x, w, *, kernel, weight_format, setting, out_format, in_format="bf16", cores=None, pass_rows=None, columns=None
+):
+    """y[..., n] = sum_k x[..., k] w[k, n], as the matrix engine computes it.
+
+    Args:
+      x: [..., K] activations on `in_format`'s grid.
+      w: [K, ...] weight on `weight_format`'s grid (array or BlockArray); trailing axes are flattened to N.
+      kernel: "dram_sharded" (decode: 12 workers, one per DRAM bank), "mcast_1d" (one row of tiles, interleaved
+        weights) or "mcast_2d" (prefill: blocks of rows x columns on the whole grid).
+      weight_format, in_format, out_format: formats of w, x and y.
+      setting: compute setting (`ttsim.numerics.fidelity.SETTINGS`).
+      cores: cores that hold x (dram_sharded; by default the most that divide K's tiles) or that compute (mcast_1d).
+      pass_rows: rows of one pass over the weights (mcast_2d); longer inputs are folded.
+      columns: widest piece that one kernel computes; wider weights are cut into pieces (the LM head).
+
+    Returns:
+      [..., N] float32 on `out_format`'s grid.
+    """
+    del kernel, cores, pass_rows, columns  # they decide the time, not the result
+    w = dequantize(w)
+    return fidelity.matmul(
+        x,
+        w.reshape(w.shape[0], -1),
+        setting,
+        weight_format=weight_format,
+        activation_format=in_format,
+        out_format=out_format,
+    )
+
+
+@linear.cost
+def _(call, machine):
+    x, w = call.inputs
+    rows, k = rows_and_columns(x)
+    n = math.prod(w.shape[1:])
+    fmt, setting = call["weight_format"], call["setting"]
+    if call["kernel"] == "mcast_2d":
+        out_format, pass_rows = call["out_format"], call.attributes.get("pass_rows") or rows
+        in_format = call.attributes.get("in_format", "bf16")
+        options = {"fmt": fmt, "in_format": in_format, "out_format": out_format, "setting": setting}
+        return [matmul.mcast_2d(rows, k, n, pass_rows=pass_rows, machine=machine, **options)]
+    if call["kernel"] == "mcast_1d":
+        return [matmul.mcast_1d(k, n, fmt=fmt, setting=setting, machine=machine)]
+    cores = call.attributes.get("cores") or largest_divisor(tiles(k), machine.chip.cores)
+    columns = call.attributes.get("columns")
+    if columns is None:
+        return [matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, machine=machine)]
+    kernels = []
+    for first in range(0, n, columns):
+        piece = min(columns, n - first)
+        kernels += [
+            matmul.dram_sharded(k, piece, fmt=fmt, setting=setting, cores=cores, machine=machine),
+            tensix.fixed("sharded_to_interleaved", 9e-6 * piece / 32064, cores=63),
+        ]
+    return kernels
+
+
+@op
+def all_gather_matmul(x, w, *, axis, weight_format, setting, out_format, in_format="bf16", cores=8):
+    """all_gather(x, axis) @ w in one kernel: y[..., n] = sum over the whole K of x[..., k] w[k, n].
+
+    Args:
+      x: [..., K / devices] this device's slice; w: [K, N / devices].
+      axis: mesh axis that is gathered.
+      weight_format, in_format, out_format, setting, cores: see `linear`.
+
+    Returns:
+      [..., N / devices] float32 on `out_format`'s grid: no reduction is needed after it.
+    """
+    del cores
+    x = jax.lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True)
+    return fidelity.matmul(
+        x, dequantize(w), setting, weight_format=weight_format, activation_format=in_format, out_format=out_format
+    )
+
+
+@all_gather_matmul.cost
+def _(call, machine):
+    x, w = call.inputs
+    rows, k = rows_and_columns(x)
+    (k_all, n), devices, cores = w.shape, call.num_devices, call.attributes.get("cores", 8)
+    gather = links.all_gather(
+        tensor_bytes(rows, k * devices, call.attributes.get("in_format", "bf16")), devices, machine
+    )
+    weight = tensor_bytes(k_all, n, call["weight_format"])
+    products = tiles(k_all) * -(-tiles(n) // cores)
+    return [
+        Kernel(
+            "all_gather_matmul",
+            start=gather.start + gather.limits["link"],
+            limits={
+                "dram": over(weight, "interleaved_bandwidth"),
+                "compute": seconds(products * matmul.tile_math(call["setting"], machine)),
+            },
+            bytes=weight,
+            flops=2 * TILE * k_all * n,
+            cores=cores,
+            fidelity=matmul.fidelity_name(call["setting"]),
+            source="ttnn operations/experimental/ccl/all_gather_matmul: the matmul starts as shards arrive",
+        )
+    ]
+
+
+@op
+def embedding(tokens, table, *, out_format):
+    """Row lookup: y[i] = table[tokens[i]].
+
+    Args:
+      tokens: [...] int32. table: [vocabulary, H] in DRAM, row-major.
+      out_format: format of the result.
+
+    Returns:
+      [..., H] float32.
+    """
+    return round_to(jnp.take(table, tokens, axis=0).astype(jnp.float32), out_format)
+
+
+@embedding.cost
+def _(call, machine):
+    rows = math.prod(call.inputs[0].shape)
+    moved = tensor_bytes(rows, call.inputs[1].shape[-1], call["out_format"])
+    return [tensix.stream_rows("embedding", moved, rows, machine, rate="embedding_bandwidth")]

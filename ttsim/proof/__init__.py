@@ -1,0 +1,1 @@
+"""How true it is: published rows, fits, held-out errors, intervals."""

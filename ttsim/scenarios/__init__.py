@@ -1,0 +1,1 @@
+"""What was asked: questions, what they run, memory and reports."""

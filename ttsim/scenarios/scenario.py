@@ -1,0 +1,225 @@
+"""One question to the simulator: a model, a system, a precision, a prompt and a batch, and the programs behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ttsim.hardware.chips import CHIPS, Chip
+from ttsim.hardware.software import Software, software_of
+from ttsim.kernels.machine import Machine
+from ttsim.meshes.systems import System, get_system
+from ttsim.models.config import ModelConfig
+from ttsim.models.layout import Layout
+from ttsim.models.presets import get_config
+from ttsim.models.run import decode_program, prefill_program
+from ttsim.precision.values import Precision, resolve
+from ttsim.pricing.price import Cost, decode_time, prefill_time, price
+from ttsim.pricing.program import Program
+from ttsim.proof.published import Row, padded_prefill_length, prompt_tokens
+from ttsim.scenarios.memory import Memory, check_fits, memory_of
+
+MAX_BATCH = 32  # users of one replica: the rows of one tile
+_TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
+
+
+def software_for(system: System, date: datetime.date | str | None = None) -> Software:
+    """The state of the software at a date (None: the system's own), dispatching as fast as the system's chip does.
+
+    Raises:
+      ValueError: the date is no ISO date.
+    """
+    software = software_of(_as_date(date) or system.software)
+    ratio = CHIPS[system.chip].dispatch_ratio
+    return dataclasses.replace(software, dispatch_gap=software.dispatch_gap * ratio)
+
+
+def _as_date(date: datetime.date | str | None) -> datetime.date | None:
+    if not isinstance(date, str):
+        return date
+    try:
+        return datetime.date.fromisoformat(date)
+    except ValueError:
+        raise ValueError(f"date {date!r} is no day in ISO format, like 2025-05-12") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What runs where.
+
+    Attributes:
+      config: the model.
+      system: the box and its data-parallel degree.
+      precision: formats and compute settings.
+      batch_size: users of one replica.
+      prompt_length: tokens of each prompt.
+      max_generated_tokens: decode iterations of each user; the first one compiles and isn't timed.
+      software: state of the software.
+    """
+
+    config: ModelConfig
+    system: System
+    precision: Precision
+    batch_size: int
+    prompt_length: int
+    max_generated_tokens: int
+    software: Software
+
+    @classmethod
+    def of_row(cls, row: Row, figure: Literal["speed", "ttft"]) -> Scenario:
+        """What a published row ran when its speed, or its TTFT, was measured."""
+        date = row.speed_date if figure == "speed" else row.ttft_date
+        software = software_of(date)
+        if figure == "ttft" and row.host_untilize:
+            software = dataclasses.replace(software, device_untilize=False)
+        return cls(
+            config=get_config(row.model),
+            system=get_system(row.device, row.data_parallel),
+            precision=resolve(row.speed_precision, row.model, date),
+            batch_size=row.batch_size,
+            prompt_length=prompt_tokens(row.model, row.prompt)[0],
+            max_generated_tokens=200,
+            software=software,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        model: str | os.PathLike[str] | ModelConfig,
+        device: str | System,
+        precision: str | Precision = "performance",
+        batch_size: int = 1,
+        prompt_length: int = 128,
+        max_generated_tokens: int = 200,
+        data_parallel: int = 1,
+        date: datetime.date | str | None = None,
+    ) -> Scenario:
+        """A scenario from names (see `ttsim.simulate`)."""
+        date = _as_date(date)
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("prompt_length", prompt_length, 1),
+            ("max_generated_tokens", max_generated_tokens, 2),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
+        if batch_size > MAX_BATCH:
+            raise ValueError(
+                f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}"
+            )
+        config = get_config(model)
+        system = get_system(device, data_parallel)
+        date = date or system.software
+        return cls(
+            config=config,
+            system=system,
+            precision=resolve(precision, config.name, date),
+            batch_size=batch_size,
+            prompt_length=prompt_length,
+            max_generated_tokens=max_generated_tokens,
+            software=software_for(system, date),
+        )
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.system.chip]
+
+    @property
+    def sequence_length(self) -> int:
+        """Longest sequence of a user: the padded prompt or the prompt with all generated tokens."""
+        return max(self.padded_prompt, self.prompt_length + self.max_generated_tokens)
+
+    @property
+    def padded_prompt(self) -> int:
+        return padded_prefill_length(self.prompt_length)
+
+    @property
+    def label(self) -> str:
+        return f"{self.config.name} on {self.system.label}, batch {self.batch_size}"
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        return Layout(self.config, self.system, max_seq_len=max(_TRACE_LENGTH, self.sequence_length))
+
+    # Programs
+
+    @functools.cached_property
+    def decode_program(self) -> Program:
+        sample: Literal["device", "host"] = "device" if self.batch_size <= self.software.device_argmax else "host"
+        return decode_program(self.layout, self.precision, self.batch_size, sample=sample)
+
+    @functools.cached_property
+    def prefill_programs(self) -> tuple[Program, ...]:
+        """One program for each chunk of the prompt."""
+        return tuple(self.prefill_program(*chunk) for chunk in self.prefill_chunks)
+
+    @property
+    def prefill_chunks(self) -> tuple[tuple[int, int, bool], ...]:
+        """(first row, rows, whether logits follow) of each chunk of the prompt."""
+        rows, length = self.layout.prefill_chunk(self.padded_prompt), self.padded_prompt
+        return tuple((start, rows, start + rows >= length) for start in range(0, length, rows))
+
+    def prefill_program(self, start: int, rows: int, last: bool) -> Program:
+        """What one device runs for one chunk of a prompt."""
+        # The users' number matters to prefill only where they are spread over the chips of a replica.
+        batch = self.batch_size if self.layout.two_d else 1
+        return prefill_program(self.layout, self.precision, batch, rows, start=start, last_chunk=last)
+
+    # Prices
+
+    def decode_machine(self, positions: np.ndarray | None = None) -> Machine:
+        """What a decode step runs on, at these positions or at all that are timed."""
+        if positions is None:
+            positions = np.arange(self.prompt_length + 1, self.prompt_length + self.max_generated_tokens)
+        return Machine(self.chip, self.system, self.software, "decode", positions)
+
+    @property
+    def prefill_machine(self) -> Machine:
+        """What a prompt runs on."""
+        return Machine(self.chip, self.system, self.software, "prefill")
+
+    def decode_cost(self, positions: np.ndarray | None = None) -> Cost:
+        """The kernels of a decode step, at these positions or at all that are timed."""
+        return price(self.decode_program, self.decode_machine(positions))
+
+    def prefill_costs(self) -> list[Cost]:
+        """The kernels of each chunk of a prompt."""
+        machine = self.prefill_machine
+        return [price(program, machine) for program in self.prefill_programs]
+
+    def step_times(self, constants, positions: np.ndarray | None = None) -> np.ndarray:
+        """Seconds of each decode step."""
+        cost = self.decode_cost(positions)
+        times = decode_time(cost, constants, batch=self.batch_size, vocab_size=self.config.vocab_size)
+        return np.broadcast_to(times, np.shape(cost.machine.position))
+
+    def ttft(self, constants, costs: list[Cost] | None = None) -> float:
+        """Seconds to the first token; `costs` are `prefill_costs()` where they are at hand."""
+        costs = self.prefill_costs() if costs is None else costs
+        return prefill_time(costs, constants, batch=self.batch_size, vocab_size=self.config.vocab_size)
+
+    def speed(self, constants) -> float:
+        """Tokens per second and user: over the mean step."""
+        return float(1 / self.step_times(constants).mean())
+
+    def check_fits(self) -> Memory:
+        """The DRAM that one chip needs.
+
+        Raises:
+          DoesNotFitError: a chip has less.
+        """
+        memory = self.memory()
+        check_fits(memory, f"{self.label} with sequences of {self.sequence_length} tokens")
+        return memory
+
+    def memory(self) -> Memory:
+        """The DRAM that one chip needs."""
+        return memory_of(
+            self.layout, self.precision, self.chip, self.batch_size, self.sequence_length, self.prefill_programs
+        )

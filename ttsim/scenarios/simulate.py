@@ -1,0 +1,97 @@
+"""`ttsim.simulate`: one question, one report; `ttsim.price`: the same for any traced program."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+from ttsim.hardware.chips import CHIPS
+from ttsim.hardware.constants import load_constants
+from ttsim.kernels.machine import Machine
+from ttsim.meshes.systems import System, get_system
+from ttsim.models.config import ModelConfig
+from ttsim.precision.values import Precision
+from ttsim.pricing.program import Program
+from ttsim.scenarios.report import Breakdown, Report, decode_breakdown, prefill_breakdown, program_breakdown
+from ttsim.scenarios.scenario import Scenario, software_for
+
+
+def simulate(
+    model: str | os.PathLike[str] | ModelConfig,
+    device: str | System,
+    precision: str | Precision = "performance",
+    batch_size: int = 1,
+    prompt_length: int = 128,
+    max_generated_tokens: int = 200,
+    data_parallel: int = 1,
+    date: datetime.date | str | None = None,
+    constants: Mapping[str, float] | None = None,
+) -> Report:
+    """Predicts how a model runs on a Tenstorrent system.
+
+    The model is traced as the program that one device runs, and each device op is priced on the chip, its links and
+    the host.
+
+    Args:
+      model: a published name ("Llama3.1-8B"), a Hugging Face config.json or checkpoint directory, or a configuration.
+      device: "N150", "N300", "T3K", "TG", or a system.
+      precision: "performance", "accuracy", a `precision_cfg = {...}, fidelity_cfg = {...}` text, or a value.
+      batch_size: users of one replica, at most 32.
+      prompt_length: tokens of each prompt.
+      max_generated_tokens: tokens generated for each user; the speed is their mean.
+      data_parallel: replicas that the system is cut into.
+      date: state of the software, ISO format; by default that of the published tables (2025-05-12).
+      constants: of the cost model, by default the calibrated ones.
+
+    Returns:
+      A report: speed (tokens/s/user), ttft (s), throughput (tokens/s), memory (bytes of DRAM of one chip) and the
+      per-op breakdown of a decode step and of prefill. `print` shows it.
+
+    Raises:
+      ValueError: an unknown name or a value out of range; `ShardingError` if the model can't be cut over the chips;
+        `DoesNotFitError`, with the bytes that are missing, if it needs more DRAM than a chip has.
+    """
+    scenario = Scenario.of(
+        model, device, precision, batch_size, prompt_length, max_generated_tokens, data_parallel, date
+    )
+    constants = load_constants() if constants is None else constants
+    return report_of(scenario, constants)
+
+
+def report_of(scenario: Scenario, constants: Mapping[str, float]) -> Report:
+    """The report of a scenario (see `simulate`)."""
+    memory = scenario.check_fits()
+    decode = decode_breakdown(scenario, constants)
+    prefill = prefill_breakdown(scenario, constants)
+    return Report(scenario, 1 / decode.time, prefill.time, memory, decode, prefill)
+
+
+def price(
+    program: Program,
+    device: str | System = "N150",
+    *,
+    phase: Literal["decode", "prefill"] = "decode",
+    position: int = 128,
+    date: datetime.date | str | None = None,
+    constants: Mapping[str, float] | None = None,
+) -> Breakdown:
+    """Prices a program that `ttsim.trace` made of a function of your own, on the device alone (no host).
+
+    Args:
+      program: what one device runs; every primitive outside the views must be a device op (`ttsim.ops`).
+      device: whose chip and links run it; its topology prices the collectives.
+      phase: "decode" keeps activations in L1 and rows in one tile, "prefill" streams them from DRAM.
+      position: tokens before the one that decode computes.
+      date, constants: as in `simulate`.
+
+    Returns:
+      Seconds in all and by kernel, with what limits each. `print` shows it.
+
+    Raises:
+      UnpricedError: the program holds primitives or ops without a price; the message says which and where.
+    """
+    system = get_system(device)
+    machine = Machine(CHIPS[system.chip], system, software_for(system, date), phase, position)
+    return program_breakdown(program, machine, load_constants() if constants is None else constants)

@@ -1,0 +1,414 @@
+"""A run in the column layout of tt-metal's device profiler, which `tt-perf-report` reads; and a profile beside a run.
+
+Signposts "prefill" and "decode" part the two phases, so that `tt-perf-report run.csv` shows the decode step and
+`--start-signpost prefill --end-signpost decode` the prompt. The rows are those of one chip: all chips run the same.
+
+Source of the layout: tt-perf-report 1.4 (perf_report.py), format v2.1.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttsim.kernels.matmul import MAX_BLOCK
+from ttsim.kernels.shapes import largest_divisor, tiles
+from ttsim.meshes.systems import System
+from ttsim.numerics.formats import TILE
+from ttsim.pricing.describe import array_shape, matrix_shape
+from ttsim.scenarios.scenario import Scenario
+from ttsim.scenarios.schedule import Phase, Run, schedule
+from ttsim.ui import text
+
+OP_CODES: Mapping[str, str] = {
+    "add": "BinaryNgDeviceOperation",
+    "all_gather": "AllGather",
+    "all_gather_matmul": "AllGatherMatmul",
+    "argmax": "ArgMaxDeviceOperation",
+    "concat": "ConcatDeviceOperation",
+    "concat_heads": "NLPConcatHeadsDeviceOperation",
+    "concat_heads_decode": "NLPConcatHeadsDecodeDeviceOperation",
+    "create_heads": "NlpCreateHeadsDeviceOperation",
+    "create_heads_decode": "NLPCreateQKVHeadsDecodeDeviceOperation",
+    "embedding": "EmbeddingsDeviceOperation",
+    "fast_reduce_nc": "FastReduceNCDeviceOperation",
+    "interleaved_to_sharded": "InterleavedToShardedDeviceOperation",
+    "matmul (1-D mcast)": "MatmulDeviceOperation",
+    "matmul (2-D mcast)": "MatmulDeviceOperation",
+    "matmul (DRAM-sharded)": "MatmulDeviceOperation",
+    "paged_fill_cache": "PagedUpdateCacheDeviceOperation",
+    "paged_update_cache": "PagedUpdateCacheDeviceOperation",
+    "reduce_scatter": "ReduceScatter",
+    "reshard": "ReshardDeviceOperation",
+    "rms_norm": "LayerNormDeviceOperation",
+    "rms_norm (sharded)": "LayerNormDeviceOperation",
+    "rms_norm_post_all_gather": "LayerNormPostAllGatherDeviceOperation",
+    "rms_norm_pre_all_gather": "LayerNormPreAllGatherDeviceOperation",
+    "rotary_embedding_llama": "RotaryEmbeddingLlamaDeviceOperation",
+    "sdpa": "ScaledDotProductAttention",
+    "sdpa_decode": "ScaledDotProductAttentionDecode",
+    "sharded_to_interleaved": "ShardedToInterleavedDeviceOperation",
+    "silu_mul": "BinaryNgDeviceOperation",
+    "slice": "SliceDeviceOperation",
+    "tilize_with_padding": "TilizeWithValPaddingDeviceOperation",
+    "transpose": "TransposeDeviceOperation",
+    "typecast": "TypecastDeviceOperation",
+    "untilize": "UntilizeDeviceOperation",
+    "untilize_with_unpadding": "UntilizeWithUnpaddingDeviceOperation",
+}
+_TYPES = {"bf16": "BFLOAT16", "bfp8": "BFLOAT8_B", "bfp4": "BFLOAT4_B", "bfp2": "BFLOAT2_B", "fp32": "FLOAT32"}
+_FIDELITIES = {"LOFI": "LoFi", "HIFI2": "HiFi2", "HIFI3": "HiFi3", "HIFI4": "HiFi4"}
+_TENSORS = ("INPUT_0", "INPUT_1", "OUTPUT_0")
+_SIDES = ("W", "Z", "Y", "X")
+
+COLUMNS = (
+    "OP CODE",
+    "OP TYPE",
+    "GLOBAL CALL COUNT",
+    "DEVICE ID",
+    "DEVICE ARCH",
+    "ATTRIBUTES",
+    "MATH FIDELITY",
+    "CORE COUNT",
+    "AVAILABLE WORKER CORE COUNT",
+    "HOST START TS",
+    "HOST END TS",
+    "HOST DURATION [ns]",
+    "DEVICE FW DURATION [ns]",
+    "DEVICE KERNEL DURATION [ns]",
+    "OP TO OP LATENCY [ns]",
+    *(
+        f"{t}_{field}"
+        for t in _TENSORS
+        for field in (*(f"{s}_PAD[LOGICAL]" for s in _SIDES), "LAYOUT", "DATATYPE", "MEMORY")
+    ),
+    "METAL TRACE ID",
+    "SIMULATED KERNEL",
+)
+
+
+def op_code(kernel: str) -> str:
+    """The profiler's name of a kernel: tt-metal's own where it is known, CamelCase otherwise."""
+    known = OP_CODES.get(kernel)
+    return known or "".join(word.capitalize() for word in kernel.replace("-", "_").split("_")) + "DeviceOperation"
+
+
+def to_csv(scenario: Scenario, constants: Mapping[str, Any]) -> str:
+    """The prompt and one decode step as the profiler would have written them."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n", restval="")
+    writer.writeheader()
+    count = 0
+    for phase in schedule(scenario, constants):
+        writer.writerow({"OP CODE": phase.name, "OP TYPE": "signpost", "HOST START TS": _ns(phase.start)})
+        for row in _rows(phase, scenario.system):
+            count += 1
+            writer.writerow({"GLOBAL CALL COUNT": 1024 * count, **row})
+    return out.getvalue()
+
+
+def _ns(seconds: float) -> int:
+    return round(1e9 * seconds)
+
+
+def _rows(phase: Phase, system: System) -> Iterator[dict[str, Any]]:
+    machine = phase.machine
+    before = phase.start
+    for run in phase.runs:
+        kernel = run.kernel
+        yield {
+            "OP CODE": op_code(kernel.name),
+            "OP TYPE": "tt_dnn_device",
+            "DEVICE ID": 0,
+            "DEVICE ARCH": arch_of(system),
+            "ATTRIBUTES": _attributes(run),
+            "MATH FIDELITY": _FIDELITIES.get(kernel.fidelity, "HiFi4"),
+            "CORE COUNT": kernel.cores or machine.chip.cores,
+            "AVAILABLE WORKER CORE COUNT": machine.chip.cores,
+            "HOST START TS": _ns(run.start) + 1,  # after the signpost of its phase
+            "HOST END TS": _ns(run.end) + 1,
+            "HOST DURATION [ns]": _ns(run.time),
+            "DEVICE FW DURATION [ns]": _ns(run.time),
+            "DEVICE KERNEL DURATION [ns]": _ns(run.time),
+            "OP TO OP LATENCY [ns]": _ns(max(run.start - before, 0.0)),
+            "METAL TRACE ID": 0 if phase.name == "decode" or machine.software.traced_prefill else "",
+            "SIMULATED KERNEL": kernel.name,
+            **_tensors(run, phase.name),
+        }
+        before = run.end
+
+
+def arch_of(system: System) -> str:
+    """What tt-perf-report calls the chip: "wormhole_b0", "blackhole", or "p100" for its seven banks."""
+    if system.chip == "wormhole":
+        return "wormhole_b0"
+    return "p100" if "p100" in system.chip else "blackhole"
+
+
+def _attributes(run: Run) -> str:
+    if run.kernel.name != "matmul (DRAM-sharded)":
+        kind = {"matmul (2-D mcast)": "MultiCast", "matmul (1-D mcast)": "MultiCast1D"}.get(run.kernel.name)
+        return f"{{'program_config': 'MatmulMultiCoreReuse{kind}ProgramConfig()'}}" if kind else ""
+    k, cores = array_shape(run.call.inputs[0])[-1], run.call.attributes.get("cores") or 1
+    block = largest_divisor(max(tiles(k) // cores, 1), MAX_BLOCK)
+    config = f"MatmulMultiCoreReuseMultiCastDRAMShardedProgramConfig(in0_block_w={block};per_core_M=1)"
+    return f"{{'program_config': '{config}'}}"
+
+
+def _tensors(run: Run, phase: str) -> dict[str, Any]:
+    """Shapes, types and places of the first inputs and the output."""
+    call, attributes = run.call, run.call.attributes
+    place = "L1_WIDTH_SHARDED" if phase == "decode" else "DRAM_INTERLEAVED"
+    own = str(attributes.get("format") or attributes.get("out_format") or "bf16")
+    in_format = str(attributes.get("in_format") or ("bf16" if "weight_format" in attributes else own))
+    matrix = matrix_shape(call, run.kernel)
+    if matrix:
+        m, k, n = matrix
+        rows = math.prod(array_shape(call.inputs[0])[:-1])
+        weight_place = "DRAM_WIDTH_SHARDED" if run.kernel.name == "matmul (DRAM-sharded)" else "DRAM_INTERLEAVED"
+        weight = str(attributes["weight_format"])
+        return {
+            **_tensor("INPUT_0", (rows, k), in_format, place),
+            **_tensor("INPUT_1", (k, n), weight, weight_place),
+            **_tensor("OUTPUT_0", (rows if m >= rows else m, n), str(attributes["out_format"]), place),
+        }
+    shapes = [array_shape(value) for value in call.inputs[:2]]
+    cached = "kv_format" in attributes or call.name in ("update_cache", "fill_cache", "read_cache")
+    result: dict[str, Any] = {}
+    for i, shape in enumerate(shapes):
+        is_cache = cached and i == (0 if "kv_format" not in attributes else 1)
+        table = call.name == "embedding" and i == 1
+        fmt = str(attributes.get("kv_format", own)) if is_cache else in_format
+        result |= _tensor(_TENSORS[i], shape, fmt, "DRAM_INTERLEAVED" if is_cache or table else place)
+    if "Matmul" in op_code(run.kernel.name) and len(shapes) < 2:  # the rows are picked by a product from the left
+        picked = (call.outputs[0].shape[0], math.prod(shapes[0][:-1]))
+        result |= _tensor("INPUT_0", picked, own, "DRAM_INTERLEAVED") | _tensor("INPUT_1", shapes[0], own, place)
+    return result | _tensor("OUTPUT_0", tuple(call.outputs[0].shape), own, place)
+
+
+def _tensor(name: str, shape: Sequence[int], fmt: str, place: str) -> dict[str, Any]:
+    sides = [*([1] * (4 - len(shape))), *shape][-4:]
+    padded = [*sides[:2], *(tiles(side) * TILE for side in sides[2:])]
+    columns = {f"{name}_{s}_PAD[LOGICAL]": f"{p}[{n}]" for s, p, n in zip(_SIDES, padded, sides, strict=True)}
+    return columns | {
+        f"{name}_LAYOUT": "TILE",
+        f"{name}_DATATYPE": _TYPES.get(fmt, "BFLOAT16"),
+        f"{name}_MEMORY": f"DEV_0_{place}",
+    }
+
+
+# A profile beside a run
+
+
+@dataclass(frozen=True)
+class ProfiledOp:
+    """One op of a profile: seconds of its kernel and of the gap before it."""
+
+    code: str
+    shape: str
+    time: float
+    gap: float
+
+
+def read_profile(path: str, phase: str) -> list[ProfiledOp]:
+    """The device ops of a profiler's CSV, those after the last signpost or after the one named like the phase.
+
+    Of several devices, collectives take the mean of their times and other ops the longest, as tt-perf-report does.
+
+    Raises:
+      ValueError: the file isn't such a CSV, or holds no device ops.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: no CSV: {error}") from None
+    needed = ("OP CODE", "OP TYPE", "DEVICE KERNEL DURATION [ns]")
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise ValueError(f"{path}: no ops CSV of the device profiler: it lacks the columns {', '.join(missing)}")
+    devices: dict[str, list[ProfiledOp]] = {}
+    for row in _window(rows, phase):
+        time = _number(row.get("DEVICE KERNEL DURATION [ns]"))
+        if row["OP TYPE"] == "tt_dnn_device" and time is not None:
+            op = ProfiledOp(
+                row["OP CODE"],
+                _profiled_shape(row),
+                1e-9 * time,
+                1e-9 * (_number(row.get("OP TO OP LATENCY [ns]")) or 0),
+            )
+            devices.setdefault(row.get("DEVICE ID") or "0", []).append(op)
+    if not devices:
+        raise ValueError(f"{path}: no device ops with a kernel duration after the last signpost")
+    return _merged(list(devices.values()))
+
+
+def _window(rows: Sequence[dict[str, str]], phase: str) -> Sequence[dict[str, str]]:
+    signposts = [i for i, row in enumerate(rows) if row["OP TYPE"] == "signpost"]
+    named = [i for i in signposts if rows[i]["OP CODE"] == phase]
+    if not signposts:
+        return rows
+    first = named[0] if named else signposts[-1]
+    last = next((i for i in signposts if i > first), len(rows))
+    return rows[first + 1 : last]
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _profiled_shape(row: Mapping[str, str]) -> str:
+    """M x K x N of a matmul, or rows x columns of the first input, padded."""
+
+    def side(tensor: str, name: str) -> int:
+        cell = row.get(f"{tensor}_{name}_PAD[LOGICAL]") or row.get(f"{tensor}_{name}") or ""
+        digits = cell.split("[")[0].split(".")[0]
+        return int(digits) if digits.isdecimal() else 1
+
+    m, k = side("INPUT_0", "Y"), side("INPUT_0", "X")
+    if "Matmul" in row["OP CODE"]:
+        return f"{m} x {k} x {side('INPUT_1', 'X')}"
+    return f"{m} x {k}"
+
+
+def _merged(devices: Sequence[Sequence[ProfiledOp]]) -> list[ProfiledOp]:
+    first = devices[0]
+    if any(len(other) != len(first) for other in devices):
+        return list(first)
+    merged = []
+    for ops in zip(*devices, strict=True):
+        times = [op.time for op in ops]
+        time = float(np.mean(times)) if "Gather" in ops[0].code or "Reduce" in ops[0].code else max(times)
+        merged.append(ProfiledOp(ops[0].code, ops[0].shape, time, ops[0].gap))
+    return merged
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One kind of op (code and shape) in a run and in a profile; 0 runs where one lacks it."""
+
+    code: str
+    shape: str
+    simulated: float
+    measured: float
+    simulated_count: int
+    measured_count: int
+
+
+_FAMILIES = {
+    "AllGatherAsync": "AllGather",
+    "Binary": "BinaryNg",
+    "ReduceScatterMinimalAsync": "ReduceScatter",
+    "SDPA": "ScaledDotProductAttention",
+    "SdpaDecode": "ScaledDotProductAttentionDecode",
+}
+
+
+def family(code: str) -> str:
+    """An op code without what versions of tt-metal change about it: "BinaryNgDeviceOperation" is "BinaryNg"."""
+    name = code.split()[0].removesuffix("DeviceOperation").removesuffix("Operation")
+    return _FAMILIES.get(name, name)
+
+
+def differences(simulated: Sequence[ProfiledOp], measured: Sequence[ProfiledOp]) -> list[Difference]:
+    """Ops by code, and matmuls also by shape, the largest difference first."""
+    sums: dict[tuple[str, str], list[float]] = {}
+    for side, ops in enumerate((simulated, measured)):
+        for op in ops:
+            code = family(op.code)
+            key = code, op.shape if "Matmul" in code else ""
+            entry = sums.setdefault(key, [0.0, 0.0, 0, 0])
+            entry[side] += op.time
+            entry[2 + side] += 1
+    found = [Difference(code, shape, a, b, int(n), int(m)) for (code, shape), (a, b, n, m) in sums.items()]
+    return sorted(found, key=lambda d: -abs(d.simulated - d.measured))
+
+
+def simulated_ops(phase: Phase) -> list[ProfiledOp]:
+    """A phase as a profile would show it."""
+    columns = list(_rows(phase, phase.machine.system))
+    return [
+        ProfiledOp(
+            r["OP CODE"], _profiled_shape(r), 1e-9 * r["DEVICE KERNEL DURATION [ns]"], 1e-9 * r["OP TO OP LATENCY [ns]"]
+        )
+        for r in columns
+    ]
+
+
+def _sequence(simulated: Sequence[ProfiledOp], measured: Sequence[ProfiledOp]) -> str:
+    """Where the order of ops first differs, in words."""
+
+    def name(op: ProfiledOp) -> str:
+        code = family(op.code)
+        return f"{code} {op.shape}" if "Matmul" in code else code
+
+    for i, (ours, theirs) in enumerate(zip(simulated, measured, strict=False)):
+        if name(ours) != name(theirs):
+            return f"the sequences part at op {i + 1}: {name(ours)} here, {name(theirs)} there"
+    if len(simulated) != len(measured):
+        longer = "simulation" if len(simulated) > len(measured) else "profile"
+        return f"the sequences agree up to op {min(len(simulated), len(measured))}, where only the {longer} goes on"
+    return "the sequences of ops are the same"
+
+
+def diff_text(
+    scenario: Scenario, constants: Mapping[str, Any], path: str, phase: str = "decode", colour: bool = False
+) -> str:
+    """A run and a profile lined up op by op, and where they part."""
+    measured = read_profile(path, phase)
+    prompt, step = schedule(scenario, constants)
+    simulated = simulated_ops(step if phase == "decode" else prompt)
+    rows = [("op", "shape", "simulated", "measured", "count", "count", "sim/meas", "part of the gap")]
+    ours, theirs = sum(op.time for op in simulated), sum(op.time for op in measured)
+    found = differences(simulated, measured)
+    total = sum(abs(d.simulated - d.measured) for d in found) or 1.0
+    for d in found:
+        rows.append(
+            (
+                d.code,
+                d.shape,
+                text.duration(d.simulated) if d.simulated_count else "",
+                text.duration(d.measured) if d.measured_count else "",
+                str(d.simulated_count or ""),
+                str(d.measured_count or ""),
+                f"{d.simulated / d.measured:.2f}" if d.measured and d.simulated_count else "",
+                f"{100 * abs(d.simulated - d.measured) / total:.0f} %",
+            )
+        )
+    gaps = [sum(op.gap for op in ops[1:]) for ops in (simulated, measured)]
+    head = (
+        f"{scenario.label}, {phase}: simulated kernels {text.duration(ours)} in {len(simulated):,} ops, "
+        f"{Path(path).name} {text.duration(theirs)} in {len(measured):,} ({ours / theirs:.2f} x); "
+        f"gaps {text.duration(gaps[0])} and {text.duration(gaps[1])}"
+    )
+    part = next((d for d in found if d.simulated != d.measured), None)
+    where = "they agree op by op"
+    if part is not None:
+        why = (
+            "only the simulation has it"
+            if not part.measured_count
+            else "only the profile has it"
+            if not part.simulated_count
+            else f"it runs {part.simulated_count} times here and {part.measured_count} times there"
+            if part.simulated_count != part.measured_count
+            else f"each takes {text.duration(part.simulated / part.simulated_count)} here and "
+            f"{text.duration(part.measured / part.measured_count)} there"
+        )
+        where = f"they part most at {f'{part.code} {part.shape}'.strip()}: {why}"
+    where += f"; {_sequence(simulated, measured)}"
+    header, *body = text.columns(rows, right=range(2, 8))
+    lines = [*(text.paint(line, text.BOLD, colour) for line in text.wrap(head)), *text.wrap(where), ""]
+    return "\n".join([*lines, text.paint(header, text.DIM, colour), *body]) + "\n"
