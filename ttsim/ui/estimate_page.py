@@ -132,7 +132,7 @@ def headline(item: Estimate) -> Table:
 
     def points(name: str, value: float, sigma: float) -> tuple[str, ...]:
         low, high = f"{max(value - sigma, 0.0):.1f}", f"{min(value + sigma, 100.0):.1f}"
-        return name, low, f"{value:.1f}", high, "%", "estimated; ± sampling error of the test's positions"
+        return name, low, f"{value:.1f}", high, "%", "estimated, ± sampling error"
 
     speed, ttft = item.speed_interval, item.ttft_interval
     rows = [

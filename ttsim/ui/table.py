@@ -243,8 +243,9 @@ def printable(content: str) -> str:
 
 def is_left(table: Table, index: int) -> bool:
     """Whether a column holds text, and is flush left."""
-    if table.columns[index].right:
-        return False
+    column = table.columns[index]
+    if column.right or column.bar:
+        return column.bar
     values = [value_of(row[index]) for row in table.rows]
     return not any(isinstance(value, numbers.Real) and not isinstance(value, bool) for value in values)
 
