@@ -1,4 +1,4 @@
-"""What scripts/estimate.py answers: one of its modes, in one of its formats."""
+"""What `ttsim estimate` and its sisters answer: one of its modes, as a document."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ttsim.ui.table import Document
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The script's flags (see its --help)."""
+    """The flags (see `ttsim estimate --help`)."""
 
     question: Question
     device_given: bool = True

@@ -16,9 +16,10 @@ from typing import Literal
 import numpy as np
 
 from ttsim.accuracy.estimated import estimate_accuracy
+from ttsim.errors import unknown
 from ttsim.hardware.constants import load_constants
 from ttsim.models.config import ModelConfig
-from ttsim.precision.text import TENSOR_GROUPS, unknown
+from ttsim.precision.text import TENSOR_GROUPS
 from ttsim.precision.values import Precision
 from ttsim.proof import published as tables
 from ttsim.scenarios.scenario import Scenario

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -71,6 +71,27 @@ def write(content: str, path: str | None) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def check_targets(paths: Mapping[str, str | None]) -> None:
+    """Finds out before the work whether what its flags name can be written.
+
+    Args:
+      paths: {flag: path, None where the flag isn't given}.
+
+    Raises:
+      OSError: a directory, or no directory to be in. ValueError: two flags name one file.
+    """
+    seen: dict[Path, str] = {}
+    for flag, path in paths.items():
+        if path is None:
+            continue
+        target = Path(path)
+        if target.is_dir() or not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
+            code = errno.EISDIR if target.is_dir() else errno.ENOENT if not target.parent.is_dir() else errno.EACCES
+            raise OSError(code, f"can't be written: {os.strerror(code)}", path)
+        if (other := seen.setdefault(target.resolve(), flag)) != flag:
+            raise ValueError(f"{other} and {flag} both write {path}")
 
 
 def show(document: Document, form: str, path: str | None = None) -> None:
