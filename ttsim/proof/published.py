@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from ttsim.errors import unknown
 from ttsim.models.layout import padded_prefill_length
-from ttsim.precision.text import unknown
 from ttsim.precision.values import TABLE_DATE, base_model_name
 
 _DATA = pathlib.Path(str(resources.files("ttsim.data")))

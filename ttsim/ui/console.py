@@ -6,12 +6,14 @@ import errno
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from absl import app, flags, logging
 
 from ttsim.ui.problems import Problems
+from ttsim.ui.table import Document, Form
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -69,6 +71,32 @@ def write(content: str, path: str | None) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def check_targets(paths: Mapping[str, str | None]) -> None:
+    """Finds out before the work whether what its flags name can be written.
+
+    Args:
+      paths: {flag: path, None where the flag isn't given}.
+
+    Raises:
+      OSError: a directory, or no directory to be in. ValueError: two flags name one file.
+    """
+    seen: dict[Path, str] = {}
+    for flag, path in paths.items():
+        if path is None:
+            continue
+        target = Path(path)
+        if target.is_dir() or not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
+            code = errno.EISDIR if target.is_dir() else errno.ENOENT if not target.parent.is_dir() else errno.EACCES
+            raise OSError(code, f"can't be written: {os.strerror(code)}", path)
+        if (other := seen.setdefault(target.resolve(), flag)) != flag:
+            raise ValueError(f"{other} and {flag} both write {path}")
+
+
+def show(document: Document, form: str, path: str | None = None) -> None:
+    """Prints a document in a format, as wide as the terminal, or writes it to a file."""
+    write(document.render(cast(Form, form), colour=colour(path)), path)
 
 
 def progress(label: str) -> Callable[[int, int], None] | None:
