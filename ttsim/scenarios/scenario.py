@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from ttsim.hardware.chips import CHIPS, Chip
+from ttsim.hardware.chips import Chip
+from ttsim.hardware.facts import date_of
 from ttsim.hardware.software import Software, software_of
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.systems import System, get_system
@@ -35,18 +36,8 @@ def software_for(system: System, date: datetime.date | str | None = None) -> Sof
     Raises:
       ValueError: the date is no ISO date.
     """
-    software = software_of(_as_date(date) or system.software)
-    ratio = CHIPS[system.chip].dispatch_ratio
-    return dataclasses.replace(software, dispatch_gap=software.dispatch_gap * ratio)
-
-
-def _as_date(date: datetime.date | str | None) -> datetime.date | None:
-    if not isinstance(date, str):
-        return date
-    try:
-        return datetime.date.fromisoformat(date)
-    except ValueError:
-        raise ValueError(f"date {date!r} is no day in ISO format, like 2025-05-12") from None
+    software = software_of(date or system.software, boxes=system.box_names)
+    return dataclasses.replace(software, dispatch_gap=software.dispatch_gap * system.chip.dispatch_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +66,13 @@ class Scenario:
     def of_row(cls, row: Row, figure: Literal["speed", "ttft"]) -> Scenario:
         """What a published row ran when its speed, or its TTFT, was measured."""
         date = row.speed_date if figure == "speed" else row.ttft_date
-        software = software_of(date)
+        system = get_system(row.device, row.data_parallel)
+        software = software_of(date, boxes=system.box_names)
         if figure == "ttft" and row.host_untilize:
             software = dataclasses.replace(software, device_untilize=False)
         return cls(
             config=get_config(row.model),
-            system=get_system(row.device, row.data_parallel),
+            system=system,
             precision=resolve(row.speed_precision, row.model, date),
             batch_size=row.batch_size,
             prompt_length=prompt_tokens(row.model, row.prompt)[0],
@@ -101,7 +93,7 @@ class Scenario:
         date: datetime.date | str | None = None,
     ) -> Scenario:
         """A scenario from names (see `ttsim.simulate`)."""
-        date = _as_date(date)
+        day = date_of(date) if date else None
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("prompt_length", prompt_length, 1),
@@ -115,20 +107,20 @@ class Scenario:
             )
         config = get_config(model)
         system = get_system(device, data_parallel)
-        date = date or system.software
+        day = day or system.software
         return cls(
             config=config,
             system=system,
-            precision=resolve(precision, config.name, date),
+            precision=resolve(precision, config.name, day),
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
-            software=software_for(system, date),
+            software=software_for(system, day),
         )
 
     @property
     def chip(self) -> Chip:
-        return CHIPS[self.system.chip]
+        return self.system.chip
 
     @property
     def sequence_length(self) -> int:
