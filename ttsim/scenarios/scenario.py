@@ -30,13 +30,15 @@ MAX_BATCH = 32  # users of one replica: the rows of one tile
 _TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
 
 
-def software_for(system: System, date: datetime.date | str | None = None) -> Software:
-    """The state of the software at a date (None: the system's own), dispatching as fast as the system's chip does.
+def software_for(
+    system: System, date: datetime.date | str | None = None, *, stack: str = "tt_transformers", model: str = ""
+) -> Software:
+    """The software of a date (None: the system's own) and stack, dispatching as fast as the system's chip does.
 
     Raises:
-      ValueError: the date is no ISO date.
+      ValueError: the date is no day and no release, or the stack is unknown.
     """
-    software = software_of(date or system.software, boxes=system.box_names)
+    software = software_of(date or system.software, stack, model, system.box_names)
     return dataclasses.replace(software, dispatch_gap=software.dispatch_gap * system.chip.dispatch_ratio)
 
 
@@ -91,6 +93,7 @@ class Scenario:
         max_generated_tokens: int = 200,
         data_parallel: int = 1,
         date: datetime.date | str | None = None,
+        stack: str = "tt_transformers",
     ) -> Scenario:
         """A scenario from names (see `ttsim.simulate`)."""
         day = date_of(date) if date else None
@@ -115,7 +118,7 @@ class Scenario:
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
-            software=software_for(system, day),
+            software=software_for(system, day, stack=stack, model=config.name),
         )
 
     @property
