@@ -150,9 +150,9 @@ def _rows(phase: Phase, system: System) -> Iterator[dict[str, Any]]:
 
 def arch_of(system: System) -> str:
     """What tt-perf-report calls the chip: "wormhole_b0", "blackhole", or "p100" for its seven banks."""
-    if system.chip == "wormhole":
+    if system.chip.family == "wormhole":
         return "wormhole_b0"
-    return "p100" if "p100" in system.chip else "blackhole"
+    return "p100" if "p100" in system.chip.name else "blackhole"
 
 
 def _attributes(run: Run) -> str:
