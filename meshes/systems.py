@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -20,6 +21,8 @@ from enum import Enum
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from ttsim.files.reading import shown
 
 DATA_AXIS = "dp"
 TENSOR_AXIS = "tp"
@@ -138,6 +141,8 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
     """
     if isinstance(name, System):
         return split(name, data_parallel)
+    if not isinstance(name, str):
+        raise UnknownSystemError(f"a device is a name, a TOML file or a System, not {shown(name)}")
     if name.endswith(".toml"):
         from ttsim.meshes.toml_systems import load_system
 
@@ -148,11 +153,11 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
     if system is None:
         near = [known[each].name for each in difflib.get_close_matches(base, known, n=2, cutoff=0.3)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UnknownSystemError(f"no device named {name!r}: {hint}known: {', '.join(SYSTEMS)}")
+        raise UnknownSystemError(f"no device named {shown(name)}: {hint}known: {', '.join(SYSTEMS)}")
     if not marker:
         return split(system, data_parallel)
-    if not degree.isdecimal():
-        raise UnknownSystemError(f"the number of replicas in {name!r} is no number: write {base} DP=4")
+    if not re.fullmatch("[0-9]{1,6}", degree):
+        raise UnknownSystemError(f"the number of replicas in {shown(name)} is no number: write {base} DP=4")
     if data_parallel not in (1, int(degree)):
         raise UnknownSystemError(f"{name!r} says DP={int(degree)} and data_parallel says {data_parallel}")
     return split(system, int(degree))

@@ -84,6 +84,7 @@ def main() -> None:
         sweep=tuple(_SWEEP.value),
         goal=_GOAL.value,
         compare=tuple(_COMPARE.value),
+        out=_OUT.value,
         trace=_TRACE.value,
         ops_csv=_OPS_CSV.value,
         diff=_DIFF.value,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
+from ttsim.files import writing
 from ttsim.ui import console
 
 _MODEL = flags.DEFINE_string("model", None, "Model; Llama3.2-1B by default, with --weights that of the checkpoint.")
@@ -36,6 +37,9 @@ def main() -> None:
         raise ValueError("--grid and --settings are two sets of settings: give one")
     if _WEIGHTS.value and _MODEL.value:
         raise ValueError("--weights decide the model: leave --model out")
+    writing.check_targets(
+        {"--decoder_json": _JSON.value, "--csv": _CSV.value, "--svg": _SVG.value, "--png": _PNG.value}
+    )
     from ttsim.explore import front as pareto
     from ttsim.models.presets import get_config
 

@@ -10,6 +10,7 @@ import sys
 import jax
 from absl import flags
 
+from ttsim.files import writing
 from ttsim.meshes.systems import get_system
 from ttsim.proof import published as tables
 from ttsim.proof.accuracy_rows import find_checkpoints, measure_rows
@@ -36,6 +37,7 @@ _OUT = flags.DEFINE_string("out", None, "File to write instead of printing.")
 
 
 def main() -> None:
+    writing.check_targets({"--out": _OUT.value})
     rows = tables.select(tables.published(), table=_TABLE.value, model=_MODEL.value, device=_DEVICE.value)
     if not rows:
         raise ValueError("no published row fits all of --table, --model and --device")

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ttsim.explore import compare, goal
 from ttsim.explore.sweep import parse_sweep, sweep
+from ttsim.files import writing
 from ttsim.hardware.constants import load_constants
 from ttsim.models.presets import get_config
 from ttsim.precision.values import Precision, resolve
 from ttsim.scenarios.question import Question
-from ttsim.ui import console, estimate
 from ttsim.ui import constants_table as constants_report
+from ttsim.ui import estimate
 from ttsim.ui import sweep_page as sweep_report
 
 
@@ -29,6 +30,7 @@ class Request:
     sweep: tuple[str, ...] = ()
     goal: str | None = None
     compare: tuple[str, ...] = ()
+    out: str | None = None
     trace: str | None = None
     ops_csv: str | None = None
     diff: str | None = None
@@ -47,6 +49,7 @@ def answer(request: Request, colour: bool = False, progress: Callable[[int, int]
       ValueError: flags that exclude each other, or anything in them that is wrong.
     """
     mode = _mode(request)
+    writing.check_targets({"--out": request.out, "--trace": request.trace, "--ops_csv": request.ops_csv})
     if mode == "print_system":
         from ttsim.meshes.toml_systems import print_systems
 
@@ -157,9 +160,9 @@ def _estimate(request: Request, question: Question, constants: Mapping[str, floa
     scenario = question.scenario()
     item = estimate.estimate(scenario, constants, request.advice)
     if request.trace:
-        console.write(timeline.to_json(scenario, constants), request.trace)
+        writing.write_file(timeline.to_json(scenario, constants), request.trace)
     if request.ops_csv:
-        console.write(perf_report.to_csv(scenario, constants), request.ops_csv)
+        writing.write_file(perf_report.to_csv(scenario, constants), request.ops_csv)
     if request.diff is not None:
         _only(request, "text", mode="diff")
         return perf_report.diff_text(scenario, constants, request.diff, request.phase, colour)

@@ -21,6 +21,8 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from ttsim.accuracy.estimated import estimate_accuracy
+from ttsim.files.reading import read_text
+from ttsim.files.writing import write_file
 from ttsim.hardware.constants import load_constants
 from ttsim.models.config import ModelConfig
 from ttsim.precision.text import TENSOR_GROUPS, unknown
@@ -123,7 +125,7 @@ def file_settings(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[str, Pr
         elif path.suffix == ".json":
             settings.append((path.name, Precision.from_decoder_json(path)))
         else:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in read_text(path, 2**20).splitlines()]
             for line in filter(None, lines):
                 if "=" in line:
                     settings.append((line, Precision.parse(line)))
@@ -342,4 +344,6 @@ def save_png(points: Sequence[Point], title: str, path: str) -> None:
     kinds = " and ".join(sorted({p.kind for p in points}))
     axes.set(title=title, xlabel="Speed (t/s/u), simulated", ylabel=f"Top-1 (%), {kinds}")
     axes.legend()
-    figure.savefig(path, format="png", dpi=120)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_file(content.getvalue(), path)
