@@ -96,7 +96,10 @@ def _shards(path: Path) -> list[Path]:
 def _read_header(path: Path) -> Iterator[tuple[str, LazyTensor]]:
     size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+        first = file.read(8)
+        if first == b"version ":
+            raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` in its repository")
+        length = int.from_bytes(first, "little")
         if not 2 <= length <= min(_MAX_HEADER, size - 8):
             raise CheckpointError(f"{path} is no safetensors file, or cut short: {size} bytes, header of {length}")
         text = file.read(length).decode("utf-8", "replace")
