@@ -130,6 +130,25 @@ SYSTEMS = {
 }
 
 
+# Names that boxes are sold under. The LoudBox is the T3000 in a rack; source: docs.tenstorrent.com, systems.
+SHOP_NAMES = {
+    "T3000": "T3K",
+    "LOUDBOX": "T3K",
+    "TT-LOUDBOX": "T3K",
+    "N300X4": "T3K",
+    "GALAXY": "TG",
+    "N150D": "N150",
+    "N150S": "N150",
+    "N300D": "N300",
+    "N300S": "N300",
+    "P100A": "P100",
+    "P150A": "P150",
+    "P150B": "P150",
+    "P150C": "P150",
+}
+_SEVERAL = {"QUIETBOX": "T3K (four N300, Wormhole) or P150x4 (four P150, Blackhole)"}
+
+
 def get_system(name: str | System, data_parallel: int = 1) -> System:
     """The system of this name (any case, "T3K DP=4" too), cut into `data_parallel` replicas.
 
@@ -149,7 +168,9 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
         return split(load_system(name), data_parallel)
     base, marker, degree = (part.strip() for part in name.upper().strip(" )").replace("(", " ").partition("DP="))
     known = {each.upper(): system for each, system in SYSTEMS.items()}
-    system = known.get(base)
+    system = known.get(SHOP_NAMES.get(base, base).upper())
+    if base in _SEVERAL:
+        raise UnknownSystemError(f"{name!r} is the name of several boxes: {_SEVERAL[base]}")
     if system is None:
         near = [known[each].name for each in difflib.get_close_matches(base, known, n=2, cutoff=0.3)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""

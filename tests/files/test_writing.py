@@ -124,7 +124,7 @@ def test_dev_stdout_is_this_process_own_output(tmp_path, redirect):
 def test_equal_targets_are_refused_before_anything_is_written(tmp_path):
     (tmp_path / "link").symlink_to("a")
     for other in ("a", "./a", "link"):
-        with pytest.raises(ValueError, match="--out and --trace write to the same file"):
+        with pytest.raises(ValueError, match="--out and --trace both write"):
             writing.check_targets({"--out": tmp_path / "a", "--trace": f"{tmp_path}/{other}", "--csv": None})
     writing.check_targets({"--out": "/dev/null", "--trace": "/dev/null"})
     assert not (tmp_path / "a").exists()

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 GRACE = 0.5  # seconds that the main thread has for its `finally` blocks
@@ -54,6 +54,16 @@ def install() -> None:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _unwind)
     threading.Thread(target=_watch, args=(read,), name="signals", daemon=True).start()
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """A program from its first import on: a signal ends it with its exit code and without a word."""
+    install()
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise SystemExit(getattr(error, "code", INTERRUPTED)) from None
 
 
 def _unwind(number: int, frame: FrameType | None) -> None:

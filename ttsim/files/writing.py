@@ -93,7 +93,7 @@ def check_targets(paths: Mapping[str, str | os.PathLike[str] | None]) -> None:
             if not os.access(real if os.path.exists(real) else parent, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
         if real in seen:
-            raise ValueError(f"{seen[real]} and {flag} write to the same file {printable(name)}: give two names")
+            raise ValueError(f"{seen[real]} and {flag} both write {printable(name)}: give two names")
         seen[real] = flag
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ttsim.errors import unknown
 from ttsim.files.reading import InputError, parse_json, shown
 from ttsim.generation.clock import Clock, simulate_clock
 from ttsim.generation.generate import Generation, Generator, cache_length, keep_compiled
@@ -29,7 +30,6 @@ from ttsim.models.checkpoints.fetch import COMMAND
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
 from ttsim.models.layout import Layout
 from ttsim.models.presets import get_config
-from ttsim.precision.text import unknown
 from ttsim.precision.values import Precision, resolve
 from ttsim.proof.published import padded_prefill_length, prompt_tokens
 from ttsim.scenarios.memory import check_fits

@@ -111,7 +111,7 @@ def _plots(jobs: Sequence[Job], folder: Path) -> list[Path]:
         points = _points(group)
         if not points:
             continue
-        from ttsim.explore.front import to_svg  # heavy: only where there is something to plot
+        from ttsim.ui.front_page import svg  # heavy: only where there is something to plot
 
         folder.mkdir(parents=True, exist_ok=True)
         name = {**commands.MODELS, **commands.MORE_MODELS}.get(model, model)
@@ -119,7 +119,7 @@ def _plots(jobs: Sequence[Job], folder: Path) -> list[Path]:
         plot = folder / f"{stem}_pareto.svg"
         title = f"{name} on {device.upper()}"
         points_csv = folder / f"{stem}_point_desc.csv"
-        write_files({str(plot): to_svg(points, title), str(points_csv): _point_list(points)})
+        write_files({str(plot): svg(points, title), str(points_csv): _point_list(points)})
         written.append(plot)
     return written
 

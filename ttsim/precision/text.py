@@ -5,13 +5,13 @@ Reads and writes plain dicts of group -> value; `ttsim.precision.values` makes v
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from ttsim.errors import unknown
 from ttsim.files.reading import InputError, expect, parse_json, printable, read_json, shown
 
 TENSOR_GROUPS = ("ff1_3", "ff2", "wqkv", "wo", "kv_cache", "activation")
@@ -56,16 +56,6 @@ _JSON_PARTS = {
     "precision_cfg": ({g: g.upper().replace("FF1_3", "FF1_FF3") for g in TENSOR_GROUPS}, _JSON_FORMATS),
     "fidelity_cfg": ({g: g.upper().replace("FF1_3", "FF1_FF3") for g in OP_GROUPS}, _JSON_SETTINGS),
 }
-
-
-def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
-    """Returns the one-line error for a name that is not one of `valid`, nearest names first."""
-
-    def likeness(candidate: str) -> tuple[bool, float]:
-        mine, other = str(name)[:80].lower(), candidate.lower()
-        return other.startswith(mine), difflib.SequenceMatcher(None, mine, other).ratio()
-
-    return ValueError(f"unknown {kind} {shown(name)}; valid: {', '.join(sorted(valid, key=likeness, reverse=True))}")
 
 
 def check_value(group: str, value: str) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ttsim.errors import unknown
 from ttsim.precision.text import (
     FORMATS,
     LAYER_GROUPS,
@@ -27,7 +28,6 @@ from ttsim.precision.text import (
     decoders_to_json,
     format_parts,
     parse_parts,
-    unknown,
 )
 
 __all__ = [

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from ttsim.precision.text import unknown
+from ttsim.errors import unknown
 from ttsim.precision.values import TABLE_DATE, base_model_name
 
 _DATA = pathlib.Path(str(resources.files("ttsim.data")))

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ttsim.errors import unknown
 from ttsim.files.reading import shown
 from ttsim.meshes.systems import System
-from ttsim.precision.text import unknown
 from ttsim.precision.values import Precision, resolve
 from ttsim.scenarios.scenario import Scenario
 

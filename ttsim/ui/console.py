@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import cast
 
 from absl import app, flags, logging
 
@@ -15,6 +16,7 @@ from ttsim.files import interrupts
 from ttsim.files.reading import printable
 from ttsim.files.writing import write_file
 from ttsim.ui.problems import Problems
+from ttsim.ui.table import Document, Form
 
 _LONGEST = 2000  # characters of an error line
 STDOUT = "standard output"
@@ -132,6 +134,11 @@ def _any_terminal() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure") and stream.errors == "strict":
             stream.reconfigure(errors="ttsim.spell")
+
+
+def show(document: Document, form: str, path: str | None = None) -> None:
+    """Prints a document in a format, as wide as the terminal, or writes it to a file."""
+    write(document.render(cast(Form, form), colour=colour(path)), path)
 
 
 def progress(label: str) -> Callable[[int, int], None] | None:
