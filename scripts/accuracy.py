@@ -12,11 +12,12 @@ import jax
 from absl import flags
 
 from ttsim.accuracy.measured import measure_accuracy
-from ttsim.accuracy.results import FORMATS, Protocol, failures
+from ttsim.accuracy.results import Protocol, failures
 from ttsim.meshes.systems import get_system
 from ttsim.models.checkpoints.loading import open_checkpoint
 from ttsim.precision.values import Precision, resolve
-from ttsim.ui import console
+from ttsim.ui import accuracy_page, console
+from ttsim.ui.table import FORMS
 
 _WEIGHTS = flags.DEFINE_string(
     "weights",
@@ -46,7 +47,7 @@ _STORAGE = flags.DEFINE_enum(
     ["float32", "bfloat16", "packed"],
     "How weights are held, fastest first, smallest last; by default the first that fits the host's memory.",
 )
-_FORMAT = flags.DEFINE_enum("format", "text", list(FORMATS), "text for people, json or markdown for programs.")
+_FORMAT = flags.DEFINE_enum("format", "text", list(FORMS), "text for people; markdown, csv, json or html.")
 _EXPECT_TOP1 = flags.DEFINE_float("expect_top1", None, "Fail (exit code 1) when Top-1 is below this value - 0.5.")
 _EXPECT_TOP5 = flags.DEFINE_float("expect_top5", None, "Fail (exit code 1) when Top-5 is below this value - 0.5.")
 
@@ -71,7 +72,7 @@ def main() -> int:
         label=None if _DECODER_CONFIG.value else _OPTIMIZATIONS.value,
         log=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    console.write(FORMATS[_FORMAT.value](report), None)
+    console.show(accuracy_page.document(report), _FORMAT.value)
     failed = failures(report, _EXPECT_TOP1.value, _EXPECT_TOP5.value)
     for line in failed:
         print(f"error: {line}", file=sys.stderr)

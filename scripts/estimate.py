@@ -65,6 +65,11 @@ _OUT = flags.DEFINE_string("out", None, "File to write instead of printing.")
 
 
 def main() -> None:
+    if _PRINT_SYSTEM.value is not None:
+        from ttsim.meshes.toml_systems import print_systems
+
+        console.write(print_systems(_PRINT_SYSTEM.value), _OUT.value)
+        return
     request = Request(
         question=question.Question(
             model=_MODEL.value,
@@ -89,12 +94,10 @@ def main() -> None:
         diff=_DIFF.value,
         phase=_PHASE.value,
         list_constants=_LIST_CONSTANTS.value,
-        print_system=_PRINT_SYSTEM.value,
         advice=_ADVICE.value,
         rows=_ROWS.value,
-        format=_FORMAT.value,
     )
-    console.write(answer(request, colour=console.colour(_OUT.value), progress=console.progress("points")), _OUT.value)
+    console.show(answer(request, progress=console.progress("points")), _FORMAT.value, _OUT.value)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,10 @@ def main() -> None:
         raise ValueError("--grid and --settings are two sets of settings: give one")
     if _WEIGHTS.value and _MODEL.value:
         raise ValueError("--weights decide the model: leave --model out")
+    from ttsim.accuracy.estimated import POSITIONS
     from ttsim.explore import front as pareto
     from ttsim.models.presets import get_config
+    from ttsim.ui import front_page
 
     measured = None
     if _WEIGHTS.value:
@@ -60,13 +62,15 @@ def main() -> None:
     points = pareto.evaluate(settings, config, _DEVICE.value, accuracy, progress=console.progress("settings"))
     lines = _search(config, points, accuracy, measured) if _SEARCH.value else []
     title = f"{config.name} on {_DEVICE.value.upper()}"
-    console.write(pareto.to_text(points, title, console.colour(None)) + "".join(f"{line}\n" for line in lines), None)
+    positions = _DECODE.value * _WINDOWS.value if measured else POSITIONS
+    document = front_page.document(points, title, positions)
+    console.write(document.render("text", colour=console.colour(None)) + "".join(f"{line}\n" for line in lines), None)
     if _CSV.value:
-        console.write(pareto.to_csv(points), _CSV.value)
+        console.write(document.render("csv"), _CSV.value)
     if _SVG.value:
-        console.write(pareto.to_svg(points, title), _SVG.value)
+        console.write(front_page.svg(points, title, positions), _SVG.value)
     if _PNG.value:
-        pareto.save_png(points, title, _PNG.value)
+        front_page.save_png(points, title, _PNG.value, positions)
 
 
 def _search(config, points, accuracy, measured) -> list[str]:

@@ -13,8 +13,9 @@ from absl import flags
 from ttsim.meshes.systems import get_system
 from ttsim.proof import published as tables
 from ttsim.proof.accuracy_rows import find_checkpoints, measure_rows
-from ttsim.proof.reproduce import FORMATS, reproduce, to_text, with_measurements
-from ttsim.ui import console
+from ttsim.proof.reproduce import reproduce, with_measurements
+from ttsim.ui import console, reproduce_page
+from ttsim.ui.table import FORMS
 
 _TABLE = flags.DEFINE_multi_string(
     "table",
@@ -24,7 +25,7 @@ _TABLE = flags.DEFINE_multi_string(
 _MODEL = flags.DEFINE_multi_string("model", [], "Only this model, e.g. Llama3.1-8B. Repeatable; case does not matter.")
 _DEVICE = flags.DEFINE_multi_string("device", [], 'Only this device: N150, N300, T3K, TG, "T3K DP=4". Repeatable.')
 _FORMAT = flags.DEFINE_enum(
-    "format", "text", list(FORMATS), "text for people, markdown in the published layout, csv or json for programs."
+    "format", "text", list(FORMS), "text for people, markdown in the published layout, csv, json or html."
 )
 _WEIGHTS_ROOT = flags.DEFINE_string(
     "weights_root",
@@ -45,10 +46,10 @@ def main() -> None:
         chips = max(get_system(row.device, row.data_parallel).num_chips for row in rows)
         jax.config.update("jax_num_cpu_devices", chips)
         items = with_measurements(items, measure_rows(rows, checkpoints, log=lambda line: print(line, file=sys.stderr)))
-    if _FORMAT.value == "text":
-        console.write(to_text(items, colour=console.colour(_OUT.value)), _OUT.value)
+    if _FORMAT.value == "markdown":  # the published layout, which other tools read
+        console.write(reproduce_page.published_layout(items), _OUT.value)
     else:
-        console.write(FORMATS[_FORMAT.value](items), _OUT.value)
+        console.show(reproduce_page.document(items), _FORMAT.value, _OUT.value)
 
 
 if __name__ == "__main__":

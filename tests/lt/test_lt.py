@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -169,7 +170,8 @@ def test_sweeps_are_plotted(tmp_path):
     assert lines[0].startswith("Table written to")
     assert lines[1].startswith("Plots written to .svg files in")
     plot = (tmp_path / "data_plots" / "Llama3.2-1B_N150_pareto.svg").read_text()
-    assert plot.count('fill="red"/>') == 2
+    assert plot.count("<circle") == 3
+    assert len(re.search(r'<polyline points="([^"]*)"', plot)[1].split()) == 2
     points = (tmp_path / "data_plots" / "Llama3.2-1B_N150_point_desc.csv").read_text().splitlines()
     assert points == ["index,speed,top1,description", "0,100.0,70.0,s0", "1,90.0,80.0,s1", "2,85.0,75.0,s2"]
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import itertools
 import json
 
 import jax
@@ -349,12 +348,3 @@ def test_the_first_prompt_s_software():
     slow = host.prompt(dataclasses.replace(where, software=old), 1, 128_256).value(VALUES)
     assert slow - host.prompt(where, 1, 128_256).value(VALUES) == pytest.approx(0.032)
     assert host.dispatch(machine(date=datetime.date(2026, 1, 1)), 500).value(VALUES) == 0
-
-
-def test_the_dispatch_gap_is_interpolated_between_dates():
-    days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=30 * i) for i in range(36)]
-    gaps = [software_of(day).dispatch_gap for day in days]
-    assert gaps[0] == 3.13e-6
-    assert gaps[-1] == 1.57e-6
-    assert max(abs(a - b) for a, b in itertools.pairwise(gaps)) < 0.4e-6
-    assert software_of(datetime.date(2025, 5, 1)).dispatch_gap == 2.90e-6

@@ -111,13 +111,13 @@ def _plots(jobs: Sequence[Job], folder: Path) -> list[Path]:
         points = _points(group)
         if not points:
             continue
-        from ttsim.explore.front import to_svg  # heavy: only where there is something to plot
+        from ttsim.ui.front_page import svg  # heavy: only where there is something to plot
 
         folder.mkdir(parents=True, exist_ok=True)
         name = {**commands.MODELS, **commands.MORE_MODELS}.get(model, model)
         stem = f"{name}_{device.upper()}"
         plot = folder / f"{stem}_pareto.svg"
-        console.write(to_svg(points, f"{name} on {device.upper()}"), str(plot))
+        console.write(svg(points, f"{name} on {device.upper()}"), str(plot))
         console.write(_point_list(points), str(folder / f"{stem}_point_desc.csv"))
         written.append(plot)
     return written

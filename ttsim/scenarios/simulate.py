@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from typing import Literal
 
-from ttsim.hardware.chips import CHIPS
 from ttsim.hardware.constants import load_constants
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.systems import System, get_system
@@ -93,5 +92,5 @@ def price(
       UnpricedError: the program holds primitives or ops without a price; the message says which and where.
     """
     system = get_system(device)
-    machine = Machine(CHIPS[system.chip], system, software_for(system, date), phase, position)
+    machine = Machine(system.chip, system, software_for(system, date), phase, position)
     return program_breakdown(program, machine, load_constants() if constants is None else constants)

@@ -8,10 +8,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from absl import app, flags, logging
 
 from ttsim.ui.problems import Problems
+from ttsim.ui.table import Document, Form
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -69,6 +71,11 @@ def write(content: str, path: str | None) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def show(document: Document, form: str, path: str | None = None) -> None:
+    """Prints a document in a format, as wide as the terminal, or writes it to a file."""
+    write(document.render(cast(Form, form), colour=colour(path)), path)
 
 
 def progress(label: str) -> Callable[[int, int], None] | None:
