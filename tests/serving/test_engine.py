@@ -1,7 +1,6 @@
 """Stretches of steps against the loop over tokens, and what must hold whatever the policy."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_loop import token_loop
@@ -41,7 +40,7 @@ def cases(draw):
     policy = Policy(
         max_num_seqs=draw(st.integers(1, 5)),
         max_num_batched_tokens=draw(st.integers(2, 12)) if chunked else draw(st.integers(longest, 3 * longest)),
-        # A preempted request finds its own blocks again, which the engine leaves out: a shared prefix gets a large pool.
+        # The engine leaves out that a preempted request finds its own blocks again: shared prefixes get a large pool.
         blocks=20 * need * n if sharing else draw(st.integers(need + 1, 3 * need + 1)),
         block_size=size,
         watermark=draw(st.integers(0, 1)),
@@ -78,7 +77,7 @@ def _copy(requests):
     return Requests(requests.prompt, requests.output, requests.group, requests.shared)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases())
 def test_stretches_equal_the_loop_over_tokens(case):
     requests, load, pool = case

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-
 from token_loop import token_loop
+
 from ttsim.serving.cluster import Load, Pool, run
 from ttsim.serving.policy import Policy
 from ttsim.serving.prices import FormulaPrices
@@ -39,10 +39,10 @@ def _case(scenario):
 def test_hand_worked_scenario(scenario):
     requests, load, pool = _case(scenario)
     result, expected = run(requests, load, pool), scenario["expected"]
-    assert [(f - s) / MS for f, s in zip(requests.first, requests.sent)] == expected["ttft_ms"]
-    assert [(d - s) / MS for d, s in zip(requests.done, requests.sent)] == expected["e2e_ms"]
+    assert [(f - s) / MS for f, s in zip(requests.first, requests.sent, strict=True)] == expected["ttft_ms"]
+    assert [(d - s) / MS for d, s in zip(requests.done, requests.sent, strict=True)] == expected["e2e_ms"]
     gaps = sorted(gap for each in expected["itl_ms"] for gap in each)
-    assert [gap / MS for gap, n in zip(result.gaps, result.counts) for _ in range(n)] == gaps
+    assert [gap / MS for gap, n in zip(result.gaps, result.counts, strict=True) for _ in range(n)] == gaps
     assert sum(requests.preemptions) == expected["preemptions"]
     assert max(requests.done) / MS == expected["end_ms"]
 

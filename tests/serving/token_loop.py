@@ -1,4 +1,4 @@
-"""The scheduler's rules once more, one step and one token at a time: what the stretches of `ttsim.serving.engine` must equal.
+"""The scheduler's rules once more, one step and one token at a time: what `ttsim.serving.engine` must equal.
 
 Nothing here is shared with the engine but the policy, the prices and the requests' sizes. The pool is a list of blocks
 with contents; times are ticks.
@@ -229,7 +229,7 @@ def token_loop(requests, load, pool):
                 ends[job.index] = moment
             if policy.parallel_lanes:
                 clock = start + time
-                clock += max(sum(each[job.index] for l, job, _, _ in batch if l is lane) for lane in lanes)
+                clock += max(sum(each[job.index] for at, job, _, _ in batch if at is lane) for lane in lanes)
             else:
                 clock = moment
             for job in late:
@@ -252,7 +252,7 @@ def token_loop(requests, load, pool):
             look = policy.steps_per_look
             for lane in lanes:
 
-                def short(lane=lane):
+                def short(lane=lane, look=look):
                     return sum(size(j.cached + look) - len(j.blocks) for j in lane["running"] if j.cached >= j.target)
 
                 while short() > len(lane["pool"].free):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any, overload
+
+import numpy as np
+
 TICKS_PER_SECOND = 10**12
 
 
@@ -10,6 +14,10 @@ def ticks(seconds: float) -> int:
     return round(seconds * TICKS_PER_SECOND)
 
 
-def seconds(ticks: float) -> float:
-    """Seconds of a number of picoseconds."""
+@overload
+def seconds(ticks: float) -> float: ...
+@overload
+def seconds(ticks: np.ndarray) -> np.ndarray: ...
+def seconds(ticks: Any) -> Any:
+    """Seconds of a number of picoseconds, or of an array of them."""
     return ticks / TICKS_PER_SECOND

@@ -228,14 +228,14 @@ class Engine:
 
     def _wanting(self) -> bool:
         """Whether a queue holds a request, or a prompt is cut."""
-        for lane in self.lanes:  # a loop: this runs at every step, and a generator costs five times as much
+        for lane in self.lanes:  # noqa: SIM110 - it runs at every step, and a generator costs five times as much
             if lane.waiting or lane.partial:
                 return True
         return False
 
     def _open(self) -> bool:
         """Whether a request that arrives could be admitted."""
-        for lane in self.lanes:
+        for lane in self.lanes:  # noqa: SIM110 - as above
             if not lane.waiting and len(lane.running) < self.policy.max_num_seqs:
                 return True
         return False

@@ -3,8 +3,8 @@
 A step is all prefill or all decode. Prefill goes first whenever the head of a queue can be admitted; every rule that
 changed between the servers is a field, so that "what would interleaving bring" is one `dataclasses.replace`.
 
-Sources: vllm-tt-plugin e3fc849 (2026-08-21: docs/SCHEDULING.md, scheduler.py, lane_scheduler.py, platform.py, worker.py,
-model_runner.py) and its pull requests 79 and 119 (2026-09); tenstorrent/vllm branches dev_june4_2025 and
+Sources: vllm-tt-plugin e3fc849 (2026-08-21: docs/SCHEDULING.md, scheduler.py, lane_scheduler.py, platform.py,
+worker.py, model_runner.py) and its pull requests 79 and 119 (2026-09); tenstorrent/vllm branches dev_june4_2025 and
 dev_feb_2026_v0_final for V0; tt_transformers tt/generator.py (2026-05) for batched prefill.
 """
 
@@ -33,7 +33,7 @@ class Policy:
       parallel_lanes: whether the prompts of different lanes run at the same time instead of one after the other.
       batched_prefill: prompts of one padded length that are admitted together run as one program, whose batch is padded
         to a power of two.
-      chunked_prefill: a prompt longer than what is left of a step's budget is cut; its rest goes first in the next step.
+      chunked_prefill: a prompt longer than what is left of a step's budget is cut; its rest goes first in the next one.
       prefill_steps, decode_steps: after `prefill_steps` prefill steps while others decode, `decode_steps` steps decode
         whatever waits. 0 prefill steps: never.
       steps_per_look: decode steps between two looks at the queue (V0's num_scheduler_steps); tokens are sent together.
@@ -68,7 +68,7 @@ class Policy:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.prefill_steps < 0 or self.decode_steps < 1 or not 0 <= self.watermark < self.blocks:
             raise ValueError(
-                "prefill_steps must be at least 0, decode_steps at least 1, and watermark within the pool's blocks; got "
+                "prefill_steps must be at least 0, decode_steps at least 1, and watermark within the blocks; got "
                 f"{self.prefill_steps}, {self.decode_steps}, {self.watermark}"
             )
         if self.first_tokens not in ("step", "prompt"):
@@ -82,18 +82,18 @@ class Policy:
         needed = -(-tokens // self.block_size)
         if needed > self.blocks - self.watermark:
             raise ValueError(
-                f"a request of {prompt} + {output} tokens needs {needed} cache blocks of {self.block_size} and a lane's "
-                f"pool has {self.blocks - self.watermark}: shorten it or give blocks={needed + self.watermark} or more"
+                f"a request of {prompt} + {output} tokens needs {needed} cache blocks of {self.block_size} and a "
+                f"lane's pool has {self.blocks - self.watermark}: shorten it or give blocks={needed + self.watermark}"
             )
         if not self.chunked_prefill and prompt + output - 1 > self.max_num_batched_tokens:
             raise ValueError(
-                f"a request of {prompt} + {output} tokens is above max_num_batched_tokens={self.max_num_batched_tokens}, "
-                f"and without chunked_prefill prompts aren't cut: give at least {prompt + output - 1}"
+                f"a request of {prompt} + {output} tokens is above max_num_batched_tokens="
+                f"{self.max_num_batched_tokens}, and without chunked_prefill it isn't cut: give {prompt + output - 1}"
             )
 
 
 def v0(**settings: Any) -> Policy:
-    """The V0 engine, 2025 to early 2026: ten decode steps between two looks, tokens sent in tens, a watermark of 1 %."""
+    """The V0 engine, 2025 to early 2026: ten decode steps between two looks, tokens sent in tens, 1 % watermark."""
     policy = Policy(**{"steps_per_look": 10, **settings})
     return policy if "watermark" in settings else dataclasses.replace(policy, watermark=policy.blocks // 100)
 

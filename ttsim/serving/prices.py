@@ -27,7 +27,7 @@ class StepPrices(Protocol):
         """
 
     def decode(self, rows: int, contexts: np.ndarray) -> np.ndarray:
-        """Seconds of a decode step of `rows` users of a lane, at each longest context (tokens before the computed one)."""
+        """Seconds of a decode step of `rows` users of a lane, at each longest context (tokens before the new one)."""
 
 
 @dataclass(frozen=True, kw_only=True)
