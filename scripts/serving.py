@@ -50,15 +50,15 @@ _OUT = flags.DEFINE_string("out", None, "File to write instead of printing.")
 
 
 def main() -> None:
-    from ttsim.cli.load import Request, answer
-    from ttsim.serving.serve import Serving
-
     several = [name for name in ("sweep", "goal", "compare") if flags.FLAGS[name].value is not None]
     if len(several) > 1:
         raise ValueError(f"--{several[0]} and --{several[1]} are different questions: give one")
     open_load = _CONCURRENCY.value is None and _RATE.value is None and _TRACE.value is None
     if open_load and not (_SWEEP.value or _COMPARE.value):
         raise ValueError("a load needs --concurrency=N, --request_rate=R or --trace=FILE")
+    from ttsim.cli.load import Request, answer
+    from ttsim.serving.serve import Serving
+
     goal = _GOAL.value is not None
     question = Serving(
         model=_MODEL.value,

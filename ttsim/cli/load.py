@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ttsim.explore import boxes
 from ttsim.meshes.systems import get_system
-from ttsim.serving import boxes, recorded
+from ttsim.serving import recorded
 from ttsim.serving.metrics import parse_slo
 from ttsim.serving.serve import Serving, parse_load_sweep, serve, sweep
 from ttsim.ui import console, serving_page, serving_trace

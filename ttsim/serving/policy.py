@@ -113,7 +113,7 @@ POLICIES = {"v0": v0, "v1": v1, "plugin": plugin}
 
 _V1_SINCE = datetime.date(2026, 1, 1)  # tt-inference-server moves from the V0 branch to the plugin in early 2026
 _BATCHED_SINCE = datetime.date(2026, 3, 6)  # tt-metal #35722
-_PLUGIN_SINCE = datetime.date(2026, 9, 1)  # vllm-tt-plugin #79 and #119
+_PLUGIN_SINCE = datetime.date(2026, 10, 1)  # vllm-tt-plugin #79 and #119 of September, in the server's next release
 
 
 def policy_of(date: datetime.date, **settings: Any) -> Policy:

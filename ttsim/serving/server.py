@@ -173,7 +173,7 @@ def build(
         "lanes": degree if lanes else 1,
         "async_scheduling": whole.software.fact("async_read") and stack.split()[0] == "vllm",
         "batched_prefill": whole.software.fact("batched_prefill"),
-        "chunked_prefill": chunked and day >= datetime.date(2026, 9, 1),
+        "chunked_prefill": chunked and True,
     }
     base = _dated(day, settings)
     if not base.chunked_prefill:

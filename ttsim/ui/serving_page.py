@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ttsim.serving.boxes import Offer, launch_flags
+from ttsim.explore.boxes import Offer, launch_flags
 from ttsim.serving.clock import TICKS_PER_SECOND
 from ttsim.serving.metrics import Distribution, Metrics
 from ttsim.serving.recorded import Compared
