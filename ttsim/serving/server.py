@@ -21,7 +21,6 @@ import numpy as np
 
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.systems import System
-from ttsim.pricing.price import Cost, PricedKernel, prefill_time, price
 from ttsim.proof.published import padded_prefill_length
 from ttsim.scenarios.memory import CACHE_BLOCK
 from ttsim.scenarios.scenario import MAX_BATCH, Scenario
@@ -45,6 +44,19 @@ _RANKS_SINCE = datetime.date(2026, 1, 1)  # V1: standard data parallelism is ind
 _LANES, _RANKS = "lanes", "ranks"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _AfterPrefix(Scenario):
+    """A prompt of which the first `prefix` tokens are in the cache: its chunks start behind them."""
+
+    prefix: int
+
+    @property
+    def prefill_chunks(self) -> tuple[tuple[int, int, bool], ...]:
+        end = self.prefix + self.padded_prompt
+        rows = min(self.layout.prefill_chunk(end), self.padded_prompt)
+        return tuple((i, min(rows, end - i), i + rows >= end) for i in range(self.prefix, end, rows))
+
+
 class SimulatedPrices:
     """Step prices of one engine: a scenario's programs at the rows, contexts and prompts that the server asks for."""
 
@@ -53,7 +65,6 @@ class SimulatedPrices:
         self.scenario, self._constants = scenario, constants
         self._decode: dict[int, np.ndarray] = {}
         self._prefill: dict[tuple[int, int, int], float] = {}
-        self._costs: dict[tuple[int, int, bool], Cost] = {}
 
     def padded(self, tokens: int) -> int:
         return padded_prefill_length(tokens)
@@ -72,34 +83,45 @@ class SimulatedPrices:
     def prefill(self, prompts: int, tokens: int, prefix: int) -> float:
         key = prompts, self.padded(tokens), prefix // CACHE_BLOCK * CACHE_BLOCK
         if key not in self._prefill:
-            self._prefill[key] = self._price(*key)
+            self._prefill[key] = self._together(prompts, key[1]) if prompts > 1 else self._alone(*key[1:])
         return self._prefill[key]
 
-    def _price(self, prompts: int, rows: int, prefix: int) -> float:
-        limit = self.scenario.layout.prefill_chunk(rows + prefix)
-        step = min(rows, limit)
-        chunks = [(start, min(step, prefix + rows - start)) for start in range(prefix, prefix + rows, step)]
-        last = len(chunks) - 1
-        costs = [self._cost(start, length, i == last) for i, (start, length) in enumerate(chunks)]
-        if prompts > 1:
-            costs = [self._batched(prompts, cost, length) for cost, (_, length) in zip(costs, chunks, strict=True)]
-        vocabulary = self.scenario.config.vocab_size
-        return float(prefill_time(costs, self._constants, batch=1, vocab_size=vocabulary))
+    def _prompt(self, rows: int) -> Scenario:
+        # A prompt's program knows the users only where they are spread over the chips of a replica.
+        batch = self.scenario.batch_size if self.scenario.layout.two_d else 1
+        return dataclasses.replace(self.scenario, prompt_length=rows, batch_size=batch)
 
-    def _cost(self, start: int, rows: int, last: bool) -> Cost:
-        key = start, rows, last
-        if key not in self._costs:
-            self._costs[key] = price(self.scenario.prefill_program(*key), self.scenario.prefill_machine)
-        return self._costs[key]
+    def _alone(self, rows: int, prefix: int) -> float:
+        scenario = self._prompt(rows)
+        if prefix:
+            fields = {field.name: getattr(scenario, field.name) for field in dataclasses.fields(scenario)}
+            scenario = _AfterPrefix(**fields, prefix=prefix)
+        return float(scenario.ttft(self._constants))
 
-    def _batched(self, prompts: int, alone: Cost, rows: int) -> Cost:
-        """One chunk of several prompts in one program: rows together, attention and the logits each alone."""
-        body, tail = alone.split()
-        together = self._cost(0, prompts * rows, True).split()[0]
-        kernels: list[PricedKernel] = [item for item in together if item.op != "sdpa_prefill"]
-        each = [*(item for item in body if item.op == "sdpa_prefill"), *tail]
-        kernels += [dataclasses.replace(item, count=prompts * item.count) for item in each]
-        return dataclasses.replace(alone, kernels=tuple(kernels))
+    def _together(self, prompts: int, rows: int) -> float:
+        """One program of `prompts` x `rows` rows: a prompt's time, and what the device has to do beyond one prompt.
+
+        batch = T(rows) + R(prompts x rows) - R(rows) + (prompts - 1) A(rows)
+
+        with A the attention, which stays within a prompt, and R all other kernels of the layers.
+        """
+        alone, attention = self._layers(rows)
+        return self._alone(rows, 0) + self._layers(prompts * rows)[0] - alone + (prompts - 1) * attention
+
+    def _layers(self, rows: int) -> tuple[float, float]:
+        """Device seconds of a prompt's layers: (all kernels but attention, attention)."""
+        others = attention = 0.0
+        for cost in self._prompt(rows).prefill_costs():
+            gap = cost.machine.software.dispatch_gap
+            for item in cost.kernels:
+                if item.op == "take_rows":
+                    break
+                time = item.count * (float(np.mean(item.kernel.time(self._constants))) + gap)
+                if item.op == "sdpa_prefill":
+                    attention += time
+                else:
+                    others += time
+        return others, attention
 
 
 @dataclass(frozen=True, kw_only=True)
