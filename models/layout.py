@@ -46,6 +46,18 @@ def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
+def padded_prefill_length(tokens: int) -> int:
+    """The length a prompt is padded to: 128, else the next power of 2 or multiple of 2048, whichever is less.
+
+    Source: tt-metal models/tt_transformers/tt/common.py, `get_padded_prefill_len`.
+    """
+    if tokens < 1:
+        raise ValueError(f"a prompt has at least one token, not {tokens}")
+    if tokens <= 128:
+        return 128
+    return min(1 << (tokens - 1).bit_length(), -(-tokens // 2048) * 2048)
+
+
 def _is_grid(cores: int) -> bool:
     """Whether so many cores form a rectangle of at most 8 x 8."""
     return any(cores % rows == 0 and cores // rows <= MAX_GRID_SIDE for rows in range(1, MAX_GRID_SIDE + 1))
@@ -222,7 +234,7 @@ class Layout:
         Raises:
           ValueError: the prompt needs several passes and is no multiple of 2048.
         """
-        device = _DEVICE_OF_CHIPS.get(self.system.chips_per_replica, "")
+        device = _CHUNK_DEVICE.get(self.system.chips_per_replica, "")
         limit = 1024 * _CHUNK_SIZES.get(self.config.name, {}).get(device, _DEFAULT_CHUNK)
         if padded_length <= limit:
             return padded_length
@@ -234,5 +246,5 @@ class Layout:
         return next(c for c in range(limit, 0, -CHUNK_MULTIPLE) if padded_length % c == 0)
 
 
-# Chips of one replica -> the name that tt_transformers gives such a mesh, also where it is cut out of a larger box.
-_DEVICE_OF_CHIPS = {1: "N150", 2: "N300", 8: "T3K", 32: "TG"}
+# Chips of one replica -> the column of the chunk table: a mesh has the name of the box with so many chips.
+_CHUNK_DEVICE = {1: "N150", 2: "N300", 8: "T3K", 32: "TG"}
