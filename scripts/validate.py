@@ -12,7 +12,8 @@ unknown.
 
 from absl import flags
 
-from ttsim.hardware.constants import load_constants, save_constants
+from ttsim.files.writing import check_targets, write_file
+from ttsim.hardware.constants import constants_json, load_constants
 from ttsim.proof.fit_host import fit_host
 from ttsim.proof.measured import read_measured, shipped
 from ttsim.proof.validate import validate
@@ -29,13 +30,14 @@ _OUT = flags.DEFINE_string("out", None, "File to write instead of printing.")
 
 
 def main() -> None:
+    check_targets({"--fit_host": _FIT_HOST.value, "--out": _OUT.value})
     rows = shipped() if _MEASURED.value is None else read_measured(_MEASURED.value)
     if not rows:
         raise ValueError(f"{_MEASURED.value} has no rows below its columns")
     constants = load_constants(_CONSTANTS.value)
     if _FIT_HOST.value is not None:
         constants = fit_host(rows, constants)
-        save_constants(_FIT_HOST.value, constants)
+        write_file(constants_json(constants), _FIT_HOST.value)
     items = validate(rows, constants, console.progress("rows"))
     console.show(validate_page.document(items), _FORMAT.value, _OUT.value)
 
