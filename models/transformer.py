@@ -140,7 +140,7 @@ class CrossAttentionLayer(nnx.Module):
         self.wkv_dkh = parameter(
             (c.hidden_size, c.num_kv_heads, 2, c.head_dim), ("embed", "kv_heads", None, None), rngs
         )
-        self.wo_qd = parameter((c.q_size, c.hidden_size), ("wo_in", "wo_out"), rngs)
+        self.wo_qd = parameter((c.q_size, c.hidden_size), ("heads", "w2_out"), rngs)
         self.q_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.k_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.attention_gate = parameter((1,), (None,), rngs, scale=0)
