@@ -6,6 +6,7 @@ own files are renamed and reshaped by `MetaVisionTensors`. Heads are padded to w
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,17 +14,45 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ttsim.models.checkpoints.source import CheckpointError, from_hf_tensors
-from ttsim.models.vision.config import LlamaTower, VisionConfig
+from ttsim.models.checkpoints.loading import resolve_weights
+from ttsim.models.checkpoints.safetensors_files import SafetensorsFiles
+from ttsim.models.checkpoints.source import CheckpointError, from_hf_tensors, interleave
+from ttsim.models.vision.config import VISION_TYPES, LlamaTower, QwenTower, SiglipTower, VisionConfig
 from ttsim.models.vision.layers import LayerNorm, TowerLayout, VisionAttention
 from ttsim.models.vision.llama import LlamaVisionTower, VisionLayer
+from ttsim.models.vision.meta import is_meta_vision, open_meta_vision
 from ttsim.models.vision.model import VisionLanguageModel, VisionLayout
+from ttsim.models.vision.prompt import PromptVisionModel
+from ttsim.models.vision.qwen import QwenVisionTower
+from ttsim.models.vision.siglip import SiglipVisionTower
 
 Tensors = Mapping[str, Any]
 _PREFIXES = ("", "model.")
 
 
-class _Reader:
+def open_vision_checkpoint(weights: str | os.PathLike[str]) -> tuple[VisionConfig, Tensors]:
+    """The configuration and tensors of a model that sees: a directory of the hub's files, or of Meta's.
+
+    Raises:
+      CheckpointError: it is neither, or the model has no vision part that is known here.
+    """
+    path = resolve_weights(weights)
+    directory = path if path.is_dir() else path.parent
+    if is_meta_vision(directory):
+        return open_meta_vision(directory)
+    try:
+        config = VisionConfig.from_hf(directory)
+    except ValueError as error:
+        raise CheckpointError(f"{directory}: {error}") from None
+    if config is None:
+        raise CheckpointError(
+            f"{directory} holds no model that sees: its config.json must have a vision_config and one of the "
+            f"model_types {', '.join(VISION_TYPES)}"
+        )
+    return config, SafetensorsFiles(path)
+
+
+class TensorReader:
     """Tensors under any of the prefixes that generations of transformers add, each checked against its shape."""
 
     def __init__(self, tensors: Tensors):
@@ -57,10 +86,10 @@ def vision_model(
       CheckpointError: a tensor is missing, has the wrong shape, or belongs to no part of the model.
     """
     convert = convert or (lambda value, path: jnp.asarray(value, jnp.float32))
-    read = _Reader(tensors)
+    read = TensorReader(tensors)
     model = VisionLanguageModel(layout)
     model.text = from_hf_tensors(layout.text, tensors, lambda value, path: convert(value, f"text.{path}"))
-    fill = _Filler(convert)
+    fill = ParameterFiller(convert)
     config, text = layout.config, layout.config.text
     table = next((n for n in _EMBEDDINGS if n in tensors), _EMBEDDINGS[0])
     rows = np.asarray(tensors[table], np.float32)[text.vocab_size : text.vocab_size + config.extra_tokens]
@@ -70,10 +99,8 @@ def vision_model(
             f"{config.extra_tokens} for images"
         )
     fill(model, "extra_embedding_vd", rows)
-    llama_tower(model.tower, layout.tower, read, fill, text.hidden_size)
-    stray = [n for n in tensors if re.search(r"vision_model\.|multi_modal_projector\.", n) and n not in read.used]
-    if stray:
-        raise CheckpointError(f"tensor {stray[0]} belongs to no part of the model ({len(stray)} such tensors)")
+    llama_weights(model.tower, layout.tower, read, fill, text.hidden_size)
+    _no_stray(tensors, read)
     return model
 
 
@@ -84,7 +111,7 @@ _EMBEDDINGS = (
 )
 
 
-class _Filler:
+class ParameterFiller:
     """Sets parameters by name, padding each with zeros to the shape that the layout gives it."""
 
     def __init__(self, convert: Callable[[np.ndarray, str], Any]):
@@ -97,8 +124,8 @@ class _Filler:
         param.set_value(self._convert(np.pad(value, padding), name))
 
 
-def llama_tower(
-    model: LlamaVisionTower, layout: TowerLayout, read: _Reader, fill: _Filler, text_size: int
+def llama_weights(
+    model: LlamaVisionTower, layout: TowerLayout, read: TensorReader, fill: ParameterFiller, text_size: int
 ) -> None:
     """Fills Llama-3.2-Vision's tower and projector."""
     tower = layout.tower
@@ -134,16 +161,14 @@ def plain_feature_order(rows: np.ndarray, tower: LlamaTower) -> np.ndarray:
     return np.concatenate([rows[:d], rest])
 
 
-def _llama_layer(layer: VisionLayer, layout: TowerLayout, read: _Reader, fill: _Filler, prefix: str) -> None:
+def _llama_layer(layer: VisionLayer, layout: TowerLayout, read: TensorReader, fill: ParameterFiller, prefix: str) -> None:
     d, inner = layout.tower.hidden_size, layout.tower.intermediate_size
     _norm(layer.attention_norm, read, fill, f"{prefix}input_layernorm.", d)
     parts = [read(f"{prefix}self_attn.{kind}_proj.weight", d, d) for kind in "qkv"]
     attention_weights(layer.attention, layout, fill, parts, read(f"{prefix}self_attn.o_proj.weight", d, d))
     _norm(layer.mlp_norm, read, fill, f"{prefix}post_attention_layernorm.", d)
-    fill(layer.mlp, "w1_df", read(f"{prefix}mlp.fc1.weight", inner, d).T)
-    fill(layer.mlp, "b1_f", read(f"{prefix}mlp.fc1.bias", inner))
-    fill(layer.mlp, "w2_fd", read(f"{prefix}mlp.fc2.weight", d, inner).T)
-    fill(layer.mlp, "b2_d", read(f"{prefix}mlp.fc2.bias", d))
+    _linear(layer.mlp, "w1_df", "b1_f", read, fill, f"{prefix}mlp.fc1.", inner, d)
+    _linear(layer.mlp, "w2_fd", "b2_d", read, fill, f"{prefix}mlp.fc2.", d, inner)
     if layer.attention_gate is not None:
         fill(layer, "attention_gate", read(f"{prefix}gate_attn", 1))
         fill(layer, "mlp_gate", read(f"{prefix}gate_ffn", 1))
@@ -152,7 +177,7 @@ def _llama_layer(layer: VisionLayer, layout: TowerLayout, read: _Reader, fill: _
 def attention_weights(
     attention: VisionAttention,
     layout: TowerLayout,
-    fill: _Filler,
+    fill: ParameterFiller,
     qkv: list[np.ndarray],
     wo: np.ndarray,
     biases: list[np.ndarray] | None = None,
@@ -169,6 +194,87 @@ def attention_weights(
         fill(attention, "wo_bias_d", wo_bias)
 
 
-def _norm(norm: LayerNorm, read: _Reader, fill: _Filler, prefix: str, size: int) -> None:
+def prompt_vision_model(
+    layout: VisionLayout, tensors: Tensors, convert: Callable[[np.ndarray, str], Any] | None = None
+) -> PromptVisionModel:
+    """The same for a model in whose prompt the image's tokens stand."""
+    convert = convert or (lambda value, path: jnp.asarray(value, jnp.float32))
+    read, fill = TensorReader(tensors), ParameterFiller(convert)
+    model = PromptVisionModel(layout)
+    model.text = from_hf_tensors(layout.text, tensors, lambda value, path: convert(value, f"text.{path}"))
+    weights: Any = siglip_weights if isinstance(layout.config.tower, SiglipTower) else qwen_weights
+    weights(model.tower, layout.tower, read, fill, layout.config.text.hidden_size)
+    _no_stray(tensors, read)
+    return model
+
+
+def siglip_weights(
+    model: SiglipVisionTower, layout: TowerLayout, read: TensorReader, fill: ParameterFiller, text_size: int
+) -> None:
+    """Fills Gemma-3's tower and projector."""
+    tower = layout.tower
+    assert isinstance(tower, SiglipTower)
+    d, inner, side, name = tower.hidden_size, tower.intermediate_size, tower.patch_size, "vision_tower.vision_model."
+    fill(model, "patch_pd", read(f"{name}embeddings.patch_embedding.weight", d, 3, side, side).reshape(d, -1).T)
+    fill(model, "patch_bias_d", read(f"{name}embeddings.patch_embedding.bias", d))
+    fill(model, "position_sd", read(f"{name}embeddings.position_embedding.weight", tower.patches_per_side**2, d))
+    for index, layer in enumerate(model.layers):
+        prefix = f"{name}encoder.layers.{index}."
+        _norm(layer.attention_norm, read, fill, f"{prefix}layer_norm1.", d)
+        parts = [read(f"{prefix}self_attn.{kind}_proj.weight", d, d) for kind in "qkv"]
+        biases = [read(f"{prefix}self_attn.{kind}_proj.bias", d) for kind in "qkv"]
+        wo, wo_bias = read(f"{prefix}self_attn.out_proj.weight", d, d), read(f"{prefix}self_attn.out_proj.bias", d)
+        attention_weights(layer.attention, layout, fill, parts, wo, biases, wo_bias)
+        _norm(layer.mlp_norm, read, fill, f"{prefix}layer_norm2.", d)
+        _linear(layer.mlp, "w1_df", "b1_f", read, fill, f"{prefix}mlp.fc1.", inner, d)
+        _linear(layer.mlp, "w2_fd", "b2_d", read, fill, f"{prefix}mlp.fc2.", d, inner)
+    _norm(model.norm_post, read, fill, f"{name}post_layernorm.", d)
+    # Gemma's norms multiply by one more than their weight.
+    fill(model.projector_norm, "weight_d", 1 + read("multi_modal_projector.mm_soft_emb_norm.weight", d))
+    fill(model, "projector_pd", read("multi_modal_projector.mm_input_projection_weight", d, text_size))
+
+
+def qwen_weights(model: QwenVisionTower, layout: TowerLayout, read: TensorReader, fill: ParameterFiller, text_size: int) -> None:
+    """Fills Qwen2.5-VL's tower and merger."""
+    tower = layout.tower
+    assert isinstance(tower, QwenTower)
+    d, inner, side, merged = tower.hidden_size, tower.intermediate_size, tower.patch_size, tower.merged_size
+    patch = read("visual.patch_embed.proj.weight", d, tower.channels, tower.frames, side, side)
+    fill(model, "patch_pd", patch.reshape(d, -1).T)
+    for index, layer in enumerate(model.layers):
+        prefix = f"visual.blocks.{index}."
+        fill(layer.attention_norm, "weight_d", read(f"{prefix}norm1.weight", d))
+        fill(layer.mlp_norm, "weight_d", read(f"{prefix}norm2.weight", d))
+        q, k, v = np.split(read(f"{prefix}attn.qkv.weight", 3 * d, d), 3)
+        bq, bk, bv = np.split(read(f"{prefix}attn.qkv.bias", 3 * d), 3)
+        q, k, bq, bk = (interleave(rows, tower.head_dim) for rows in (q, k, bq, bk))
+        wo, wo_bias = read(f"{prefix}attn.proj.weight", d, d), read(f"{prefix}attn.proj.bias", d)
+        attention_weights(layer.attention, layout, fill, [q, k, v], wo, [bq, bk, bv], wo_bias)
+        _linear(layer.mlp, "w1_df", "b1_f", read, fill, f"{prefix}mlp.gate_proj.", inner, d)
+        _linear(layer.mlp, "w3_df", "b3_f", read, fill, f"{prefix}mlp.up_proj.", inner, d)
+        _linear(layer.mlp, "w2_fd", "b2_d", read, fill, f"{prefix}mlp.down_proj.", d, inner)
+    fill(model.merger_norm, "weight_d", read("visual.merger.ln_q.weight", d))
+    _linear(model, "merger_mm", "merger_bias_m", read, fill, "visual.merger.mlp.0.", merged, merged)
+    _linear(model, "projector_md", "projector_bias_d", read, fill, "visual.merger.mlp.2.", text_size, merged)
+
+
+def _linear(
+    module: Any, weight: str, bias: str, read: TensorReader, fill: ParameterFiller, prefix: str, outputs: int, inputs: int
+) -> None:
+    fill(module, weight, read(f"{prefix}weight", outputs, inputs).T)
+    fill(module, bias, read(f"{prefix}bias", outputs))
+
+
+def _no_stray(tensors: Tensors, read: TensorReader) -> None:
+    """Every tensor of the vision part is one that the model has."""
+    stray = [name for name in tensors if _VISION.search(name) and name not in read.used]
+    if stray:
+        raise CheckpointError(f"tensor {stray[0]} belongs to no part of the model ({len(stray)} such tensors)")
+
+
+_VISION = re.compile(r"\b(vision_model|vision_tower|visual|multi_modal_projector)\.")
+
+
+def _norm(norm: LayerNorm, read: TensorReader, fill: ParameterFiller, prefix: str, size: int) -> None:
     fill(norm, "weight_d", read(f"{prefix}weight", size))
     fill(norm, "bias_d", read(f"{prefix}bias", size))

@@ -260,7 +260,8 @@ def _llama(data: Mapping[str, Any], name: str | None) -> VisionConfig:
     )
 
 
-def _gemma3(data: Mapping[str, Any], name: str | None) -> VisionConfig:
+def siglip_tower(data: Mapping[str, Any], image_tokens: int = 256) -> SiglipTower:
+    """The tower of a Gemma-3 `vision_config`, and how many tokens it leaves (`mm_tokens_per_image`)."""
     vision = {
         "hidden_size": 1152,
         "intermediate_size": 4304,
@@ -271,10 +272,10 @@ def _gemma3(data: Mapping[str, Any], name: str | None) -> VisionConfig:
         "num_channels": 3,
         "layer_norm_eps": 1e-6,
         "hidden_act": "gelu_pytorch_tanh",
-        **data["vision_config"],
+        **data,
     }
     _only(vision, "hidden_act", "gelu_pytorch_tanh")
-    tower = SiglipTower(
+    return SiglipTower(
         hidden_size=vision["hidden_size"],
         intermediate_size=vision["intermediate_size"],
         num_layers=vision["num_hidden_layers"],
@@ -284,11 +285,14 @@ def _gemma3(data: Mapping[str, Any], name: str | None) -> VisionConfig:
         norm_eps=vision["layer_norm_eps"],
         activation="gelu_tanh",
         image_size=vision["image_size"],
-        image_tokens=data.get("mm_tokens_per_image", 256),
+        image_tokens=image_tokens,
         projector_eps=vision["layer_norm_eps"],
     )
+
+
+def _gemma3(data: Mapping[str, Any], name: str | None) -> VisionConfig:
     return VisionConfig(
-        tower=tower,
+        tower=siglip_tower(data["vision_config"], data.get("mm_tokens_per_image", 256)),
         fusion="embeddings",
         text=ModelConfig.from_hf(data, name=name),
         image_token=data.get("image_token_index", data.get("image_token_id", 262144)),
@@ -346,6 +350,7 @@ def _qwen(data: Mapping[str, Any], name: str | None) -> VisionConfig:
 
 
 _READERS = {"mllama": _llama, "gemma3": _gemma3, "qwen2_5_vl": _qwen}
+VISION_TYPES = tuple(_READERS)
 
 
 def _only(vision: Mapping[str, Any], field: str, supported: str) -> None:

@@ -68,7 +68,7 @@ def sdpa(q, keys, values, mask, *, scale, setting, kv_format, out_format, mask_f
 
     Args:
       q: [heads, S, d]; keys, values: [kv_heads, L, d], each shared by heads / kv_heads query heads.
-      mask: [S, L], the same for all heads.
+      mask: [S, L], the same for all heads, or None: every row sees every key.
       scale: of the scores; heads that are padded to whole tiles keep that of their true size.
       setting: compute setting of both products. kv_format, out_format, mask_format: formats.
 
@@ -84,7 +84,8 @@ def sdpa(q, keys, values, mask, *, scale, setting, kv_format, out_format, mask_f
 
     def attend(block):
         q_block, mask_block = block
-        scores = jnp.einsum("kgqd,ksd->kgqs", q_block, keys) * scale + mask_block[None, None]
+        scores = jnp.einsum("kgqd,ksd->kgqs", q_block, keys) * scale
+        scores = scores if mask_block is None else scores + mask_block[None, None]
         return jnp.einsum("kgqs,ksd->kgqd", _activations(_softmax(scores, setting), setting), values)
 
     if rows <= _QUERY_ROWS:
@@ -92,7 +93,8 @@ def sdpa(q, keys, values, mask, *, scale, setting, kv_format, out_format, mask_f
     else:
         size = next(n for n in range(_QUERY_ROWS, 0, -1) if rows % n == 0)
         blocks = grouped.reshape(*grouped.shape[:2], -1, size, head_dim).transpose(2, 0, 1, 3, 4)
-        out = jax.lax.map(attend, (blocks, mask.reshape(-1, size, mask.shape[-1]))).transpose(1, 2, 0, 3, 4)
+        masks = None if mask is None else mask.reshape(-1, size, mask.shape[-1])
+        out = jax.lax.map(attend, (blocks, masks)).transpose(1, 2, 0, 3, 4)
     return pack(out.reshape(q.shape), out_format)
 
 
