@@ -85,10 +85,10 @@ def _output(x: Any, layer: Any, stage: Stage, vision: VisionPrecision) -> Any:
     return y
 
 
-def _feed_forward(x: Any, layer: Any, keep: Any, stage: Stage, h: Any) -> Any:
+def _feed_forward(x: Any, layer: Any, keep: Any, stage: Stage, h: Any, memory: str = "dram") -> Any:
     fmt = stage.precision.residual
-    out = tt.mask_rows(layer.mlp(h, stage), keep, out_format=fmt)
-    return tt.add(x, tt.gate(out, layer.mlp_gate[...], out_format=fmt), out_format=fmt)
+    out = tt.mask_rows(layer.mlp(h, stage), keep, out_format=fmt, memory=memory)
+    return tt.add(x, tt.gate(out, layer.mlp_gate[...], out_format=fmt, memory=memory), out_format=fmt)
 
 
 @functools.partial(jax.jit, static_argnames=("stage", "vision"))
@@ -152,8 +152,9 @@ def cross_decode_layer(
     stage = Stage.decode(layout, precision, x.shape[0])
     p, c = stage.precision, layout.config
     h = stage.norm(x, layer.attention_norm_d, cores=layout.attention_cores)
-    q = _product(h, layer.wq_dq[...], stage, vision, p.wqkv, 32)
-    q = tt.rms_norm(q.reshape(x.shape[0], -1, c.head_dim), layer.q_norm_h[...], eps=c.rms_norm_eps, out_format=p.rope_in)
+    q = _product(tt.reshard(h, format=p.residual), layer.wq_dq[...], stage, vision, p.wqkv, 32)
+    q = tt.split_heads_decode(q, heads=layout.local_heads, format=p.linear_out)
+    q = tt.rms_norm(q, layer.q_norm_h[...], eps=c.rms_norm_eps, out_format=p.rope_in)
     out = tt.sdpa_decode_masked(
         q,
         keys,
@@ -164,8 +165,9 @@ def cross_decode_layer(
         out_format=p.sdpa_decode_out,
         mask_format=vision.activation,
     )
-    out = tt.mask_rows(tt.concat_heads_decode(out, format=p.sdpa_decode_out), keep, out_format=p.sdpa_decode_out)
+    out = tt.join_heads_decode(out, format=p.sdpa_decode_out)
+    out = tt.mask_rows(out, keep, out_format=p.sdpa_decode_out, memory="l1")
     out = _output(out, layer, stage, vision)
-    x = tt.add(x, tt.gate(out, layer.attention_gate[...], out_format=p.residual), out_format=p.residual)
+    x = tt.add(x, tt.gate(out, layer.attention_gate[...], out_format=p.residual, memory="l1"), out_format=p.residual)
     h = stage.norm(x, layer.mlp_norm_d, cores=layout.mlp_cores, move=False)
-    return _feed_forward(x, layer, keep, stage, h)
+    return _feed_forward(x, layer, keep, stage, h, "l1")

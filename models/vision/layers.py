@@ -58,10 +58,12 @@ class TowerLayout:
 
     Attributes:
       tower: its configuration. system: the system; a Galaxy's two directions are refused.
+      chunk: rows of queries and of keys that a core attends to at once.
     """
 
     tower: TowerConfig
     system: System
+    chunk: int = 128
 
     def __post_init__(self) -> None:
         if self.system.topology is Topology.GRID:
@@ -200,6 +202,7 @@ class VisionAttention(nnx.Module):
             kv_format=p.activation,
             out_format=p.activation,
             mask_format=p.activation,
+            chunk=layout.chunk,
         )
         out = tt.concat_heads_prefill(out, format=p.activation)
         return stage.add_bias(stage.summed(stage.linear(out, self.wo_qd)), self.wo_bias_d)

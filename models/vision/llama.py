@@ -79,12 +79,12 @@ class LlamaVisionTower(nnx.Module):
         self.projector_pd = parameter((tower.feature_size, text_size), (None, "residual"), rngs)
         self.projector_bias_d = parameter((text_size,), ("residual",), rngs, scale=0.02)
 
-    def features(self, patches_tpv: Any, aspect: Any, used_t: Any, stage: TowerStage) -> Any:
+    def features(self, patches_tpv: Any, aspect: Any, mask: Any, stage: TowerStage) -> Any:
         """The last state and the kept ones of every token (inside `shard_map`).
 
         Args:
           patches_tpv: [tiles, patches, 3 P^2], the host's rows.
-          aspect: int32 scalar, number of the canvas. used_t: [tiles], one where a tile is used.
+          aspect: int32 scalar, number of the canvas. mask: of all tiles' rows, padding included (`tt.tower_mask`).
           stage: layout and precision.
 
         Returns:
@@ -93,10 +93,7 @@ class LlamaVisionTower(nnx.Module):
         tower, fmt = stage.layout.tower, stage.precision.activation
         assert isinstance(tower, LlamaTower)
         tiles = patches_tpv.shape[0]
-        visible = round_up(tower.tokens, REFERENCE_ROWS)
         padded = round_up(tower.tokens, TILE)
-        mask = tt.tower_mask(used_t, tokens=tower.tokens, visible=visible, padded=padded)
-        mask = tt.from_torch(mask, format=fmt)
         x = stage.linear(patches_tpv, self.patch_pd, setting=stage.precision.patch_setting)
         x = self.pre_tile(x, aspect, stage)
         x = tt.prepend_class(x, self.class_d[...], format=fmt)

@@ -11,20 +11,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax.numpy as jnp
 from flax import nnx
 
 from ttsim import ops as tt
+from ttsim.hardware.vision_software import VisionSoftware, vision_software
 from ttsim.models.cache import KVCache
-from ttsim.models.layout import Layout
+from ttsim.models.layout import TILE, Layout, round_up
 from ttsim.models.parameters import parameter
 from ttsim.models.stage import Stage
 from ttsim.models.transformer import Transformer, _rotary_tables, decode_layer, prefill_layer
 from ttsim.models.vision.config import LlamaTower, VisionConfig
 from ttsim.models.vision.cross import VisionCache, cross_decode_layer, cross_prefill_layer, vision_rows
 from ttsim.models.vision.layers import TowerLayout, TowerStage, VisionPrecision
-from ttsim.models.vision.llama import LlamaVisionTower
+from ttsim.models.vision.llama import REFERENCE_ROWS, LlamaVisionTower
 from ttsim.precision.slots import AnyPrecision
+from ttsim.precision.values import TABLE_DATE
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,18 @@ class VisionLayout:
     Attributes:
       config: the model. text: the layout of its text model.
       images: most images of a prompt. tiles: tiles of each that the tower computes and the text model can see.
+      software: what the vision code of a date does; it changes the program, not what it computes.
     """
 
     config: VisionConfig
     text: Layout
     images: int = 1
     tiles: int = 4
+    software: VisionSoftware = vision_software(TABLE_DATE, "")
 
     @property
     def tower(self) -> TowerLayout:
-        return TowerLayout(self.config.tower, self.text.system)
+        return TowerLayout(self.config.tower, self.text.system, chunk=32 * self.tiles)
 
     @property
     def rows(self) -> int:
@@ -51,6 +54,27 @@ class VisionLayout:
         tower = self.config.tower
         assert isinstance(tower, LlamaTower)
         return vision_rows(tower.tokens, self.images * self.tiles)
+
+    def to_devices(self, x: Any, fmt: str) -> Any:
+        """A tensor of the host on every device, copied as the software of the date does it."""
+        chips, software = self.text.ways, self.software
+        return tt.from_torch(
+            x,
+            format=fmt,
+            conversions=1 if software.converts_once else chips,
+            tilings=1 if software.tilizes_once else chips,
+            fast_tilize=software.fast_tilize,
+        )
+
+    def vision_rows(self, tokens: Any, fmt: str) -> Any:
+        """The tokens of all images as the rows that cross attention reads: over the host, or joined on the devices."""
+        if self.software.tokens_stay:
+            return tt.join_tiles(tokens, rows=self.rows, format=fmt)
+        copies = 1 if self.software.reads_one_replica else self.text.ways
+        rows = tt.to_torch(
+            tokens, rows=self.rows, format=fmt, copies=copies, fast_tilize=self.software.fast_tilize
+        )
+        return self.to_devices(rows, fmt)
 
 
 class VisionLanguageModel(nnx.Module):
@@ -75,13 +99,18 @@ class VisionLanguageModel(nnx.Module):
         Args:
           pixels: of the tiles. aspect: int32 scalar, number of the canvas. used: [tiles], one for a used tile.
         """
-        stage = TowerStage(layout.tower, precision)
-        patches = tt.unfold_patches(pixels, patch=layout.config.tower.patch_size)
-        patches = tt.from_torch(patches, format=precision.activation)
-        tokens = self.tower.project(self.tower.features(patches, aspect, used, stage), stage)
+        tower, stage = layout.config.tower, TowerStage(layout.tower, precision)
+        assert isinstance(tower, LlamaTower)
+        patches = tt.host_image(pixels, patch=tower.patch_size)
+        padded = round_up(tower.tokens, TILE)
+        mask = tt.tower_mask(
+            used, tokens=tower.tokens, visible=round_up(tower.tokens, REFERENCE_ROWS), padded=padded
+        )
+        mask = layout.to_devices(mask, precision.activation)
+        tokens = self.tower.project(self.tower.features(patches, aspect, mask, stage), stage)
         if layout.text.ways > 1:
             axis = layout.text.residual_axis
-            tokens = tt.all_gather(tokens, axis=axis, dim=tokens.ndim - 1, format=precision.activation)
+            tokens = tt.line_gather(tokens, axis=axis, format=precision.activation)
         return tokens
 
     def prefill(
@@ -112,16 +141,9 @@ class VisionLanguageModel(nnx.Module):
           (this device's slice of the logits, the cache, the vision cache).
         """
         fmt = vision_precision.activation
-        # The tokens take the way over the host, which drops each tile's padding.
-        rows = tt.to_torch(vision, format=fmt).reshape(-1, vision.shape[-1])
-        rows = tt.from_torch(jnp.pad(rows, ((0, layout.rows - rows.shape[0]), (0, 0))), format=fmt)
-        mask = tt.image_mask(seen, tokens=vision.shape[2], keys=layout.rows)
-        mask = tt.from_torch(mask, format=vision_precision.cross_mask)
-        keep = (seen.sum(axis=1) > 0).astype(jnp.float32)
+        rows = layout.vision_rows(vision, vision_precision.activation)
         first = precision.layer(0)
-        x = tt.host_embedding(
-            tokens_t, self.text.embedding_vd[...], self.extra_embedding_vd[...], out_format=first.residual
-        )
+        x, mask, keep = self._inputs(tokens_t, seen, layout, first.residual, step=False)
         cos, sin = (table[None] for table in _rotary_tables(positions_t, layout.text, first))
         text, cross = _lists(cache), _lists(vision_cache)
         for layer, slot, is_cross, layer_precision in self._layers(layout, precision):
@@ -167,17 +189,8 @@ class VisionLanguageModel(nnx.Module):
         Returns:
           ([B, V] logits, the cache).
         """
-        tower = layout.config.tower
-        assert isinstance(tower, LlamaTower)
-        text = layout.text
-        mask = tt.image_mask(seen, tokens=tower.tokens, keys=layout.rows)
-        mask = tt.from_torch(mask, format=vision_precision.activation)
-        keep = (seen.sum(axis=1) > 0).astype(jnp.float32)
-        first = precision.layer(0)
-        x = tt.host_embedding(
-            tokens_b, self.text.embedding_vd[...], self.extra_embedding_vd[...], out_format=first.residual
-        )
-        x = tt.from_torch(x, format=first.residual)
+        text, first = layout.text, precision.layer(0)
+        x, mask, keep = self._inputs(tokens_b, seen, layout, first.residual, step=True)
         cos, sin = (table[:, None] for table in _rotary_tables(positions, text, first))
         keys, values = _lists(cache)
         for layer, slot, is_cross, layer_precision in self._layers(layout, precision):
@@ -198,8 +211,23 @@ class VisionLanguageModel(nnx.Module):
                     layer, x, cos, sin, positions, keys[slot], values[slot], layout=text, precision=layer_precision
                 )
         stage = Stage.decode(text, precision.layer(len(cache.keys) - 1), tokens_b.shape[0])
-        y = stage.logits(x, self.text.norm_d, self.text.lm_head_dv, precision, gather=True)
-        return tt.untilize(y, format=precision.logits)[:, : text.config.vocab_size], _filled(cache, (keys, values))
+        y = vision_logits(x, self.text.norm_d, self.text.lm_head_dv, stage, precision)
+        y = tt.untilize(y, format=precision.logits)[:, : text.config.vocab_size]
+        return tt.host_logits(y), _filled(cache, (keys, values))
+
+    def _inputs(self, tokens: Any, seen: Any, layout: VisionLayout, fmt: str, *, step: bool) -> Any:
+        tower = layout.config.tower
+        assert isinstance(tower, LlamaTower)
+        return tt.host_inputs(
+            tokens,
+            self.text.embedding_vd[...],
+            self.extra_embedding_vd[...],
+            seen,
+            tile_tokens=tower.tokens,
+            keys=layout.rows,
+            step=step,
+            out_format=fmt,
+        )
 
     def _layers(self, layout: VisionLayout, precision: AnyPrecision) -> Iterator[tuple[Any, int, bool, Any]]:
         """(layer, its place among those of its kind, whether it attends to images, its precision) in order.
@@ -220,3 +248,36 @@ def _lists(cache: KVCache | VisionCache) -> tuple[list[Any], list[Any]]:
 
 def _filled(cache: Any, parts: tuple[list[Any], list[Any]]) -> Any:
     return dataclasses.replace(cache, keys=tuple(parts[0]), values=tuple(parts[1]))
+
+
+LM_HEAD_PIECES = 8  # of the vocabulary, over all devices
+
+
+def vision_logits(x: Any, norm_d: Any, lm_head_dv: Any, stage: Stage, precision: AnyPrecision) -> Any:
+    """Logits [B, V] of a decode step: not the DRAM-sharded LM head but pieces of the vocabulary by 2-D multicast.
+
+    Each device computes its share in 8 / devices pieces; each piece is gathered by itself.
+    """
+    layout = stage.layout
+    h = stage.norm(x, norm_d, cores=layout.lm_head_cores)
+    table = lm_head_dv[...]
+    pieces = max(1, LM_HEAD_PIECES // layout.ways)
+    width = -(-table.shape[1] // pieces)
+    parts = []
+    for first in range(0, table.shape[1], width):
+        y = tt.linear(
+            h,
+            table[:, first : first + width],
+            kernel="mcast_2d",
+            weight_format=precision.lm_head,
+            setting=precision.li_lm_head,
+            in_format=stage.precision.residual,
+            out_format=precision.logits,
+            pass_rows=32,
+        )
+        if layout.ways > 1:
+            y = tt.all_gather(y, axis=layout.axis, dim=y.ndim - 1, format=precision.logits)
+        parts.append(y.reshape(y.shape[0], layout.ways, -1))
+    # Each device's pieces side by side, device by device: the order of the vocabulary.
+    columns = [part[:, device] for device in range(layout.ways) for part in parts]
+    return tt.join_columns(*columns, format=precision.logits) if len(columns) > 1 else columns[0]

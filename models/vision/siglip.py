@@ -66,8 +66,7 @@ class SiglipVisionTower(nnx.Module):
 
     def encode(self, inputs: Any, stage: TowerStage) -> Any:
         """Pixels [3, S, S] -> this device's columns of the image's tokens."""
-        patches = tt.unfold_patches(inputs[None], patch=stage.layout.tower.patch_size)[0]
-        patches = tt.from_torch(patches, format=stage.precision.activation)
+        patches = tt.host_image(inputs[None], patch=stage.layout.tower.patch_size)[0]
         return self.project(self.states(patches, stage), stage)
 
 

@@ -87,3 +87,73 @@ def flash_attention(
         fidelity=fidelity_name(setting),
         source="tt-metal tech_reports/FlashAttention/FlashAttention.md",
     )
+
+
+def flash_attention_masked(
+    heads: int,
+    kv_heads: int,
+    rows: int,
+    length: int,
+    head_dim: int,
+    *,
+    chunk: int,
+    fmt: str,
+    mask_format: str | None,
+    setting: str,
+    machine: Machine,
+) -> Kernel:
+    """Attention of `rows` queries to all of `length` keys under a mask, in chunks of `chunk` x `chunk` scores.
+
+    Cores are split over heads first, then over chunks of q; nothing is skipped, and the core with most chunks decides.
+    Every head reads the mask. Keys and values are read once for each round of q chunks.
+    """
+    q_chunk, k_chunk = min(chunk, 32 * -(-rows // 32)), chunk
+    q_chunks, k_chunks = -(-rows // q_chunk), -(-length // k_chunk)
+    cores = machine.chip.cores
+    per_heads = min(cores, heads)
+    per_chunks = min(cores // per_heads, q_chunks)
+    rounds = -(-q_chunks // per_chunks)
+    blocks = rounds * -(-heads // per_heads) * k_chunks
+    peak = machine.chip.clock * 4096 / phases(setting)
+    mask = heads * tensor_bytes(rows, length, mask_format) if mask_format else 0
+    moved = mask + tensor_bytes(heads * rows, 2 * head_dim, fmt)
+    moved += rounds * tensor_bytes(kv_heads * length, 2 * head_dim, fmt)
+    return Kernel(
+        "sdpa",
+        start=seconds(15e-6),
+        limits={
+            "compute": times(blocks * (q_chunk * k_chunk) / 256**2, "softmax_block")
+            + over(blocks * 4 * q_chunk * k_chunk * head_dim / peak, "sdpa_efficiency"),
+            "dram": over(moved, "interleaved_bandwidth"),
+        },
+        bytes=moved,
+        flops=4 * heads * head_dim * rows * length,
+        cores=per_heads * per_chunks,
+        fidelity=fidelity_name(setting),
+        source="ttnn operations/transformer/sdpa, is_causal=False",
+    )
+
+
+def flash_decode_masked(
+    users: int, heads: int, kv_heads: int, length: int, head_dim: int, *, fmt: str, setting: str, machine: Machine
+) -> Kernel:
+    """One query row per head and user against a whole cache of `length` positions under a mask, in chunks of 128."""
+    chunk = 128
+    cores = machine.chip.cores
+    per_head = max(min(MAX_CORES_PER_HEAD, cores // (kv_heads * users)), 1)
+    rounds, chunks = -(-kv_heads * users // cores), -(-length // chunk)
+    active = min(per_head, chunks)
+    moved = 2 * users * kv_heads * chunks * tensor_bytes(chunk, head_dim, fmt)
+    return Kernel(
+        "sdpa_decode",
+        start=times(1, "sdpa_decode_start") + times(active - 1, "sdpa_merge"),
+        limits={
+            "dram": over(moved, "interleaved_bandwidth"),
+            "compute": times(rounds * -(-chunks // per_head), "sdpa_decode_chunk"),
+        },
+        bytes=moved,
+        flops=4 * users * heads * head_dim * chunks * chunk,
+        cores=min(cores, per_head * kv_heads * users),
+        fidelity=fidelity_name(setting),
+        source="ttnn operations/transformer/sdpa_decode, is_causal=False",
+    )

@@ -20,6 +20,14 @@ from ttsim.ops.attention import (
 from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
 from ttsim.ops.core import OPS, Op, OpCall, op
 from ttsim.ops.eltwise import add, add_bias, silu_mul, typecast
+from ttsim.ops.host_vision import (
+    from_torch,
+    host_image,
+    host_inputs,
+    host_logits,
+    to_torch,
+    tower_mask,
+)
 from ttsim.ops.matrix import all_gather_matmul, embedding, linear
 from ttsim.ops.norm import rms_norm, rms_norm_apply, rms_norm_stats
 from ttsim.ops.resharding import argmax, reshard, select_rows, select_users, take_rows, untilize
@@ -28,13 +36,13 @@ from ttsim.ops.vision import (
     add_rows,
     add_spread,
     average_pool,
-    from_torch,
     gate,
     gather_sum,
-    host_embedding,
-    image_mask,
     join_columns,
+    join_heads_decode,
+    join_tiles,
     layer_norm,
+    line_gather,
     linear_bias,
     mask_rows,
     pad_rows,
@@ -45,10 +53,9 @@ from ttsim.ops.vision import (
     sdpa_decode_masked,
     slice_rows,
     split_heads,
+    split_heads_decode,
+    stack_images,
     take_aspect,
-    to_torch,
-    tower_mask,
-    unfold_patches,
 )
 
 __all__ = [
@@ -74,10 +81,14 @@ __all__ = [
     "from_torch",
     "gate",
     "gather_sum",
-    "host_embedding",
-    "image_mask",
+    "host_image",
+    "host_inputs",
+    "host_logits",
     "join_columns",
+    "join_heads_decode",
+    "join_tiles",
     "layer_norm",
+    "line_gather",
     "linear",
     "linear_bias",
     "mask_rows",
@@ -103,12 +114,13 @@ __all__ = [
     "silu_mul",
     "slice_rows",
     "split_heads",
+    "split_heads_decode",
+    "stack_images",
     "take_aspect",
     "take_rows",
     "to_torch",
     "tower_mask",
     "typecast",
-    "unfold_patches",
     "untilize",
     "update_cache",
 ]

@@ -1,4 +1,4 @@
-"""Ops of models that see: the image tower, attention under a mask, gates, and the host's work on images.
+"""Ops of models that see: the image tower, attention under a mask, gates. The host's work is in `host_vision`.
 
 Attention here takes its mask as an argument: [rows, keys], zero where a row sees a key and very negative where it does
 not. A row that sees nothing is the caller's to mask (`mask_rows`); its softmax is then uniform, never NaN.
@@ -6,9 +6,17 @@ not. A row that sees nothing is the caller's to mask (`mask_rows`); its softmax 
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 
+from ttsim.kernels import activations as tensix
+from ttsim.kernels import flash as attention
+from ttsim.kernels import links, matmul
+from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
+from ttsim.meshes.systems import Topology
 from ttsim.numerics import fidelity
 from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import dequantize
@@ -40,6 +48,13 @@ def layer_norm(x, weight, bias, *, eps, out_format):
     return pack(y * weight.astype(jnp.float32).reshape(row) + bias.astype(jnp.float32).reshape(row), out_format)
 
 
+@layer_norm.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [tensix.stream_rows("layer_norm", moved, rows, machine)]
+
+
 @op
 def linear_bias(
     x, w, bias, *, weight_format, setting, out_format, activation="none", in_format="bf16", pass_rows=None
@@ -62,8 +77,18 @@ def linear_bias(
     return pack(_ACTIVATIONS[activation](y + bias.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))), out_format)
 
 
+@linear_bias.cost
+def _(call, machine):
+    x, w = call.inputs[:2]
+    rows, k = rows_and_columns(x)
+    options = {"fmt": call["weight_format"], "out_format": call["out_format"], "setting": call["setting"]}
+    options["in_format"] = call.attributes.get("in_format", "bf16")
+    pass_rows = call.attributes.get("pass_rows") or rows
+    return [matmul.mcast_2d(rows, k, math.prod(w.shape[1:]), pass_rows=pass_rows, machine=machine, **options)]
+
+
 @op
-def sdpa(q, keys, values, mask, *, scale, setting, kv_format, out_format, mask_format="bf16"):
+def sdpa(q, keys, values, mask, *, scale, setting, kv_format, out_format, mask_format="bf16", chunk=128):
     """Flash attention under a mask: softmax(q K^T scale + mask) V.
 
     Args:
@@ -71,11 +96,12 @@ def sdpa(q, keys, values, mask, *, scale, setting, kv_format, out_format, mask_f
       mask: [S, L], the same for all heads, or None: every row sees every key.
       scale: of the scores; heads that are padded to whole tiles keep that of their true size.
       setting: compute setting of both products. kv_format, out_format, mask_format: formats.
+      chunk: rows of queries, and of keys, that a core computes at once.
 
     Returns:
       [heads, S, d].
     """
-    del mask_format
+    del mask_format, chunk
     setting = get_setting(setting)
     heads, rows, head_dim = q.shape
     kv_heads = keys.shape[0]
@@ -96,6 +122,15 @@ def sdpa(q, keys, values, mask, *, scale, setting, kv_format, out_format, mask_f
         masks = None if mask is None else mask.reshape(-1, size, mask.shape[-1])
         out = jax.lax.map(attend, (blocks, masks)).transpose(1, 2, 0, 3, 4)
     return pack(out.reshape(q.shape), out_format)
+
+
+@sdpa.cost
+def _(call, machine):
+    q, keys, _, mask = call.inputs
+    heads, rows, head_dim = q.shape
+    formats = {"fmt": call["kv_format"], "mask_format": mask and call.attributes.get("mask_format", "bf16")}
+    options = {"chunk": call.attributes.get("chunk", 128), "setting": call["setting"], "machine": machine, **formats}
+    return [attention.flash_attention_masked(heads, keys.shape[0], rows, keys.shape[1], head_dim, **options)]
 
 
 @op
@@ -119,11 +154,51 @@ def sdpa_decode_masked(q, keys, values, mask, *, setting, kv_format, out_format,
     return pack(jnp.einsum("bkgs,bksd->bkgd", weights, values).reshape(q.shape), out_format)
 
 
+@sdpa_decode_masked.cost
+def _(call, machine):
+    users, heads, head_dim = call.inputs[0].shape
+    kv_heads, length = call.inputs[1].shape[1:3]
+    options = {"fmt": call["kv_format"], "setting": call["setting"], "machine": machine}
+    return [attention.flash_decode_masked(users, heads, kv_heads, length, head_dim, **options)]
+
+
 @op
 def split_heads(x, *, heads, format):
     """One projection of one user into heads: [S, heads * d] -> [heads, S, d]."""
     del format
     return x.reshape(x.shape[0], heads, -1).transpose(1, 0, 2)
+
+
+@split_heads.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    return [tensix.stream_rows("create_heads", 2 * tensor_bytes(rows, columns, call["format"]), rows, machine)]
+
+
+@op
+def split_heads_decode(x, *, heads, format):
+    """The query projection of each user into heads: [B, heads * d] -> [B, heads, d]."""
+    del format
+    return x.reshape(x.shape[0], heads, -1)
+
+
+@split_heads_decode.cost
+def _(call, machine):
+    steps = ("create_heads", "untilize", "slice", "transpose", "tilize")
+    return [tensix.small(name, 4e-6) for name in steps]
+
+
+@op
+def join_heads_decode(x, *, format):
+    """[B, heads, d] -> [B, heads * d], by way of rows."""
+    del format
+    return x.reshape(x.shape[0], -1)
+
+
+@join_heads_decode.cost
+def _(call, machine):
+    steps = ("untilize", "transpose", "slice", "tilize", "concat_heads")
+    return [tensix.small(name, 3e-6) for name in steps]
 
 
 @op
@@ -135,16 +210,61 @@ def gather_sum(x, *, axis, format):
     return pack(jax.lax.psum(x, axis), format)
 
 
+@gather_sum.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
+    line = on_a_line(machine)
+    return [
+        links.all_gather(devices * tensor, devices, line),
+        tensix.stream("fast_reduce_nc", (devices + 1) * tensor, machine),
+    ]
+
+
 @op
-def gate(x, strength, *, out_format):
-    """x tanh(strength): strength [1] is a parameter of the model."""
+def line_gather(x, *, axis, format):
+    """Concatenates every device's columns, over one link of a line whatever the system's own collectives take."""
+    del format
+    return jax.lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True)
+
+
+@line_gather.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    gathered = call.num_devices * tensor_bytes(rows, columns, call["format"])
+    return [links.all_gather(gathered, call.num_devices, on_a_line(machine))]
+
+
+@op
+def gate(x, strength, *, out_format, memory="dram"):
+    """x tanh(strength): strength [1] is a parameter of the model. `memory`: where x lies, "dram" or "l1"."""
+    del memory
     return pack(x * jnp.tanh(strength.astype(jnp.float32)).reshape((1,) * x.ndim), out_format)
 
 
+@gate.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    if call.attributes.get("memory") == "l1":
+        return [tensix.small("tanh", 2.5e-6), tensix.small("mul", 2.5e-6)]
+    moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [tensix.small("tanh", 3e-6), tensix.stream("mul", moved, machine)]
+
+
 @op
-def mask_rows(x, keep, *, out_format):
-    """Zeroes rows: x [rows, ...] times keep [rows], which is one or zero."""
+def mask_rows(x, keep, *, out_format, memory="dram"):
+    """Zeroes rows: x [rows, ...] times keep [rows], which is one or zero. `memory`: where x lies, "dram" or "l1"."""
+    del memory
     return pack(x * keep.reshape(-1, *(1,) * (x.ndim - 1)), out_format)
+
+
+@mask_rows.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    if call.attributes.get("memory") == "l1":
+        return [tensix.small("mul", 2.5e-6)]
+    moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [tensix.stream("mul", moved, machine)]
 
 
 @op
@@ -154,10 +274,22 @@ def take_aspect(table, aspect, *, tiles, format):
     return jax.lax.dynamic_index_in_dim(table, aspect, keepdims=False)[:tiles].astype(jnp.float32)
 
 
+@take_aspect.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.outputs[0])
+    return [tensix.stream("slice", 2 * tensor_bytes(rows, columns, call["format"]), machine)]
+
+
 @op
 def add_spread(x, row, *, out_format):
     """x [tiles, n, H] plus one row [tiles, 1, H] for each tile."""
     return pack(x + row, out_format)
+
+
+@add_spread.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    return [tensix.stream("add", 2 * tensor_bytes(rows, columns, call["out_format"]), machine)]
 
 
 @op
@@ -165,6 +297,11 @@ def prepend_class(x, token, *, format):
     """The class token before the rows of each tile: [tiles, n, H] -> [tiles, n + 1, H]."""
     token = pack(token.astype(jnp.float32), format)
     return jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, x.shape[-1])), x], axis=1)
+
+
+@prepend_class.cost
+def _(call, machine):
+    return _retiled("concat", call, machine)
 
 
 @op
@@ -179,11 +316,31 @@ def add_positions(x, shared, by_tile, strength, aspect, *, out_format):
     return pack(x + ((1 - share)[:, None] * shared)[None] + share[:, None, None] * tiles, out_format)
 
 
+@add_positions.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    tensor = tensor_bytes(rows, columns, call["out_format"])
+    shared = tensor_bytes(*call.inputs[1].shape, call["out_format"])
+    return [
+        tensix.small("tanh", 3e-6),
+        tensix.stream("mul", 2 * shared, machine),
+        tensix.stream("add", 2 * tensor + shared, machine),
+        tensix.stream("slice", 2 * tensor, machine),
+        tensix.stream("mul", 2 * tensor, machine),
+        tensix.stream("add", 3 * tensor, machine),
+    ]
+
+
 @op
 def pad_rows(x, *, rows, format):
     """Zero rows after x [..., n, H], up to `rows`."""
     del format
     return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, rows - x.shape[-2]), (0, 0)])
+
+
+@pad_rows.cost
+def _(call, machine):
+    return _retiled("pad", call, machine)
 
 
 @op
@@ -193,11 +350,35 @@ def slice_rows(x, *, rows, format):
     return x[..., :rows, :]
 
 
+@slice_rows.cost
+def _(call, machine):
+    return _retiled("slice", call, machine)
+
+
 @op
 def join_columns(*parts, format):
     """Concatenates along the last axis."""
     del format
     return jnp.concatenate(parts, axis=-1)
+
+
+@join_columns.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.outputs[0])
+    return [tensix.stream("concat", 2 * tensor_bytes(rows, columns, call["format"]), machine)]
+
+
+@op
+def stack_images(*images, format):
+    """The tokens of several images of one shape, one after the other: [images, tiles, n, H]."""
+    del format
+    return jnp.stack(images)
+
+
+@stack_images.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.outputs[0])
+    return [tensix.stream("concat", 2 * tensor_bytes(rows, columns, call["format"]), machine)]
 
 
 @op
@@ -207,6 +388,11 @@ def reorder_rows(x, order, *, format):
     return jnp.take(x, order, axis=0)
 
 
+@reorder_rows.cost
+def _(call, machine):
+    return _retiled("embedding", call, machine)
+
+
 @op
 def average_pool(x, *, side, kernel, format):
     """Means of kernel x kernel patches. [side * side, H] -> [(side / kernel)^2, H]."""
@@ -214,51 +400,22 @@ def average_pool(x, *, side, kernel, format):
     return pack(x.reshape(small, kernel, small, kernel, -1).mean(axis=(1, 3)).reshape(small * small, -1), format)
 
 
-# The host's work on images. Bodies run wherever the program runs; the rules give the host's time.
+@average_pool.cost
+def _(call, machine):
+    return _retiled("avg_pool2d", call, machine)
 
 
 @op
-def unfold_patches(pixels, *, patch):
-    """Pixels to rows of patches, on the host: [tiles, C, S, S] -> [tiles, patches, C * P * P]."""
-    tiles, channels, side, _ = pixels.shape
-    n = side // patch
-    cut = pixels.reshape(tiles, channels, n, patch, n, patch)
-    return cut.transpose(0, 2, 4, 1, 3, 5).reshape(tiles, n * n, channels * patch * patch)
+def join_tiles(x, *, rows, format):
+    """The same as `to_torch` and back, on the devices: [..., n, H] -> [rows, H]."""
+    del format
+    flat = x.reshape(-1, x.shape[-1])
+    return jnp.pad(flat, ((0, rows - flat.shape[0]), (0, 0)))
 
 
-@op
-def tower_mask(used, *, tokens, visible, padded):
-    """The mask of a tower that computes all tiles at once, built on the host: [tiles * padded] squared.
-
-    Padding (the rows after `tokens` of each tile, and unused tiles) does not see padding. Everything else sees all rows
-    up to `visible`; rows from there on, which only fill the device's tiles, are seen by nobody.
-
-    Args:
-      used: [tiles], one for a used tile and zero for an unused one.
-      tokens: rows of a tile that carry values. visible: rows that the reference computes. padded: the device's rows.
-    """
-    row = jnp.arange(padded)
-    real = (used[:, None] > 0) & (row < tokens)[None]
-    real, filler = real.reshape(-1), jnp.tile(row >= visible, used.shape[0])
-    hidden = (~real[:, None] & ~real[None]) | filler[:, None] | filler[None]
-    return jnp.where(hidden, MASKED, 0.0).astype(jnp.float32)
-
-
-@op
-def image_mask(visible, *, tokens, keys):
-    """The mask of cross attention, built on the host: visible tiles [rows, tiles] -> [rows, keys].
-
-    Each tile is `tokens` keys; keys after the last tile are never seen.
-    """
-    seen = jnp.repeat(visible > 0, tokens, axis=1)
-    seen = jnp.pad(seen, ((0, 0), (0, keys - seen.shape[1])))
-    return jnp.where(seen, 0.0, MASKED).astype(jnp.float32)
-
-
-@op
-def host_embedding(tokens, table, extra, *, out_format):
-    """Row lookup on the host in a table and its extra rows: [...] int32 -> [..., H]."""
-    return pack(jnp.take(jnp.concatenate([table, extra]), tokens, axis=0).astype(jnp.float32), out_format)
+@join_tiles.cost
+def _(call, machine):
+    return _retiled("concat", call, machine)
 
 
 @op
@@ -268,20 +425,33 @@ def put_rows(x, rows, places, *, format):
     return x.at[places].set(rows.astype(x.dtype), mode="drop")
 
 
+@put_rows.cost
+def _(call, machine):
+    return _retiled("concat", call, machine)
+
+
 @op
 def add_rows(x, rows, places, *, out_format):
     """x [T, H] with rows [n, H] added at `places` [n]: deepstack. Places past T are dropped."""
     return pack(x.at[places].add(rows, mode="drop"), out_format)
 
 
-@op
-def from_torch(x, *, format):
-    """A tensor of the host in tiles on every device that shares the program."""
-    return pack(x, format)
+@add_rows.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    return [tensix.stream("add", 3 * tensor_bytes(rows, columns, call["out_format"]), machine)]
 
 
-@op
-def to_torch(x, *, format):
-    """A replicated tensor of the devices as rows on the host."""
-    del format
-    return x
+def _retiled(name, call, machine):
+    """From tiles to rows, the work there, and back to tiles: the three pass the tensor through DRAM."""
+    rows, columns = rows_and_columns(call.outputs[0])
+    moved = 2 * tensor_bytes(rows, columns, call.attributes["format"])
+    return [tensix.stream(step, moved, machine) for step in ("untilize", name, "tilize")]
+
+
+def on_a_line(machine):
+    """The machine as the vision code's collectives see it: a line with one link, also where the text model has a ring."""
+    if machine.system.topology is Topology.SINGLE:
+        return machine
+    system = dataclasses.replace(machine.system, topology=Topology.LINEAR, links=1)
+    return dataclasses.replace(machine, system=system)

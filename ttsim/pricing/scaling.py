@@ -49,6 +49,19 @@ DEPENDS_ON: Mapping[str, str] = {
     "host_op_chip": "none",
     "host_prompt": "none",
     "program_one_off": "none",
+    "host_image": "none",
+    "host_mask": "none",
+    "host_convert": "none",
+    "host_tilize": "none",
+    "host_untilize": "none",
+    "host_unpad": "none",
+    "host_join": "none",
+    "host_post": "none",
+    "host_read": "none",
+    "host_write": "none",
+    "host_write_8": "none",
+    "host_logits": "none",
+    "host_step_inputs": "none",
 }
 
 
