@@ -9,10 +9,12 @@ The three are separate choices. A tower turns pixels into states; the fusion say
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -211,8 +213,23 @@ class VisionConfig:
         reader = _READERS.get(str(data.get("model_type")))
         return reader(data, name) if reader and data.get("vision_config") is not None else None
 
+    @classmethod
+    def published(cls, text: ModelConfig) -> VisionConfig | None:
+        """The vision part of a published model, by its text model; None if it has none."""
+        entry = _published().get(text.name)
+        return None if entry is None else _llama(entry["config"], text.name, text)
 
-def _llama(data: Mapping[str, Any], name: str | None) -> VisionConfig:
+
+@functools.cache
+def _published() -> dict[str, Any]:
+    """{published name: {source, config}}; each config has the vision keys of the repository's config.json."""
+    return json.loads((resources.files("ttsim.data") / "vision_models.json").read_text(encoding="utf-8"))
+
+
+PUBLISHED = ("Llama3.2-11B", "Llama3.2-90B")
+
+
+def _llama(data: Mapping[str, Any], name: str | None, text: ModelConfig | None = None) -> VisionConfig:
     vision = {
         "hidden_size": 1280,
         "intermediate_size": 5120,
@@ -250,7 +267,7 @@ def _llama(data: Mapping[str, Any], name: str | None) -> VisionConfig:
             f"vision_output_dim={output} is not hidden_size x (1 + {len(tower.kept_layers)} kept layers) = "
             f"{tower.feature_size}"
         )
-    text = ModelConfig.from_hf(data, name=name)
+    text = text or ModelConfig.from_hf(data, name=name)
     return VisionConfig(
         tower=tower,
         fusion="cross_attention",

@@ -167,7 +167,7 @@ def cross_decode_layer(
     )
     out = tt.join_heads_decode(out, format=p.sdpa_decode_out)
     out = tt.mask_rows(out, keep, out_format=p.sdpa_decode_out, memory="l1")
-    out = _output(out, layer, stage, vision)
+    out = tt.reshard(_output(out, layer, stage, vision), format=p.linear_out, cores=layout.residual_cores)
     x = tt.add(x, tt.gate(out, layer.attention_gate[...], out_format=p.residual, memory="l1"), out_format=p.residual)
     h = stage.norm(x, layer.mlp_norm_d, cores=layout.mlp_cores, move=False)
     return _feed_forward(x, layer, keep, stage, h, "l1")

@@ -226,6 +226,8 @@ class VisionLanguageModel(nnx.Module):
             tile_tokens=tower.tokens,
             keys=layout.rows,
             step=step,
+            heads=layout.text.local_heads,
+            conversions=1 if layout.software.converts_once else layout.text.ways,
             out_format=fmt,
         )
 

@@ -30,9 +30,12 @@ def step(machine: Machine, batch: int, vocab_size: int) -> Terms:
     return total
 
 
-def dispatch(machine: Machine, ops: int) -> Terms:
-    """Host time of `ops` device ops that aren't in a trace, on every chip of a replica."""
-    if machine.software.traced_prefill:
+def dispatch(machine: Machine, ops: int, traced: bool | None = None) -> Terms:
+    """Host time of `ops` device ops on every chip of a replica, none if they are in a trace.
+
+    `traced`: by default whether the software of the date traces prefill.
+    """
+    if machine.software.traced_prefill if traced is None else traced:
         return seconds(0.0)
     return times(ops, "host_op") + times(ops * (machine.system.chips_per_replica - 1), "host_op_chip")
 

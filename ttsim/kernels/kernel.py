@@ -80,6 +80,7 @@ class Kernel:
       cores: Tensix cores that work.
       fidelity: math fidelity of a matrix kernel.
       source: where the rule comes from.
+      host: whether the host does it, while the devices wait.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Kernel:
     cores: int = 0
     fidelity: str = ""
     source: str = ""
+    host: bool = False
 
     def time(self, constants: Mapping[str, Any], xp: Any = np) -> Any:
         """Seconds, without the gap before the next kernel.

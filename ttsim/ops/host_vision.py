@@ -63,7 +63,7 @@ def _(call, machine):
 
 
 @op
-def host_inputs(tokens, table, extra, seen, *, tile_tokens, keys, step, out_format):
+def host_inputs(tokens, table, extra, seen, *, tile_tokens, keys, step, heads, conversions=1, out_format):
     """What the host prepares for the text model, small as it is: embeddings, and the mask of cross attention.
 
     Args:
@@ -71,11 +71,12 @@ def host_inputs(tokens, table, extra, seen, *, tile_tokens, keys, step, out_form
       seen: [T, tiles], one where a row sees a tile. tile_tokens: keys of a tile. keys: of all tiles; those after the
         last tile are never seen.
       step: whether this is a step of decode; a prompt's inputs are a part of `host_image`'s time.
+      heads: query heads of a device, for each of which a step sends the mask. conversions: see `from_torch`.
 
     Returns:
       (x [T, H], mask [T, keys], keep [T]: zero for rows that see nothing).
     """
-    del step
+    del step, heads, conversions
     x = jnp.take(jnp.concatenate([table, extra]), tokens, axis=0).astype(jnp.float32)
     visible = jnp.repeat(seen > 0, tile_tokens, axis=1)
     visible = jnp.pad(visible, ((0, 0), (0, keys - visible.shape[1])))
@@ -85,7 +86,13 @@ def host_inputs(tokens, table, extra, seen, *, tile_tokens, keys, step, out_form
 
 @host_inputs.cost
 def _(call, machine):
-    return [host("embeddings and masks", times(1, "host_step_inputs"))] if call["step"] else []
+    if not call["step"]:
+        return []
+    # The mask is sent for every query head of a device: heads x keys for each user.
+    users, keys, heads = call.inputs[0].shape[0], call["keys"], call["heads"]
+    conversions = call.attributes.get("conversions", 1)
+    masks = times(conversions * users * heads * keys, "host_convert") + times(users * heads * keys, "host_tilize")
+    return [host("embeddings and masks", times(1, "host_step_inputs") + masks)]
 
 
 @op
@@ -119,7 +126,7 @@ def _(call, machine):
     tilings = call.attributes.get("tilings", 1)
     slow = 1 if call.attributes.get("fast_tilize", True) else _SLOW_TILIZE
     total = times(call.attributes.get("conversions", 1) * size, "host_convert")
-    total = total + times(size * slow * (contention(tilings)), "host_tilize")
+    total = total + times(size * slow, tilize_constant(tilings))
     written = over(2 * devices * size, "host_write_8" if devices > 2 else "host_write")
     return [host("from_torch", total + written)]
 
@@ -151,15 +158,13 @@ def _(call, machine):
 # How much slower the host's loops were before 2025-04-18. Source: tt-metal #20335, 10.5 M float32: tilize 78.7 -> 26.2 ms,
 # untilize 65.7 -> 25.3 ms.
 _SLOW_TILIZE, _SLOW_UNTILIZE = 3.0, 2.6
-_CONTENTION = {1: 1.0, 2: 1.1, 8: 2.49}  # time of n threads that tilize side by side, against one; 8: calibrated
 
 
-def contention(threads):
-    """How much longer n threads take that work side by side, each on a tensor of its own."""
-    nearest = min(_CONTENTION, key=lambda known: abs(known - threads))
-    return _CONTENTION[nearest]
+def tilize_constant(threads):
+    """The constant of n threads that tilize side by side, each a tensor of its own: seconds per element of one."""
+    return "host_tilize_8" if threads > 4 else "host_tilize_2" if threads > 1 else "host_tilize"
 
 
 def host(name, time):
     """A kernel of the host: the devices wait for it."""
-    return Kernel(name, start=time, source="tt-metal models/tt_transformers tt/multimodal, host side, 2025-04")
+    return Kernel(name, start=time, source="tt-metal models/tt_transformers tt/multimodal, 2025-04", host=True)

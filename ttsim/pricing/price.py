@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,12 @@ class Cost:
     @property
     def dispatches(self) -> int:
         """Kernels that the device runs."""
-        return sum(item.count for item in self.kernels)
+        return sum(item.count for item in self.kernels if not item.kernel.host)
+
+    @property
+    def host(self) -> tuple[PricedKernel, ...]:
+        """The program's own host work, for which the device waits."""
+        return tuple(item for item in self.kernels if item.kernel.host)
 
     def split(self) -> tuple[tuple[PricedKernel, ...], tuple[PricedKernel, ...]]:
         """(body, tail): the tail starts where prefill takes the rows that it needs logits of."""
@@ -75,7 +81,10 @@ class Cost:
 
 def _time(kernels: Sequence[PricedKernel], machine: Machine, constants: Mapping[str, Any], xp: Any = np) -> Any:
     gap = machine.software.dispatch_gap
-    return sum((item.count * (item.kernel.time(constants, xp) + gap) for item in kernels), start=0.0)
+    return sum(
+        (item.count * (item.kernel.time(constants, xp) + (0.0 if item.kernel.host else gap)) for item in kernels),
+        start=0.0,
+    )
 
 
 def price(program: Program, machine: Machine) -> Cost:
@@ -119,7 +128,14 @@ def decode_time(cost: Cost, constants: Mapping[str, Any], *, batch: int, vocab_s
     Returns:
       Seconds, one for each position of the machine.
     """
-    return cost.device_time(constants, xp) + host.step(cost.machine, batch, vocab_size).value(constants)
+    machine = cost.machine
+    if not cost.host:
+        return cost.device_time(constants, xp) + host.step(machine, batch, vocab_size).value(constants)
+    waiting = _time(cost.host, machine, constants, xp)
+    device = cost.device_time(constants, xp) - waiting
+    if not machine.software.traced_decode:
+        device = xp.maximum(device, host.dispatch(machine, cost.dispatches, traced=False).value(constants))
+    return device + waiting
 
 
 @dataclass(frozen=True)
@@ -165,6 +181,8 @@ def prefill_time(
     """
     machine = costs[0].machine
     bodies, tail = [cost.split()[0] for cost in costs], costs[-1].split()[1]
+    if any(cost.host for cost in costs):
+        return _time_in_stretches([*(item for body in bodies for item in body)], tail, machine, constants, vocab_size, xp)
     ops = sum(item.count for body in bodies for item in body)
     parts = PromptParts(
         body=sum(_time(body, machine, constants, xp) for body in bodies),
@@ -175,3 +193,23 @@ def prefill_time(
         replicas=machine.system.data_parallel,
     )
     return prompt_time(parts, xp)
+
+
+def _time_in_stretches(
+    body: Sequence[PricedKernel],
+    tail: Sequence[PricedKernel],
+    machine: Machine,
+    constants: Mapping[str, Any],
+    vocab_size: int,
+    xp: Any,
+) -> Any:
+    """Seconds of one prompt in which host and device take turns: only within a stretch of device ops do they overlap."""
+    total = _time(tail, machine, constants, xp) + host.prompt(machine, 1, vocab_size).value(constants)
+    for is_host, stretch in itertools.groupby(body, key=lambda item: item.kernel.host):
+        items = tuple(stretch)
+        time = _time(items, machine, constants, xp)
+        if not is_host:
+            ops = sum(item.count for item in items)
+            time = xp.maximum(time, host.dispatch(machine, ops).value(constants))
+        total = total + time
+    return total

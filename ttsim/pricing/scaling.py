@@ -53,6 +53,8 @@ DEPENDS_ON: Mapping[str, str] = {
     "host_mask": "none",
     "host_convert": "none",
     "host_tilize": "none",
+    "host_tilize_2": "none",
+    "host_tilize_8": "none",
     "host_untilize": "none",
     "host_unpad": "none",
     "host_join": "none",

@@ -32,6 +32,7 @@ class Question:
     prompt_length: int = 128
     max_generated_tokens: int = 200
     date: str | None = None
+    images: tuple[tuple[int, int], ...] = ()
 
     def scenario(self) -> Scenario:
         """The scenario behind the names.
@@ -48,6 +49,7 @@ class Question:
             self.max_generated_tokens,
             self.data_parallel,
             self.date,
+            self.images,
         )
         if not self.override:
             return scenario

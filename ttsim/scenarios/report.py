@@ -147,14 +147,17 @@ def decode_breakdown(scenario: Scenario, constants: Mapping[str, Any]) -> Breakd
     cost = scenario.decode_cost()
     vocab_size = scenario.config.vocab_size
     step = float(np.mean(decode_time(cost, constants, batch=scenario.batch_size, vocab_size=vocab_size)))
-    waiting = host.step(cost.machine, scenario.batch_size, vocab_size)
+    waiting = Terms() if cost.host else host.step(cost.machine, scenario.batch_size, vocab_size)
+    if cost.host and not cost.machine.software.traced_decode:
+        waiting = host.dispatch(cost.machine, cost.dispatches, traced=False)
+        return _breakdown([cost], constants, step, waiting, overlapped=True)
     return _breakdown([cost], constants, step, waiting, overlapped=False)
 
 
 def prefill_breakdown(scenario: Scenario, constants: Mapping[str, Any]) -> Breakdown:
     """The parts of one prompt."""
     costs = scenario.prefill_costs()
-    ops = sum(item.count for cost in costs for item in cost.split()[0])
+    ops = sum(item.count for cost in costs for item in cost.split()[0] if not item.kernel.host)
     machine = costs[0].machine
     waiting = host.dispatch(machine, ops) + host.prompt(machine, scenario.batch_size, scenario.config.vocab_size)
     return _breakdown(costs, constants, scenario.ttft(constants, costs), waiting, overlapped=True)
@@ -178,7 +181,7 @@ def _breakdown(
             key = (label_of(item.call), item.where, kernel.name, round(seconds, 12), *work)
             merged.setdefault(key, [item, 0, seconds])[1] += item.count
     gap = costs[0].machine.software.dispatch_gap
-    kernels = sum(count for _, count, _ in merged.values())
+    kernels = sum(cost.dispatches for cost in costs)
     ops = [
         _op_time(item, count, seconds, time, constants, costs[0].machine) for item, count, seconds in merged.values()
     ]
@@ -193,7 +196,7 @@ def _op_time(
     item: PricedKernel, count: int, seconds: float, total: float, constants: Mapping[str, Any], machine: Machine
 ) -> OpTime:
     kernel, chip = item.kernel, machine.chip
-    limit = kernel.binding(constants)
+    limit = "host" if kernel.host else kernel.binding(constants)
     names, fitted = _provenance(_paid(kernel, constants), constants)
     return OpTime(
         op=item.op,

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import functools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,11 +20,13 @@ from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
 from ttsim.models.presets import get_config
 from ttsim.models.run import decode_program, prefill_program
+from ttsim.models.vision.config import VisionConfig
 from ttsim.precision.values import Precision, resolve
 from ttsim.pricing.price import Cost, decode_time, prefill_time, price
 from ttsim.pricing.program import Program
 from ttsim.proof.published import Row, padded_prefill_length, prompt_tokens
 from ttsim.scenarios.memory import Memory, check_fits, memory_of
+from ttsim.scenarios.seeing import VISION_DEMO_IMAGE, VISION_DEMO_TOKENS, Seeing, seeing_of, with_images
 
 MAX_BATCH = 32  # users of one replica: the rows of one tile
 _TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
@@ -61,6 +64,7 @@ class Scenario:
       prompt_length: tokens of each prompt.
       max_generated_tokens: decode iterations of each user; the first one compiles and isn't timed.
       software: state of the software.
+      images: (width, height) in pixels of each image of a prompt. vision: the model's vision part, if it has images.
     """
 
     config: ModelConfig
@@ -70,12 +74,16 @@ class Scenario:
     prompt_length: int
     max_generated_tokens: int
     software: Software
+    images: tuple[tuple[int, int], ...] = ()
+    vision: VisionConfig | None = None
 
     @classmethod
     def of_row(cls, row: Row, figure: Literal["speed", "ttft"]) -> Scenario:
         """What a published row ran when its speed, or its TTFT, was measured."""
         date = row.speed_date if figure == "speed" else row.ttft_date
         software = software_of(date)
+        if row.vision:
+            return cls._of_vision_row(row, date)
         if figure == "ttft" and row.host_untilize:
             software = dataclasses.replace(software, device_untilize=False)
         return cls(
@@ -89,6 +97,14 @@ class Scenario:
         )
 
     @classmethod
+    def _of_vision_row(cls, row: Row, date: datetime.date) -> Scenario:
+        """The vision demo: 500 tokens of one user after one image. All images took four tiles then."""
+        scenario = cls.of(
+            row.model, row.device, row.precision, 1, VISION_DEMO_TOKENS, 500, date=date, images=[VISION_DEMO_IMAGE]
+        )
+        return dataclasses.replace(scenario, precision=resolve(row.precision, row.model, date))
+
+    @classmethod
     def of(
         cls,
         model: str | os.PathLike[str] | ModelConfig,
@@ -99,6 +115,7 @@ class Scenario:
         max_generated_tokens: int = 200,
         data_parallel: int = 1,
         date: datetime.date | str | None = None,
+        images: Sequence[tuple[int, int]] = (),
     ) -> Scenario:
         """A scenario from names (see `ttsim.simulate`)."""
         date = _as_date(date)
@@ -116,7 +133,7 @@ class Scenario:
         config = get_config(model)
         system = get_system(device, data_parallel)
         date = date or system.software
-        return cls(
+        scenario = cls(
             config=config,
             system=system,
             precision=resolve(precision, config.name, date),
@@ -125,6 +142,7 @@ class Scenario:
             max_generated_tokens=max_generated_tokens,
             software=software_for(system, date),
         )
+        return with_images(scenario, model, images) if images else scenario
 
     @property
     def chip(self) -> Chip:
@@ -141,7 +159,8 @@ class Scenario:
 
     @property
     def label(self) -> str:
-        return f"{self.config.name} on {self.system.label}, batch {self.batch_size}"
+        images = f", {len(self.images)} image{'s' * (len(self.images) > 1)}" if self.images else ""
+        return f"{self.config.name} on {self.system.label}, batch {self.batch_size}{images}"
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -150,13 +169,22 @@ class Scenario:
     # Programs
 
     @functools.cached_property
+    def seeing(self) -> Seeing | None:
+        """The programs of a prompt with images, or None."""
+        return seeing_of(self) if self.images else None
+
+    @functools.cached_property
     def decode_program(self) -> Program:
+        if self.seeing:
+            return self.seeing.decode_program
         sample: Literal["device", "host"] = "device" if self.batch_size <= self.software.device_argmax else "host"
         return decode_program(self.layout, self.precision, self.batch_size, sample=sample)
 
     @functools.cached_property
     def prefill_programs(self) -> tuple[Program, ...]:
-        """One program for each chunk of the prompt."""
+        """One program for each chunk of the prompt; with images, one for all of it."""
+        if self.seeing:
+            return (self.seeing.prompt_program,)
         return tuple(self.prefill_program(*chunk) for chunk in self.prefill_chunks)
 
     @property
@@ -220,6 +248,8 @@ class Scenario:
 
     def memory(self) -> Memory:
         """The DRAM that one chip needs."""
+        if self.seeing:
+            return self.seeing.memory
         return memory_of(
             self.layout, self.precision, self.chip, self.batch_size, self.sequence_length, self.prefill_programs
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from ttsim.hardware.chips import CHIPS
@@ -28,6 +28,7 @@ def simulate(
     data_parallel: int = 1,
     date: datetime.date | str | None = None,
     constants: Mapping[str, float] | None = None,
+    images: Sequence[tuple[int, int]] = (),
 ) -> Report:
     """Predicts how a model runs on a Tenstorrent system.
 
@@ -44,6 +45,7 @@ def simulate(
       data_parallel: replicas that the system is cut into.
       date: state of the software, ISO format; by default that of the published tables (2025-05-12).
       constants: of the cost model, by default the calibrated ones.
+      images: (width, height) in pixels of each image in a prompt, for a model that sees.
 
     Returns:
       A report: speed (tokens/s/user), ttft (s), throughput (tokens/s), memory (bytes of DRAM of one chip) and the
@@ -54,7 +56,7 @@ def simulate(
         `DoesNotFitError`, with the bytes that are missing, if it needs more DRAM than a chip has.
     """
     scenario = Scenario.of(
-        model, device, precision, batch_size, prompt_length, max_generated_tokens, data_parallel, date
+        model, device, precision, batch_size, prompt_length, max_generated_tokens, data_parallel, date, images
     )
     constants = load_constants() if constants is None else constants
     return report_of(scenario, constants)
