@@ -33,6 +33,9 @@ _OVERRIDE = flags.DEFINE_string("override", "", "Groups changed on top of the pr
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Users of one replica.")
 _PROMPT_LENGTH = flags.DEFINE_string("prompt_length", "128", "Tokens of each prompt; k is 1024 (64k).")
 _NEW_TOKENS = flags.DEFINE_integer("max_generated_tokens", 200, "Tokens generated for each user.")
+_IMAGE = flags.DEFINE_multi_string(
+    "image", [], "An image in the prompt: its size (512x512) or a JPEG or PNG file. Repeatable."
+)
 _DATE = flags.DEFINE_string("date", None, "State of the software, ISO format; by default that of the published tables.")
 _CONSTANTS = flags.DEFINE_string("constants", None, "File of fitted constants, as scripts/calibrate.py writes it.")
 _ROWS = flags.DEFINE_integer("rows", 14, "Ops shown of each phase in text and markdown; 0 shows all.", lower_bound=0)
@@ -76,6 +79,7 @@ def main() -> None:
             prompt_length=question.parse_number(_PROMPT_LENGTH.value, "prompt_length"),
             max_generated_tokens=_NEW_TOKENS.value,
             date=_DATE.value,
+            images=question.parse_field("images", "+".join(_IMAGE.value)),
         ),
         device_given=_DEVICE.value is not None,
         system_file=_SYSTEM_FILE.value,

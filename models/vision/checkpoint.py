@@ -161,7 +161,9 @@ def plain_feature_order(rows: np.ndarray, tower: LlamaTower) -> np.ndarray:
     return np.concatenate([rows[:d], rest])
 
 
-def _llama_layer(layer: VisionLayer, layout: TowerLayout, read: TensorReader, fill: ParameterFiller, prefix: str) -> None:
+def _llama_layer(
+    layer: VisionLayer, layout: TowerLayout, read: TensorReader, fill: ParameterFiller, prefix: str
+) -> None:
     d, inner = layout.tower.hidden_size, layout.tower.intermediate_size
     _norm(layer.attention_norm, read, fill, f"{prefix}input_layernorm.", d)
     parts = [read(f"{prefix}self_attn.{kind}_proj.weight", d, d) for kind in "qkv"]
@@ -234,7 +236,9 @@ def siglip_weights(
     fill(model, "projector_pd", read("multi_modal_projector.mm_input_projection_weight", d, text_size))
 
 
-def qwen_weights(model: QwenVisionTower, layout: TowerLayout, read: TensorReader, fill: ParameterFiller, text_size: int) -> None:
+def qwen_weights(
+    model: QwenVisionTower, layout: TowerLayout, read: TensorReader, fill: ParameterFiller, text_size: int
+) -> None:
     """Fills Qwen2.5-VL's tower and merger."""
     tower = layout.tower
     assert isinstance(tower, QwenTower)
@@ -259,7 +263,14 @@ def qwen_weights(model: QwenVisionTower, layout: TowerLayout, read: TensorReader
 
 
 def _linear(
-    module: Any, weight: str, bias: str, read: TensorReader, fill: ParameterFiller, prefix: str, outputs: int, inputs: int
+    module: Any,
+    weight: str,
+    bias: str,
+    read: TensorReader,
+    fill: ParameterFiller,
+    prefix: str,
+    outputs: int,
+    inputs: int,
 ) -> None:
     fill(module, weight, read(f"{prefix}weight", outputs, inputs).T)
     fill(module, bias, read(f"{prefix}bias", outputs))

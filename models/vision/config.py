@@ -4,7 +4,7 @@ The three are separate choices. A tower turns pixels into states; the fusion say
 
     cross_attention   layers of their own attend to the image's tokens (Llama-3.2-Vision)
     embeddings        the image's tokens stand in the prompt, in place of the image token (Gemma-3, Qwen2.5-VL)
-    deepstack         as embeddings, and states of earlier vision layers are added after the first text layers (Qwen3-VL)
+    deepstack         as embeddings, and states of earlier vision layers are added after the first text layers
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ class SiglipTower(TowerConfig):
         side = round(self.image_tokens**0.5)
         if side * side != self.image_tokens or self.patches_per_side % side:
             raise ValueError(
-                f"mm_tokens_per_image={self.image_tokens} is no square that divides {self.patches_per_side} patches a side"
+                f"mm_tokens_per_image={self.image_tokens} is no square that divides {self.patches_per_side} patches "
+                "a side"
             )
         return self.patches_per_side // side
 

@@ -1,7 +1,7 @@
 """Cross attention: text rows attend to an image's tokens, whose keys and values have a cache of their own.
 
-A row that sees no image keeps its residual stream: both the attention's output and the MLP's are zeroed (Meta's code and
-the device do so; transformers lets such rows attend to everything).
+A row that sees no image keeps its residual stream: both the attention's output and the MLP's are zeroed (Meta's code
+and the device do so; transformers lets such rows attend to everything).
 
 Source: tt-metal models/tt_transformers/tt/multimodal/llama_cross_{attention,block}.py, April 2025.
 """

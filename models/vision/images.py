@@ -97,7 +97,7 @@ class Canvas:
 def canvas(tower: LlamaTower, size: Size) -> Canvas:
     """The tiles that an image is laid on: the smallest canvas that needs no shrinking, else the one that shrinks least.
 
-    With s = min(canvas / image) over both sides: the smallest s >= 1, else the largest s; of several, the smallest area.
+    With s = min(canvas / image) over both sides: the smallest s >= 1, else the largest; of several, the smallest area.
 
     Source: transformers models/mllama/image_processing_mllama.py, get_optimal_tiled_canvas.
     """

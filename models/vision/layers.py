@@ -32,8 +32,8 @@ class VisionPrecision:
       setting: of all products but the first. patch_setting: of the patch embedding.
       cross_cache: keys and values of cross attention. cross_setting: of its products. cross_mask: of its mask.
 
-    Source: tt-metal models/tt_transformers/tt/multimodal (2025-04): HiFi4 everywhere, HiFi2 for the patches; weights bf16,
-    bfp8 on the 90B model so that they fit; cross attention's mask in bfp4.
+    Source: tt-metal models/tt_transformers/tt/multimodal (2025-04): HiFi4 everywhere, HiFi2 for the patches; weights
+    bf16, bfp8 on the 90B model so that they fit; cross attention's mask in bfp4.
     """
 
     weights: str = "bf16"
@@ -59,11 +59,13 @@ class TowerLayout:
     Attributes:
       tower: its configuration. system: the system; a Galaxy's two directions are refused.
       chunk: rows of queries and of keys that a core attends to at once.
+      scattered_sums: whether partial sums are reduce-scattered and gathered, which no software does, or all gathered.
     """
 
     tower: TowerConfig
     system: System
     chunk: int = 128
+    scattered_sums: bool = False
 
     def __post_init__(self) -> None:
         if self.system.topology is Topology.GRID:
@@ -140,7 +142,9 @@ class TowerStage:
         """Partial sums of all chips, added up on each."""
         if self.layout.ways == 1:
             return x
-        return tt.gather_sum(x, axis=TENSOR_AXIS, format=self.precision.activation)
+        return tt.gather_sum(
+            x, axis=TENSOR_AXIS, format=self.precision.activation, scattered=self.layout.scattered_sums
+        )
 
     def add(self, x: Any, y: Any) -> Any:
         return tt.add(x, y, out_format=self.precision.activation)

@@ -131,6 +131,8 @@ def local_layer(layer: VisionLayer, x: Any, mask: Any, *, stage: TowerStage) -> 
 
 @functools.partial(jax.jit, static_argnames=("stage",))
 def global_layer(layer: VisionLayer, x: Any, mask: Any, *, stage: TowerStage) -> Any:
+    assert layer.attention_gate is not None
+    assert layer.mlp_gate is not None
     fmt = stage.precision.activation
     out = layer.attention(layer.attention_norm(x, stage), mask, stage)
     x = stage.add(x, tt.gate(out, layer.attention_gate[...], out_format=fmt))

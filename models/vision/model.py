@@ -1,7 +1,7 @@
 """A model that sees: tower, fusion and text model as the programs that one device runs.
 
-`encode` turns one image into vision tokens; `prefill` reads a prompt in which images stand, `decode` goes on from there.
-All run inside `jax.shard_map`, like those of `Transformer`.
+`encode` turns one image into vision tokens; `prefill` reads a prompt in which images stand, `decode` goes on from
+there. All run inside `jax.shard_map`, like those of `Transformer`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from ttsim.models.vision.llama import REFERENCE_ROWS, LlamaVisionTower
 from ttsim.precision.slots import AnyPrecision
 from ttsim.precision.values import TABLE_DATE
 
+TABLE_SOFTWARE = vision_software(TABLE_DATE, "")  # that of the published tables
+
 
 @dataclass(frozen=True)
 class VisionLayout:
@@ -36,17 +38,19 @@ class VisionLayout:
       config: the model. text: the layout of its text model.
       images: most images of a prompt. tiles: tiles of each that the tower computes and the text model can see.
       software: what the vision code of a date does; it changes the program, not what it computes.
+      scattered_sums: see `TowerLayout`.
     """
 
     config: VisionConfig
     text: Layout
     images: int = 1
     tiles: int = 4
-    software: VisionSoftware = vision_software(TABLE_DATE, "")
+    software: VisionSoftware = TABLE_SOFTWARE
+    scattered_sums: bool = False
 
     @property
     def tower(self) -> TowerLayout:
-        return TowerLayout(self.config.tower, self.text.system, chunk=32 * self.tiles)
+        return TowerLayout(self.config.tower, self.text.system, 32 * self.tiles, self.scattered_sums)
 
     @property
     def rows(self) -> int:
@@ -71,9 +75,7 @@ class VisionLayout:
         if self.software.tokens_stay:
             return tt.join_tiles(tokens, rows=self.rows, format=fmt)
         copies = 1 if self.software.reads_one_replica else self.text.ways
-        rows = tt.to_torch(
-            tokens, rows=self.rows, format=fmt, copies=copies, fast_tilize=self.software.fast_tilize
-        )
+        rows = tt.to_torch(tokens, rows=self.rows, format=fmt, copies=copies, fast_tilize=self.software.fast_tilize)
         return self.to_devices(rows, fmt)
 
 
@@ -89,9 +91,7 @@ class VisionLanguageModel(nnx.Module):
         hidden = layout.config.text.hidden_size
         self.text = Transformer(layout.text, rngs)
         self.tower = LlamaVisionTower(layout.tower, hidden, rngs)
-        self.extra_embedding_vd = parameter(
-            (layout.config.extra_tokens, hidden), (None, "residual"), rngs, scale=0.02
-        )
+        self.extra_embedding_vd = parameter((layout.config.extra_tokens, hidden), (None, "residual"), rngs, scale=0.02)
 
     def encode(self, pixels: Any, aspect: Any, used: Any, *, layout: VisionLayout, precision: VisionPrecision) -> Any:
         """Vision tokens of one image, on every device: [tiles, 3, S, S] -> [tiles, tokens, d].
@@ -103,9 +103,7 @@ class VisionLanguageModel(nnx.Module):
         assert isinstance(tower, LlamaTower)
         patches = tt.host_image(pixels, patch=tower.patch_size)
         padded = round_up(tower.tokens, TILE)
-        mask = tt.tower_mask(
-            used, tokens=tower.tokens, visible=round_up(tower.tokens, REFERENCE_ROWS), padded=padded
-        )
+        mask = tt.tower_mask(used, tokens=tower.tokens, visible=round_up(tower.tokens, REFERENCE_ROWS), padded=padded)
         mask = layout.to_devices(mask, precision.activation)
         tokens = self.tower.project(self.tower.features(patches, aspect, mask, stage), stage)
         if layout.text.ways > 1:
@@ -140,7 +138,6 @@ class VisionLanguageModel(nnx.Module):
         Returns:
           (this device's slice of the logits, the cache, the vision cache).
         """
-        fmt = vision_precision.activation
         rows = layout.vision_rows(vision, vision_precision.activation)
         first = precision.layer(0)
         x, mask, keep = self._inputs(tokens_t, seen, layout, first.residual, step=False)
@@ -184,7 +181,8 @@ class VisionLanguageModel(nnx.Module):
         """One token for every user.
 
         Args:
-          tokens_b, positions, cache: as in `Transformer.decode`. seen: [B, images * tiles], what a user's newest row sees.
+          tokens_b, positions, cache: as in `Transformer.decode`.
+          seen: [B, images * tiles], what each user's newest row sees.
 
         Returns:
           ([B, V] logits, the cache).

@@ -28,9 +28,7 @@ from ttsim.precision.slots import AnyPrecision
 _TOWERS: dict[type, Any] = {SiglipTower: SiglipVisionTower, QwenTower: QwenVisionTower}
 
 
-def positions_3d(
-    config: VisionConfig, tokens: np.ndarray, grids: list[tuple[int, int]]
-) -> tuple[np.ndarray, int]:
+def positions_3d(config: VisionConfig, tokens: np.ndarray, grids: list[tuple[int, int]]) -> tuple[np.ndarray, int]:
     """(positions [3, T] of time, height and width; the position of the next token) of a prompt.
 
     Text counts on in all three. An image's tokens share one time, and their row and column in the merged grid are
@@ -150,9 +148,9 @@ class PromptVisionModel(nnx.Module):
 def rotary_tables(positions: Any, layout: VisionLayout, precision: Any) -> tuple[Any, Any]:
     """cos and sin [T, head_dim / 2] of one-part positions [T], or of three parts [3, T] mixed pair by pair."""
     config = layout.config.text
-    frequencies, scaling = inverse_frequencies(config.rope, config.head_dim, layout.text.max_seq_len)
+    radians, scaling = inverse_frequencies(config.rope, config.head_dim, layout.text.max_seq_len)
     options = {"scaling": float(scaling), "format": precision.rope_in}
-    frequencies = jnp.asarray(frequencies, jnp.float32)
+    frequencies = jnp.asarray(radians, jnp.float32)
     if positions.ndim == 1:
         return tt.rotary_tables(positions, frequencies, **options)
     section = layout.config.mrope_section

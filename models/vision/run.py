@@ -109,8 +109,8 @@ def prompt_step(
 ) -> Callable[..., Any]:
     """A whole prompt: its images and its text.
 
-    The function (model, pixels [images, tiles, 3, S, S], aspects [images], used [images, tiles], tokens, positions, seen,
-    user, last, cache, vision cache) -> (logits, both caches).
+    The function (model, pixels [images, tiles, 3, S, S], aspects [images], used [images, tiles], tokens, positions,
+    seen, user, last, cache, vision cache) -> (logits, both caches).
     """
 
     def step(model, pixels, aspects, used, tokens_t, positions_t, seen, user, last, cache, vision_cache):
@@ -143,7 +143,8 @@ def vision_prompt_program(
     """What one device, and the host, run for one user's prompt of `length` padded rows."""
     small, placeholder, counts, value = _one_layer_a_run(layout, precision)
     tower, full = small.config.tower, layout.config.tower
-    assert isinstance(tower, LlamaTower) and isinstance(full, LlamaTower)
+    assert isinstance(tower, LlamaTower)
+    assert isinstance(full, LlamaTower)
     images, tiles = layout.images, layout.tiles
     shape, scalar = jax.ShapeDtypeStruct, jax.ShapeDtypeStruct((), jnp.int32)
     program = trace(

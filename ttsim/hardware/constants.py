@@ -47,7 +47,9 @@ def _sourced(name: str, value: float, unit: str, source: str) -> Constant:
 
 
 def _calibrated(name: str, value: float, unit: str, guess: float, source: str) -> Constant:
-    text = f"{source}; guessed {guess:g}, calibrated on five intervals of Llama-3.2-11B's vision demo (ttsim.proof.vision)"
+    text = (
+        f"{source}; guessed {guess:g}, calibrated on five intervals of Llama-3.2-11B's vision demo (ttsim.proof.vision)"
+    )
     return Constant(name=name, value=value, unit=unit, kind="calibrated", source=text, guess=guess)
 
 

@@ -30,7 +30,7 @@ FACTS: dict[str, tuple[_Date, tuple[str, ...], str]] = {
     "traced_decode": (
         _Date(2025, 7, 30),
         ("Llama3.2-90B",),
-        "tt-inference-server #349 (v0.61.1-rc1); the demo of 2025-04 ran 90B without a trace, which exceeded its region",
+        "tt-inference-server #349; the demo of 2025-04 ran 90B without a trace, which exceeded its trace region",
     ),
 }
 

@@ -155,8 +155,8 @@ def _(call, machine):
     return [host("to_torch", total)]
 
 
-# How much slower the host's loops were before 2025-04-18. Source: tt-metal #20335, 10.5 M float32: tilize 78.7 -> 26.2 ms,
-# untilize 65.7 -> 25.3 ms.
+# How much slower the host's loops were before 2025-04-18. Source: tt-metal #20335, 10.5 M float32: tilize 78.7 -> 26.2
+# ms, untilize 65.7 -> 25.3 ms.
 _SLOW_TILIZE, _SLOW_UNTILIZE = 3.0, 2.6
 
 

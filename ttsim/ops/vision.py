@@ -56,9 +56,7 @@ def _(call, machine):
 
 
 @op
-def linear_bias(
-    x, w, bias, *, weight_format, setting, out_format, activation="none", in_format="bf16", pass_rows=None
-):
+def linear_bias(x, w, bias, *, weight_format, setting, out_format, activation="none", in_format="bf16", pass_rows=None):
     """activation(x w + bias) in one kernel: the bias and the activation are fused into the product's last step.
 
     Args:
@@ -71,9 +69,7 @@ def linear_bias(
     """
     del pass_rows
     w = dequantize(w)
-    y = fidelity.matmul(
-        x, w.reshape(w.shape[0], -1), setting, weight_format=weight_format, activation_format=in_format
-    )
+    y = fidelity.matmul(x, w.reshape(w.shape[0], -1), setting, weight_format=weight_format, activation_format=in_format)
     return pack(_ACTIVATIONS[activation](y + bias.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))), out_format)
 
 
@@ -202,11 +198,13 @@ def _(call, machine):
 
 
 @op
-def gather_sum(x, *, axis, format):
+def gather_sum(x, *, axis, format, scattered=False):
     """Sums partial sums over the devices: all are gathered, then each device adds them up. Shape unchanged.
 
-    What the vision code does where a reduce-scatter and an all-gather would move 2 / devices of the bytes.
+    Args:
+      scattered: a reduce-scatter and an all-gather instead, which move 2 / devices of the bytes.
     """
+    del scattered
     return pack(jax.lax.psum(x, axis), format)
 
 
@@ -215,6 +213,8 @@ def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
     line = on_a_line(machine)
+    if call.attributes.get("scattered"):
+        return [links.reduce_scatter(tensor, devices, line), links.all_gather(tensor, devices, line)]
     return [
         links.all_gather(devices * tensor, devices, line),
         tensix.stream("fast_reduce_nc", (devices + 1) * tensor, machine),
@@ -320,7 +320,7 @@ def add_positions(x, shared, by_tile, strength, aspect, *, out_format):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     tensor = tensor_bytes(rows, columns, call["out_format"])
-    shared = tensor_bytes(*call.inputs[1].shape, call["out_format"])
+    shared = tensor_bytes(*rows_and_columns(call.inputs[1]), call["out_format"])
     return [
         tensix.small("tanh", 3e-6),
         tensix.stream("mul", 2 * shared, machine),
@@ -450,7 +450,7 @@ def _retiled(name, call, machine):
 
 
 def on_a_line(machine):
-    """The machine as the vision code's collectives see it: a line with one link, also where the text model has a ring."""
+    """The machine as the vision code's collectives see it: a line with one link, whatever the text model has."""
     if machine.system.topology is Topology.SINGLE:
         return machine
     system = dataclasses.replace(machine.system, topology=Topology.LINEAR, links=1)

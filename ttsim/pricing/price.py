@@ -182,7 +182,9 @@ def prefill_time(
     machine = costs[0].machine
     bodies, tail = [cost.split()[0] for cost in costs], costs[-1].split()[1]
     if any(cost.host for cost in costs):
-        return _time_in_stretches([*(item for body in bodies for item in body)], tail, machine, constants, vocab_size, xp)
+        return _time_in_stretches(
+            [*(item for body in bodies for item in body)], tail, machine, constants, vocab_size, xp
+        )
     ops = sum(item.count for body in bodies for item in body)
     parts = PromptParts(
         body=sum(_time(body, machine, constants, xp) for body in bodies),
@@ -203,7 +205,7 @@ def _time_in_stretches(
     vocab_size: int,
     xp: Any,
 ) -> Any:
-    """Seconds of one prompt in which host and device take turns: only within a stretch of device ops do they overlap."""
+    """Seconds of one prompt in which host and device take turns: they overlap within a stretch of device ops alone."""
     total = _time(tail, machine, constants, xp) + host.prompt(machine, 1, vocab_size).value(constants)
     for is_host, stretch in itertools.groupby(body, key=lambda item: item.kernel.host):
         items = tuple(stretch)

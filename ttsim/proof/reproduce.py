@@ -40,7 +40,7 @@ KEYS = (
     "top1_kind",
     "top5_kind",
 )
-NOT_COMPARED = "vision demo: simulated as text only, left out of the errors of speed and TTFT"
+NEVER_FITTED = "vision demo: no constant is fitted to its speed or TTFT"
 PREDICTED = "predicted: the table has no figure"
 _ACCURACY_KINDS = (
     ("estimated", "~", "estimated without weights, ± the sampling error of the test's 511 or 128 positions"),
@@ -68,11 +68,6 @@ class Reproduction:
     accuracy_kind: Literal["estimated", "measured"] = "estimated"
 
     @property
-    def compared(self) -> bool:
-        """Whether the row counts in the errors of speed and TTFT; its accuracy is text only and always counts."""
-        return not self.row.vision
-
-    @property
     def speed_error(self) -> float | None:
         return self.speed / self.row.speed - 1 if self.row.speed else None
 
@@ -82,19 +77,19 @@ class Reproduction:
 
     @property
     def top1_error(self) -> float | None:
-        """Points."""
-        return None if self.row.top1 is None else self.accuracy.top1 - self.row.top1
+        """Points; None if the table has none of the row's own."""
+        return None if self.row.top1 is None or self.row.copied_accuracy else self.accuracy.top1 - self.row.top1
 
     @property
     def top5_error(self) -> float | None:
-        """Points."""
-        return None if self.row.top5 is None else self.accuracy.top5 - self.row.top5
+        """Points; None if the table has none of the row's own."""
+        return None if self.row.top5 is None or self.row.copied_accuracy else self.accuracy.top5 - self.row.top5
 
     @property
     def notes(self) -> tuple[str, ...]:
         notes = list(self.row.notes)
-        if not self.compared:
-            notes.append(NOT_COMPARED)
+        if self.row.vision:
+            notes.append(NEVER_FITTED)
         missing = [name for name, value in (("speed", self.row.speed), ("TTFT", self.row.ttft)) if value is None]
         if missing:
             notes.append(f"{' and '.join(missing)} {PREDICTED}")
@@ -182,7 +177,7 @@ Summaries = dict[str, dict[str, dict[str, ErrorSummary]]]
 
 def summaries(items: Sequence[Reproduction]) -> Summaries:
     """Errors of "speed" and "ttft", each for "all", by table and by device: {figure: {group: {name: summary}}}."""
-    return _summaries([item for item in items if item.compared], ("speed", "ttft"))
+    return _summaries(items, ("speed", "ttft"))
 
 
 def accuracy_summaries(items: Sequence[Reproduction]) -> Summaries:
@@ -297,8 +292,6 @@ def _text_row(item: Reproduction, notes: dict[str, int], colour: bool) -> tuple[
     def error(value: float | None) -> str:
         if value is None:
             return ""
-        if not item.compared:
-            return "--"
         size = abs(value)
         code = text.GREEN if size <= 0.05 else text.YELLOW if size <= 0.15 else text.RED
         return text.paint(f"{100 * value:+.1f} %", code, colour)
@@ -348,9 +341,7 @@ def _text_summary(items: Sequence[Reproduction], colour: bool) -> list[str]:
             rows.append(("" if group == "all" else group, name, *cells))
     header, *body = text.align(rows, left=2)
     over = " " * (header.find("rows")) + "speed" + " " * (header.rfind("rows") - header.find("rows") - 5) + "TTFT"
-    left_out = sum(1 for item in items if not item.compared)
-    tail = [f"left out: {left_out} rows of the vision demo"] if left_out else []
-    return [text.paint(over, text.DIM, colour), text.paint(header, text.DIM, colour), *body, *tail]
+    return [text.paint(over, text.DIM, colour), text.paint(header, text.DIM, colour), *body]
 
 
 def _text_accuracy_summary(items: Sequence[Reproduction], colour: bool) -> list[str]:

@@ -1,7 +1,7 @@
 """Published measurements of models that see, their predictions, and the calibration of the host's constants.
 
-What a row is for is written in data/vision_measurements.csv: five TTFT intervals of the 11B model are fitted, everything
-else checks. The tables' two 90B rows are never fitted.
+What a row is for is written in data/vision_measurements.csv: five TTFT intervals of the 11B model are fitted,
+everything else checks. The tables' two 90B rows are never fitted.
 """
 
 from __future__ import annotations
@@ -49,18 +49,16 @@ class VisionRow:
         return tuple(self._scenario(tiles) for tiles in self.tiles)
 
     def _scenario(self, tiles: int) -> Scenario:
-        generated = 500 if self.prompt_tokens < 100 else 128
-        options = {"date": self.date, "images": [_PIXELS[tiles]] if tiles else ()}
-        # The demo and its server took the model's default precision.
-        return _scenario(
-            self.model, self.device, self.batch, self.prompt_tokens, generated, options["date"], tuple(options["images"])
-        )
+        generated = 500 if self.prompt_tokens < 100 else 128  # of the demo, and of the server's measurements
+        return _scenario(self.model, self.device, self.batch, self.prompt_tokens, generated, self.date, tiles)
 
 
 @functools.lru_cache(maxsize=64)
 def _scenario(
-    model: str, device: str, batch: int, prompt: int, generated: int, date: datetime.date, images: tuple[tuple[int, int]]
+    model: str, device: str, batch: int, prompt: int, generated: int, date: datetime.date, tiles: int
 ) -> Scenario:
+    """The demo and its server took the model's default precision, which is the accuracy preset."""
+    images = [_PIXELS[tiles]] if tiles else ()
     return Scenario.of(model, device, "accuracy", batch, prompt, generated, date=date, images=images)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttsim.meshes.systems import System
+from ttsim.models.vision.images import image_size
 from ttsim.precision.text import unknown
 from ttsim.precision.values import Precision, resolve
 from ttsim.scenarios.scenario import Scenario
@@ -85,7 +86,9 @@ def parse_number(text: str, name: str) -> int:
 
 
 def parse_field(name: str, value: str) -> Any:
-    """A field's value from text."""
+    """A field's value from text; images are sizes or files, joined by "+"."""
+    if name == "images":
+        return tuple(image_size(each) for each in value.split("+") if each.strip())
     return parse_number(value, name) if name in NUMBERS else value.strip()
 
 

@@ -65,6 +65,7 @@ class Scenario:
       max_generated_tokens: decode iterations of each user; the first one compiles and isn't timed.
       software: state of the software.
       images: (width, height) in pixels of each image of a prompt. vision: the model's vision part, if it has images.
+      scattered_sums: whether its tower reduce-scatters partial sums, as no software does (see `ttsim.explore.advice`).
     """
 
     config: ModelConfig
@@ -76,6 +77,7 @@ class Scenario:
     software: Software
     images: tuple[tuple[int, int], ...] = ()
     vision: VisionConfig | None = None
+    scattered_sums: bool = False
 
     @classmethod
     def of_row(cls, row: Row, figure: Literal["speed", "ttft"]) -> Scenario:
@@ -97,7 +99,7 @@ class Scenario:
         )
 
     @classmethod
-    def _of_vision_row(cls, row: Row, date: datetime.date) -> Scenario:
+    def _of_vision_row(cls, row: Row, date: datetime.date | None) -> Scenario:
         """The vision demo: 500 tokens of one user after one image. All images took four tiles then."""
         scenario = cls.of(
             row.model, row.device, row.precision, 1, VISION_DEMO_TOKENS, 500, date=date, images=[VISION_DEMO_IMAGE]

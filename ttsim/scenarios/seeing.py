@@ -101,11 +101,13 @@ class Seeing:
 def seeing_of(scenario: Scenario) -> Seeing:
     """The vision side of a scenario that has images."""
     vision, software = scenario.vision, vision_software(scenario.software.date, scenario.config.name)
-    assert vision is not None and isinstance(vision.tower, LlamaTower)
+    assert vision is not None
+    assert isinstance(vision.tower, LlamaTower)
     tower = vision.tower
     tiles = max(canvas(tower, size).tiles for size in scenario.images) if software.dynamic_tiles else tower.max_tiles
     tiles = 1 << (tiles - 1).bit_length()  # the tower's programs are for 1, 2 and 4 tiles
-    layout = VisionLayout(vision, scenario.layout, len(scenario.images), min(tiles, tower.max_tiles), software)
+    tiles = min(tiles, tower.max_tiles)
+    layout = VisionLayout(vision, scenario.layout, len(scenario.images), tiles, software, scenario.scattered_sums)
     return Seeing(scenario, layout, VisionPrecision.of(scenario.config.hidden_size, scenario.precision.layer(0)))
 
 

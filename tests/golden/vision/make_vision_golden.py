@@ -5,8 +5,8 @@
 transformers 4.52 on purpose: later versions collect Llama-3.2-Vision's intermediate states *after* each layer, so that
 index i means the output of layer i; Meta's reference, older transformers and the device mean its *input*.
 
-Only this script needs torch and transformers. The weights are not stored: `seeded_weight` makes each from its name, here
-and in the tests. Each file holds
+Only this script needs torch and transformers. The weights are not stored: `seeded_weight` makes each from its name,
+here and in the tests. Each file holds
 
     config              JSON text of config.json
     versions            JSON text
@@ -30,9 +30,7 @@ def seeded_weight(name, shape):
     rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
     if "gate" in name and "proj" not in name:
         value = rng.normal(0.6, 0.3, shape)
-    elif "norm" in name and name.endswith("weight"):
-        value = rng.normal(1.0, 0.2, shape)
-    elif "ln_q" in name:
+    elif ("norm" in name and name.endswith("weight")) or "ln_q" in name:
         value = rng.normal(1.0, 0.2, shape)
     elif name.endswith("bias") or "embedding" in name or "embed" in name:
         value = rng.normal(0.0, 0.3, shape)
@@ -179,7 +177,7 @@ def mllama():
         longer = logits(np.concatenate([input_ids, next_token], 1), np.concatenate([seen, seen[:, -1:]], 1))
     arrays = {f"image_{i}": p for i, p in enumerate(pictures)} | {
         "pixel_values": pixels.numpy(),
-        "num_tiles": np.array([(row + [0, 0])[:2] for row in tiles], np.int32),
+        "num_tiles": np.array([[*row, 0][:2] for row in tiles], np.int32),
         "aspect_ratio_ids": ids.numpy().astype(np.int32),
         "aspect_ratio_mask": used.numpy().astype(np.int32),
         "input_ids": input_ids.astype(np.int32),

@@ -64,9 +64,7 @@ class Runner:
         vision = VisionPrecision.of(config.text.hidden_size, precision.layer(0))
         mesh = self.layout.text.system.mesh()
         self.model = self._put(vision_model(self.layout, tensors), model_specs(self.layout), mesh)
-        self.cache = self._put(
-            KVCache.zeros(self.layout.text, batch), KVCache.specs(self.layout.text, batch), mesh
-        )
+        self.cache = self._put(KVCache.zeros(self.layout.text, batch), KVCache.specs(self.layout.text, batch), mesh)
         empty = VisionCache.zeros(self.layout.text, batch, self.layout.rows)
         self.vision_cache = self._put(empty, VisionCache.specs(self.layout.text), mesh)
         self._encode = jax.jit(encode_step(self.layout, vision, mesh))

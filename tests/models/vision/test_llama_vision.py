@@ -27,7 +27,7 @@ def test_pixel_values_are_the_processors():
 
 @functools.cache
 def prefilled(device):
-    """The golden model on a system, both prompts read: (runner, vision tokens by (user, image), logits [users, T, V])."""
+    """The golden model on a system, both prompts read: runner, tokens by (user, image), logits [users, T, V]."""
     config, weights, arrays = golden("mllama")
     runner = Runner(config, weights, device, images=2, batch=2)
     vision, logits = {}, []
@@ -64,11 +64,12 @@ def test_decoding_sees_the_images_through_the_cache(device):
 
 
 def test_rows_that_see_no_image_differ_from_transformers():
-    """transformers lets those rows attend to everything; Meta's code and the device do not (see the golden's script)."""
+    """transformers lets those rows attend to everything; Meta's code and the device do not."""
     arrays = golden("mllama")[2]
     logits = prefilled("N150")[2]
     blind = arrays["cross_attention_mask"].sum((2, 3)) == 0
-    assert blind[0, :2].all() and blind[1, :1].all()
+    assert blind[0, :2].all()
+    assert blind[1, :1].all()
     assert (np.abs(logits - arrays["logits"]).max(-1)[blind] > 0.1).all()
 
 

@@ -46,9 +46,7 @@ def test_qwen_pixels_and_positions_are_the_processors():
     images = [patched_image(tower, arrays[f"image_{i}"], min_pixels=64, max_pixels=4096) for i in (0, 1)]
     np.testing.assert_array_equal([grid for _, grid in images], arrays["grids"])
     np.testing.assert_allclose(np.concatenate([pixels for pixels, _ in images]), arrays["pixel_values"], atol=1e-6)
-    positions, following = positions_3d(
-        qwen_layout("N150").config, arrays["input_ids"], [grid for _, grid in images]
-    )
+    positions, following = positions_3d(qwen_layout("N150").config, arrays["input_ids"], [grid for _, grid in images])
     np.testing.assert_array_equal(positions, arrays["position_ids"])
     assert following == arrays["position_ids"].max() + 1
 
