@@ -10,6 +10,7 @@ import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from ttsim.hardware.chips import CHIPS
@@ -125,6 +126,7 @@ def vision_weight_bytes(seeing: Seeing) -> int:
         shape = param.get_value().shape
         spec = text.rules.spec(*param.get_metadata()["axes"])
         local = tuple(size // sizes.get(axis, 1) for size, axis in zip(shape, spec, strict=True))
+        local = (local[0], prod(local[1:])) if names[-1].startswith(("wqkv", "wkv")) else local
         if names[0] == "tower":
             fmt = seeing.precision.weights if len(shape) > 1 else "bf16"
             total += tile_padded_bytes((1, *local) if len(local) == 1 else local, fmt)
