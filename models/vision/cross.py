@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from ttsim import ops as tt
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.layout import TILE, Layout, round_up
-from ttsim.models.stage import Stage
+from ttsim.models.parallel import Stage, decode_stage
 from ttsim.models.vision.layers import PASS_ROWS, VisionPrecision
 
 CROSS_PREFILL_LAYER, CROSS_DECODE_LAYER = "cross_prefill_layer", "cross_decode_layer"
@@ -81,14 +81,14 @@ def _output(x: Any, layer: Any, stage: Stage, vision: VisionPrecision) -> Any:
     p, layout = stage.precision, stage.layout
     y = _product(x, layer.wo_qd[...], stage, vision, p.wo, 1024)
     if layout.ways > 1:
-        y = tt.reduce_scatter(y, axis=layout.axis, dim=y.ndim - 1, format=p.linear_out)
+        y = tt.reduce_scatter(y, axis=layout.axis, dim=y.ndim - 1, format=p.linear_out, memory=stage.memory)
     return y
 
 
-def _feed_forward(x: Any, layer: Any, keep: Any, stage: Stage, h: Any, memory: str = "dram") -> Any:
-    fmt = stage.precision.residual
+def _feed_forward(x: Any, layer: Any, keep: Any, stage: Stage, h: Any) -> Any:
+    fmt, memory = stage.precision.residual, stage.memory
     out = tt.mask_rows(layer.mlp(h, stage), keep, out_format=fmt, memory=memory)
-    return tt.add(x, tt.gate(out, layer.mlp_gate[...], out_format=fmt, memory=memory), out_format=fmt)
+    return tt.add(x, tt.gate(out, layer.mlp_gate[...], out_format=fmt, memory=memory), out_format=fmt, memory=memory)
 
 
 @functools.partial(jax.jit, static_argnames=("stage", "vision"))
@@ -149,7 +149,7 @@ def cross_decode_layer(
     Args:
       x: [B, d / devices]; mask: [B, S]; keep: [B]. keys, values: [B, kv_heads, S, head_dim].
     """
-    stage = Stage.decode(layout, precision, x.shape[0])
+    stage = decode_stage(layout, precision)
     p, c = stage.precision, layout.config
     h = stage.norm(x, layer.attention_norm_d, cores=layout.attention_cores)
     q = _product(tt.reshard(h, format=p.residual), layer.wq_dq[...], stage, vision, p.wqkv, 32)
@@ -168,6 +168,7 @@ def cross_decode_layer(
     out = tt.join_heads_decode(out, format=p.sdpa_decode_out)
     out = tt.mask_rows(out, keep, out_format=p.sdpa_decode_out, memory="l1")
     out = tt.reshard(_output(out, layer, stage, vision), format=p.linear_out, cores=layout.residual_cores)
-    x = tt.add(x, tt.gate(out, layer.attention_gate[...], out_format=p.residual, memory="l1"), out_format=p.residual)
+    out = tt.gate(out, layer.attention_gate[...], out_format=p.residual, memory="l1")
+    x = tt.add(x, out, out_format=p.residual, memory="l1")
     h = stage.norm(x, layer.mlp_norm_d, cores=layout.mlp_cores, move=False)
-    return _feed_forward(x, layer, keep, stage, h, "l1")
+    return _feed_forward(x, layer, keep, stage, h)

@@ -7,6 +7,7 @@ there. All run inside `jax.shard_map`, like those of `Transformer`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,8 +19,8 @@ from ttsim.hardware.vision_software import VisionSoftware, vision_software
 from ttsim.models.cache import KVCache
 from ttsim.models.layout import TILE, Layout, round_up
 from ttsim.models.parameters import parameter
-from ttsim.models.stage import Stage
-from ttsim.models.transformer import Transformer, _rotary_tables, decode_layer, prefill_layer
+from ttsim.models.parallel import Stage, decode_stage, prefill_stage
+from ttsim.models.transformer import Transformer, decode_layer, prefill_layer, rotary_of_prompt, rotary_of_step
 from ttsim.models.vision.config import LlamaTower, VisionConfig
 from ttsim.models.vision.cross import VisionCache, cross_decode_layer, cross_prefill_layer, vision_rows
 from ttsim.models.vision.layers import TowerLayout, TowerStage, VisionPrecision
@@ -139,12 +140,12 @@ class VisionLanguageModel(nnx.Module):
           (this device's slice of the logits, the cache, the vision cache).
         """
         rows = layout.vision_rows(vision, vision_precision.activation)
-        first = precision.layer(0)
-        x, mask, keep = self._inputs(tokens_t, seen, layout, first.residual, step=False)
-        cos, sin = (table[None] for table in _rotary_tables(positions_t, layout.text, first))
+        tokens_t, positions_t = tt.copy_to_device(tokens_t, positions_t, work="prompt")
+        x, mask, keep = self._inputs(tokens_t, seen, layout, precision.layer(0).residual, step=False)
+        cos, sin = rotary_of_prompt(positions_t, layout.text, precision)
         text, cross = _lists(cache), _lists(vision_cache)
         for layer, slot, is_cross, layer_precision in self._layers(layout, precision):
-            stage = Stage.prefill(layout.text, layer_precision, cache, "prefill")
+            stage = prefill_stage(layout.text, layer_precision, cache.users_axis)
             keys, values = cross if is_cross else text
             if is_cross:
                 x, keys[slot], values[slot] = cross_prefill_layer(
@@ -164,6 +165,7 @@ class VisionLanguageModel(nnx.Module):
                     layer, x, cos, sin, user, keys[slot], values[slot], start=0, stage=stage
                 )
         y = self.text.prompt_logits(x, last if logits == "last" else None, layout=layout.text, precision=precision)
+        y = tt.read_back(y, work="prompt")
         return y, _filled(cache, text), _filled(vision_cache, cross)
 
     def decode(
@@ -187,9 +189,30 @@ class VisionLanguageModel(nnx.Module):
         Returns:
           ([B, V] logits, the cache).
         """
-        text, first = layout.text, precision.layer(0)
-        x, mask, keep = self._inputs(tokens_b, seen, layout, first.residual, step=True)
-        cos, sin = (table[:, None] for table in _rotary_tables(positions, text, first))
+        inputs = self._inputs(tokens_b, seen, layout, precision.layer(0).residual, step=True)
+        step = functools.partial(
+            VisionLanguageModel.device_step, layout=layout, precision=precision, vision_precision=vision_precision
+        )
+        run = tt.traced(step) if layout.software.traced_decode else step
+        y, cache = run(self, *inputs, positions, cache, vision_cache)
+        return tt.host_logits(y), cache
+
+    def device_step(
+        self,
+        x: Any,
+        mask: Any,
+        keep: Any,
+        positions: Any,
+        cache: KVCache,
+        vision_cache: VisionCache,
+        *,
+        layout: VisionLayout,
+        precision: AnyPrecision,
+        vision_precision: VisionPrecision,
+    ) -> Any:
+        """What the device runs of `decode`, from embeddings and masks to logits."""
+        text = layout.text
+        cos, sin = rotary_of_step(positions, text, precision)
         keys, values = _lists(cache)
         for layer, slot, is_cross, layer_precision in self._layers(layout, precision):
             if is_cross:
@@ -208,10 +231,10 @@ class VisionLanguageModel(nnx.Module):
                 x, keys[slot], values[slot] = decode_layer(
                     layer, x, cos, sin, positions, keys[slot], values[slot], layout=text, precision=layer_precision
                 )
-        stage = Stage.decode(text, precision.layer(len(cache.keys) - 1), tokens_b.shape[0])
+        stage = decode_stage(text, precision.layer(len(keys) - 1))
         y = vision_logits(x, self.text.norm_d, self.text.lm_head_dv, stage, precision)
         y = tt.untilize(y, format=precision.logits)[:, : text.config.vocab_size]
-        return tt.host_logits(y), _filled(cache, (keys, values))
+        return y, _filled(cache, (keys, values))
 
     def _inputs(self, tokens: Any, seen: Any, layout: VisionLayout, fmt: str, *, step: bool) -> Any:
         tower = layout.config.tower
@@ -276,7 +299,7 @@ def vision_logits(x: Any, norm_d: Any, lm_head_dv: Any, stage: Stage, precision:
             pass_rows=32,
         )
         if layout.ways > 1:
-            y = tt.all_gather(y, axis=layout.axis, dim=y.ndim - 1, format=precision.logits)
+            y = tt.all_gather(y, axis=layout.axis, dim=y.ndim - 1, format=precision.logits, memory="l1")
         parts.append(y.reshape(y.shape[0], layout.ways, -1))
     # Each device's pieces side by side, device by device: the order of the vocabulary.
     columns = [part[:, device] for device in range(layout.ways) for part in parts]

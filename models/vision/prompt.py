@@ -16,7 +16,7 @@ from flax import nnx
 from ttsim import ops as tt
 from ttsim.models.cache import KVCache
 from ttsim.models.rope import inverse_frequencies
-from ttsim.models.stage import Stage
+from ttsim.models.parallel import decode_stage, prefill_stage
 from ttsim.models.transformer import Transformer, decode_layer, prefill_layer
 from ttsim.models.vision.config import QwenTower, SiglipTower, VisionConfig
 from ttsim.models.vision.layers import TowerStage, VisionPrecision
@@ -99,10 +99,10 @@ class PromptVisionModel(nnx.Module):
         text, first = layout.text, precision.layer(0)
         x = tt.embedding(tokens_t, self.text.embedding_vd[...], out_format=first.residual)
         x = tt.put_rows(x, vision_nd, places_n, format=first.residual)
-        cos, sin = (table[None] for table in rotary_tables(positions, layout, first))
+        cos, sin = (table[None] for table in rotary_tables(positions, layout, first, "host"))
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, layer_precision) in enumerate(self.text.text_layers(text.config, precision)):
-            stage = Stage.prefill(text, layer_precision, cache, "prefill")
+            stage = prefill_stage(text, layer_precision, cache.users_axis)
             x, keys[slot], values[slot] = prefill_layer(
                 layer, x, cos, sin, user, keys[slot], values[slot], start=0, stage=stage
             )
@@ -132,24 +132,26 @@ class PromptVisionModel(nnx.Module):
         """
         text, first = layout.text, precision.layer(0)
         x = tt.embedding(tokens_b, self.text.embedding_vd[...], out_format=first.residual)
-        cos, sin = (table[:, None] for table in rotary_tables(positions, layout, first))
+        cos, sin = (table[:, None] for table in rotary_tables(positions, layout, first, "l1"))
         x = tt.reshard(x, format=first.residual, cores=text.residual_cores)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, layer_precision) in enumerate(self.text.text_layers(text.config, precision)):
             x, keys[slot], values[slot] = decode_layer(
                 layer, x, cos, sin, rows_b, keys[slot], values[slot], layout=text, precision=layer_precision
             )
-        stage = Stage.decode(text, precision.layer(len(keys) - 1), tokens_b.shape[0])
+        stage = decode_stage(text, precision.layer(len(keys) - 1))
         y = stage.logits(x, self.text.norm_d, self.text.lm_head_dv, precision, gather=True)
         y = tt.untilize(y, format=precision.logits)[:, : text.config.vocab_size]
         return y, dataclasses.replace(cache, keys=tuple(keys), values=tuple(values))
 
 
-def rotary_tables(positions: Any, layout: VisionLayout, precision: Any) -> tuple[Any, Any]:
+def rotary_tables(
+    positions: Any, layout: VisionLayout, precision: Any, memory: Literal["l1", "host"]
+) -> tuple[Any, Any]:
     """cos and sin [T, head_dim / 2] of one-part positions [T], or of three parts [3, T] mixed pair by pair."""
     config = layout.config.text
     radians, scaling = inverse_frequencies(config.rope, config.head_dim, layout.text.max_seq_len)
-    options = {"scaling": float(scaling), "format": precision.rope_in}
+    options = {"scaling": float(scaling), "format": precision.rope_in, "memory": memory}
     frequencies = jnp.asarray(radians, jnp.float32)
     if positions.ndim == 1:
         return tt.rotary_tables(positions, frequencies, **options)

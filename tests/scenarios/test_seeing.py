@@ -21,11 +21,11 @@ def scenario(model="90b", device="T3K", date="2025-04-02", images=((1024, 1024),
 
 def parts(s):
     """Seconds by op of the prompt's program, and of the device's blocks."""
-    (cost,) = s.prefill_costs()
+    (cost,) = s.prefill_costs
     total = {}
     for item in cost.kernels:
-        key = item.op if item.kernel.host else item.where.split("/")[-1]
-        gap = 0 if item.kernel.host else cost.machine.software.dispatch_gap
+        key = item.op if item.kernel.place == "host" else item.where.split("/")[-1]
+        gap = 0 if item.kernel.place == "host" else cost.machine.software.dispatch_gap
         total[key] = total.get(key, 0.0) + item.count * (item.kernel.time(CONSTANTS) + gap)
     return total
 
@@ -54,7 +54,7 @@ def test_blocks_are_repeated_as_often_as_the_model_has_layers():
 def test_an_untraced_step_takes_as_long_as_its_dispatch():
     """About 2,700 ops at 60.5 us on eight chips, whatever the device does meanwhile."""
     s = scenario()
-    ops = s.decode_cost().dispatches
+    ops = s.decode_cost.launches
     dispatch = ops * (CONSTANTS["host_op"] + 7 * CONSTANTS["host_op_chip"])
     assert 2550 < ops < 2750
     step = s.step_times(CONSTANTS).mean()

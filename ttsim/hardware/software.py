@@ -28,7 +28,6 @@ class Software:
       device_untilize: prefill logits are untilized on the device before the host reads them (bcfc2c1a3f, 2025-03-17).
       device_argmax: largest batch whose argmax is taken on the device (PR #25510, 2025-07, lifts it to 32).
       traced_prefill: prefill runs from a trace (PR #29827, 2025-10).
-      traced_decode: decode runs from a trace (see `ttsim.hardware.vision_software` for the one model that did not).
     """
 
     date: datetime.date
@@ -37,7 +36,6 @@ class Software:
     device_untilize: bool
     device_argmax: int
     traced_prefill: bool
-    traced_decode: bool = True
 
 
 def software_of(date: datetime.date | None = None) -> Software:

@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from ttsim.kernels.kernel import Kernel, over, seconds, times
+from ttsim.hardware.chips import Chip
+from ttsim.hardware.constants import (
+    INTERLEAVED_BANDWIDTH,
+    SDPA_DECODE_CHUNK,
+    SDPA_DECODE_START,
+    SDPA_EFFICIENCY,
+    SDPA_MERGE,
+    SDPA_PREFILL_START,
+    SOFTMAX_BLOCK,
+    STATIC_CHUNKS,
+)
+from ttsim.hardware.quantities import seconds
+from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.matmul import fidelity_name, phases
 from ttsim.kernels.shapes import tensor_bytes
 
 DECODE_CHUNK = 256  # `k_chunk_size` of tt_transformers' decode
+MASKED_CHUNK = 128  # `k_chunk_size` of cross attention's decode
 MAX_CORES_PER_HEAD = 16  # `max_cores_per_head_batch`
 
 
@@ -31,15 +44,15 @@ def flash_decode(
     chunks = np.ceil((np.asarray(machine.position) + 1) / DECODE_CHUNK)
     active = np.minimum(per_head, chunks)
     moved = 2 * users * kv_heads * chunks * tensor_bytes(DECODE_CHUNK, head_dim, fmt)
-    start = times(1, "sdpa_decode_start") + times(active - 1, "sdpa_merge")
+    start = SDPA_DECODE_START + (active - 1) * SDPA_MERGE
     if not machine.software.dynamic_chunks:
-        start = start + times(1, "static_chunks")
+        start = start + STATIC_CHUNKS
     return Kernel(
         "sdpa_decode",
         start=start,
         limits={
-            "dram": over(moved, "interleaved_bandwidth"),
-            "compute": times(rounds * np.ceil(chunks / per_head), "sdpa_decode_chunk"),
+            "dram": moved / INTERLEAVED_BANDWIDTH,
+            "compute": rounds * np.ceil(chunks / per_head) * SDPA_DECODE_CHUNK,
         },
         bytes=moved,
         flops=4 * users * heads * head_dim * chunks * DECODE_CHUNK,
@@ -50,7 +63,7 @@ def flash_decode(
 
 
 def flash_attention(
-    heads: int, kv_heads: int, rows: int, start: int, head_dim: int, *, fmt: str, setting: str, machine: Machine
+    heads: int, kv_heads: int, rows: int, start: int, head_dim: int, *, fmt: str, setting: str, chip: Chip
 ) -> Kernel:
     """Causal attention of rows start..start + rows - 1, in chunks of q x q scores.
 
@@ -59,7 +72,7 @@ def flash_attention(
     """
     q = 256 if rows >= 2048 else 64
     chunks = -(-rows // q)
-    cores = machine.chip.cores
+    cores = chip.cores
     per_heads = min(cores, heads)
     per_chunks = min(cores // per_heads, chunks)
     chunks_per_core = -(-chunks // per_chunks)
@@ -71,15 +84,15 @@ def flash_attention(
         last = np.arange(chunks - chunks_per_core, chunks)
         blocks = float(np.sum(prefix + last + 1))
     blocks *= heads_per_core
-    peak = machine.chip.clock * 4096 / phases(setting)
+    peak = chip.clock * chip.flops_per_cycle / phases(setting)
     moved = tensor_bytes(heads * rows, 2 * head_dim, fmt) + tensor_bytes(kv_heads * (start + rows), 2 * head_dim, fmt)
     return Kernel(
         "sdpa",
-        start=seconds(15e-6),
+        start=1 * SDPA_PREFILL_START,
         limits={
-            "compute": times(blocks * (q / 256) ** 2, "softmax_block")
-            + over(blocks * 4 * q * q * head_dim / peak, "sdpa_efficiency"),
-            "dram": over(moved, "interleaved_bandwidth"),
+            "compute": blocks * (q / 256) ** 2 * SOFTMAX_BLOCK
+            + seconds(blocks * 4 * q * q * head_dim / peak) / SDPA_EFFICIENCY,
+            "dram": moved / INTERLEAVED_BANDWIDTH,
         },
         bytes=moved,
         flops=4 * heads * head_dim * rows * (start + rows / 2),
@@ -100,7 +113,7 @@ def flash_attention_masked(
     fmt: str,
     mask_format: str | None,
     setting: str,
-    machine: Machine,
+    chip: Chip,
 ) -> Kernel:
     """Attention of `rows` queries to all of `length` keys under a mask, in chunks of `chunk` x `chunk` scores.
 
@@ -109,22 +122,22 @@ def flash_attention_masked(
     """
     q_chunk, k_chunk = min(chunk, 32 * -(-rows // 32)), chunk
     q_chunks, k_chunks = -(-rows // q_chunk), -(-length // k_chunk)
-    cores = machine.chip.cores
+    cores = chip.cores
     per_heads = min(cores, heads)
     per_chunks = min(cores // per_heads, q_chunks)
     rounds = -(-q_chunks // per_chunks)
     blocks = rounds * -(-heads // per_heads) * k_chunks
-    peak = machine.chip.clock * 4096 / phases(setting)
+    peak = chip.clock * chip.flops_per_cycle / phases(setting)
     mask = heads * tensor_bytes(rows, length, mask_format) if mask_format else 0
     moved = mask + tensor_bytes(heads * rows, 2 * head_dim, fmt)
     moved += rounds * tensor_bytes(kv_heads * length, 2 * head_dim, fmt)
     return Kernel(
         "sdpa",
-        start=seconds(15e-6),
+        start=1 * SDPA_PREFILL_START,
         limits={
-            "compute": times(blocks * (q_chunk * k_chunk) / 256**2, "softmax_block")
-            + over(blocks * 4 * q_chunk * k_chunk * head_dim / peak, "sdpa_efficiency"),
-            "dram": over(moved, "interleaved_bandwidth"),
+            "compute": blocks * (q_chunk * k_chunk / 256**2) * SOFTMAX_BLOCK
+            + seconds(blocks * 4 * q_chunk * k_chunk * head_dim / peak) / SDPA_EFFICIENCY,
+            "dram": moved / INTERLEAVED_BANDWIDTH,
         },
         bytes=moved,
         flops=4 * heads * head_dim * rows * length,
@@ -135,21 +148,21 @@ def flash_attention_masked(
 
 
 def flash_decode_masked(
-    users: int, heads: int, kv_heads: int, length: int, head_dim: int, *, fmt: str, setting: str, machine: Machine
+    users: int, heads: int, kv_heads: int, length: int, head_dim: int, *, fmt: str, setting: str, chip: Chip
 ) -> Kernel:
     """One query row per head and user against a whole cache of `length` positions under a mask, in chunks of 128."""
-    chunk = 128
-    cores = machine.chip.cores
+    chunk = MASKED_CHUNK
+    cores = chip.cores
     per_head = max(min(MAX_CORES_PER_HEAD, cores // (kv_heads * users)), 1)
     rounds, chunks = -(-kv_heads * users // cores), -(-length // chunk)
     active = min(per_head, chunks)
     moved = 2 * users * kv_heads * chunks * tensor_bytes(chunk, head_dim, fmt)
     return Kernel(
         "sdpa_decode",
-        start=times(1, "sdpa_decode_start") + times(active - 1, "sdpa_merge"),
+        start=SDPA_DECODE_START + (active - 1) * SDPA_MERGE,
         limits={
-            "dram": over(moved, "interleaved_bandwidth"),
-            "compute": times(rounds * -(-chunks // per_head), "sdpa_decode_chunk"),
+            "dram": moved / INTERLEAVED_BANDWIDTH,
+            "compute": rounds * -(-chunks // per_head) * SDPA_DECODE_CHUNK,
         },
         bytes=moved,
         flops=4 * users * heads * head_dim * chunks * chunk,

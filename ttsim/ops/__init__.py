@@ -18,8 +18,9 @@ from ttsim.ops.attention import (
     update_cache,
 )
 from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
-from ttsim.ops.core import OPS, Op, OpCall, op
+from ttsim.ops.core import OPS, Noise, Op, OpCall, op
 from ttsim.ops.eltwise import add, add_bias, silu_mul, typecast
+from ttsim.ops.host import copy_to_device, read_back, traced
 from ttsim.ops.host_vision import (
     from_torch,
     host_image,
@@ -60,6 +61,7 @@ from ttsim.ops.vision import (
 
 __all__ = [
     "OPS",
+    "Noise",
     "Op",
     "OpCall",
     "add",
@@ -74,6 +76,7 @@ __all__ = [
     "average_pool",
     "concat_heads_decode",
     "concat_heads_prefill",
+    "copy_to_device",
     "create_heads_decode",
     "create_heads_prefill",
     "embedding",
@@ -96,6 +99,7 @@ __all__ = [
     "pad_rows",
     "prepend_class",
     "put_rows",
+    "read_back",
     "read_cache",
     "reduce_scatter",
     "reorder_rows",
@@ -120,6 +124,7 @@ __all__ = [
     "take_rows",
     "to_torch",
     "tower_mask",
+    "traced",
     "typecast",
     "untilize",
     "update_cache",

@@ -9,15 +9,35 @@ import math
 
 import jax.numpy as jnp
 
-from ttsim.kernels.kernel import Kernel, over, times
+from ttsim.hardware.constants import (
+    HOST_CONVERT,
+    HOST_IMAGE,
+    HOST_JOIN,
+    HOST_LOGITS,
+    HOST_MASK,
+    HOST_POST,
+    HOST_READ,
+    HOST_STEP_INPUTS,
+    HOST_TILIZE,
+    HOST_TILIZE_SLOW,
+    HOST_TILIZE_THREADS,
+    HOST_UNPAD,
+    HOST_UNTILIZE_ELEMENT,
+    HOST_UNTILIZE_SLOW,
+    HOST_WRITE,
+    HOST_WRITE_ALL,
+)
+from ttsim.kernels.kernel import host_work
 from ttsim.kernels.shapes import tiles
 from ttsim.numerics.formats import TILE
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import op
 from ttsim.ops.vision import MASKED
 
+_SOURCE = "tt-metal models/tt_transformers tt/multimodal and tt/generator.py, 2025-04"
 
-@op
+
+@op(on_host=True)
 def host_image(pixels, *, patch):
     """One image on the host: resized and cut, unfolded to rows of patches, and copied to the devices.
 
@@ -35,10 +55,10 @@ def host_image(pixels, *, patch):
 
 @host_image.cost
 def _(call, machine):
-    return [host("transform and unfold", times(1, "host_image"))]
+    return [host_work("transform and unfold", 1 * HOST_IMAGE, _SOURCE)]
 
 
-@op
+@op(on_host=True)
 def tower_mask(used, *, tokens, visible, padded):
     """The mask of a tower that computes all tiles at once, built on the host: [tiles * padded] squared.
 
@@ -59,10 +79,10 @@ def tower_mask(used, *, tokens, visible, padded):
 @tower_mask.cost
 def _(call, machine):
     size = call.outputs[0].size
-    return [host("tower mask", times(size, "host_mask"))]
+    return [host_work("mask of the tower", size * HOST_MASK, _SOURCE)]
 
 
-@op
+@op(weights=(1, 2), on_host=True)
 def host_inputs(tokens, table, extra, seen, *, tile_tokens, keys, step, heads, conversions=1, out_format):
     """What the host prepares for the text model, small as it is: embeddings, and the mask of cross attention.
 
@@ -90,12 +110,12 @@ def _(call, machine):
         return []
     # The mask is sent for every query head of a device: heads x keys for each user.
     users, keys, heads = call.inputs[0].shape[0], call["keys"], call["heads"]
-    conversions = call.attributes.get("conversions", 1)
-    masks = times(conversions * users * heads * keys, "host_convert") + times(users * heads * keys, "host_tilize")
-    return [host("embeddings and masks", times(1, "host_step_inputs") + masks)]
+    size = users * heads * keys
+    masks = call["conversions"] * size * HOST_CONVERT + size * HOST_TILIZE
+    return [host_work("embeddings and masks", masks + HOST_STEP_INPUTS, _SOURCE)]
 
 
-@op
+@op(on_host=True)
 def host_logits(logits):
     """The logits of one device, read and converted on the host, where the argmax is taken."""
     return logits
@@ -103,10 +123,11 @@ def host_logits(logits):
 
 @host_logits.cost
 def _(call, machine):
-    return [host("logits and argmax", times(call.inputs[0].shape[-1], "host_logits"))]
+    time = call.inputs[0].shape[-1] * HOST_LOGITS
+    return [host_work("logits and argmax", time, _SOURCE, waits=True)]
 
 
-@op
+@op(on_host=True)
 def from_torch(x, *, format, conversions=1, tilings=1, fast_tilize=True):
     """A tensor of the host, converted and tilized there, on every device of a replica.
 
@@ -123,15 +144,17 @@ def from_torch(x, *, format, conversions=1, tilings=1, fast_tilize=True):
 @from_torch.cost
 def _(call, machine):
     size, devices = call.inputs[0].size, machine.system.chips_per_replica
-    tilings = call.attributes.get("tilings", 1)
-    slow = 1 if call.attributes.get("fast_tilize", True) else _SLOW_TILIZE
-    total = times(call.attributes.get("conversions", 1) * size, "host_convert")
-    total = total + times(size * slow, tilize_constant(tilings))
-    written = over(2 * devices * size, "host_write_8" if devices > 2 else "host_write")
-    return [host("from_torch", total + written)]
+    tilize = size * HOST_TILIZE
+    if call["tilings"] > 1:
+        threads = min(HOST_TILIZE_THREADS, key=lambda known: abs(known - call["tilings"]))
+        tilize = tilize * HOST_TILIZE_THREADS[threads]
+    if not call["fast_tilize"]:
+        tilize = tilize * HOST_TILIZE_SLOW
+    written = 2 * devices * size / (HOST_WRITE_ALL if devices > 2 else HOST_WRITE)
+    return [host_work("from_torch", call["conversions"] * size * HOST_CONVERT + tilize + written, _SOURCE)]
 
 
-@op
+@op(on_host=True)
 def to_torch(x, *, rows, format, copies=1, fast_tilize=True):
     """A replicated tensor of the devices on the host: [..., n, H] -> [rows, H], joined and padded with zeros.
 
@@ -146,25 +169,11 @@ def to_torch(x, *, rows, format, copies=1, fast_tilize=True):
 @to_torch.cost
 def _(call, machine):
     *leading, rows, columns = call.inputs[0].shape
-    size, copies = math.prod(leading) * tiles(rows) * TILE * columns, call.attributes.get("copies", 1)
-    slow = 1 if call.attributes.get("fast_tilize", True) else _SLOW_UNTILIZE
-    total = over(2 * copies * size, "host_read") + times(copies * size * slow, "host_untilize")
-    total = total + times(copies * size, "host_unpad") + times(size, "host_post")
+    size, copies = math.prod(leading) * tiles(rows) * TILE * columns, call["copies"]
+    untilize = copies * size * HOST_UNTILIZE_ELEMENT
+    if not call["fast_tilize"]:
+        untilize = untilize * HOST_UNTILIZE_SLOW
+    time = 2 * copies * size / HOST_READ + untilize + copies * size * HOST_UNPAD + size * HOST_POST
     if copies > 1:
-        total = total + times(copies * size, "host_join")
-    return [host("to_torch", total)]
-
-
-# How much slower the host's loops were before 2025-04-18. Source: tt-metal #20335, 10.5 M float32: tilize 78.7 -> 26.2
-# ms, untilize 65.7 -> 25.3 ms.
-_SLOW_TILIZE, _SLOW_UNTILIZE = 3.0, 2.6
-
-
-def tilize_constant(threads):
-    """The constant of n threads that tilize side by side, each a tensor of its own: seconds per element of one."""
-    return "host_tilize_8" if threads > 4 else "host_tilize_2" if threads > 1 else "host_tilize"
-
-
-def host(name, time):
-    """A kernel of the host: the devices wait for it."""
-    return Kernel(name, start=time, source="tt-metal models/tt_transformers tt/multimodal, 2025-04", host=True)
+        time = time + copies * size * HOST_JOIN
+    return [host_work("to_torch", time, _SOURCE, waits=True)]

@@ -12,11 +12,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ttsim.kernels import activations as tensix
-from ttsim.kernels import flash as attention
-from ttsim.kernels import links, matmul
+from ttsim.hardware.constants import ADD_TIME, CONCAT_HEADS_TIME, RETILE_TIME
+from ttsim.kernels import flash, links, matmul
+from ttsim.kernels.activations import check_l1, small, stream, stream_rows
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
-from ttsim.meshes.systems import Topology
+from ttsim.meshes.systems import System, Topology
 from ttsim.numerics import fidelity
 from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import dequantize
@@ -34,7 +34,7 @@ _ACTIVATIONS = {
 }
 
 
-@op
+@op(weights=(1, 2))
 def layer_norm(x, weight, bias, *, eps, out_format):
     """y = (x - mean) / sqrt(variance + eps) * weight + bias over the last axis.
 
@@ -52,10 +52,10 @@ def layer_norm(x, weight, bias, *, eps, out_format):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.stream_rows("layer_norm", moved, rows, machine)]
+    return [stream_rows("layer_norm", moved, rows, machine.chip)]
 
 
-@op
+@op(weights=(1, 2))
 def linear_bias(x, w, bias, *, weight_format, setting, out_format, activation="none", in_format="bf16", pass_rows=None):
     """activation(x w + bias) in one kernel: the bias and the activation are fused into the product's last step.
 
@@ -78,9 +78,9 @@ def _(call, machine):
     x, w = call.inputs[:2]
     rows, k = rows_and_columns(x)
     options = {"fmt": call["weight_format"], "out_format": call["out_format"], "setting": call["setting"]}
-    options["in_format"] = call.attributes.get("in_format", "bf16")
-    pass_rows = call.attributes.get("pass_rows") or rows
-    return [matmul.mcast_2d(rows, k, math.prod(w.shape[1:]), pass_rows=pass_rows, machine=machine, **options)]
+    options["in_format"] = call["in_format"]
+    pass_rows = call["pass_rows"] or rows
+    return [matmul.mcast_2d(rows, k, math.prod(w.shape[1:]), pass_rows=pass_rows, chip=machine.chip, **options)]
 
 
 @op
@@ -124,12 +124,12 @@ def sdpa(q, keys, values, mask, *, scale, setting, kv_format, out_format, mask_f
 def _(call, machine):
     q, keys, _, mask = call.inputs
     heads, rows, head_dim = q.shape
-    formats = {"fmt": call["kv_format"], "mask_format": mask and call.attributes.get("mask_format", "bf16")}
-    options = {"chunk": call.attributes.get("chunk", 128), "setting": call["setting"], "machine": machine, **formats}
-    return [attention.flash_attention_masked(heads, keys.shape[0], rows, keys.shape[1], head_dim, **options)]
+    formats = {"fmt": call["kv_format"], "mask_format": mask and call["mask_format"]}
+    options = {"chunk": call["chunk"], "setting": call["setting"], "chip": machine.chip, **formats}
+    return [flash.flash_attention_masked(heads, keys.shape[0], rows, keys.shape[1], head_dim, **options)]
 
 
-@op
+@op(caches=(1, 2), in_l1=True)
 def sdpa_decode_masked(q, keys, values, mask, *, setting, kv_format, out_format, mask_format="bf16"):
     """Flash decode under a mask, over the whole cache: what a new token sees of each user's images.
 
@@ -154,8 +154,8 @@ def sdpa_decode_masked(q, keys, values, mask, *, setting, kv_format, out_format,
 def _(call, machine):
     users, heads, head_dim = call.inputs[0].shape
     kv_heads, length = call.inputs[1].shape[1:3]
-    options = {"fmt": call["kv_format"], "setting": call["setting"], "machine": machine}
-    return [attention.flash_decode_masked(users, heads, kv_heads, length, head_dim, **options)]
+    options = {"fmt": call["kv_format"], "setting": call["setting"], "chip": machine.chip}
+    return [flash.flash_decode_masked(users, heads, kv_heads, length, head_dim, **options)]
 
 
 @op
@@ -168,10 +168,10 @@ def split_heads(x, *, heads, format):
 @split_heads.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    return [tensix.stream_rows("create_heads", 2 * tensor_bytes(rows, columns, call["format"]), rows, machine)]
+    return [stream_rows("create_heads", 2 * tensor_bytes(rows, columns, call["format"]), rows, machine.chip)]
 
 
-@op
+@op(in_l1=True)
 def split_heads_decode(x, *, heads, format):
     """The query projection of each user into heads: [B, heads * d] -> [B, heads, d]."""
     del format
@@ -181,10 +181,10 @@ def split_heads_decode(x, *, heads, format):
 @split_heads_decode.cost
 def _(call, machine):
     steps = ("create_heads", "untilize", "slice", "transpose", "tilize")
-    return [tensix.small(name, 4e-6) for name in steps]
+    return [small(name, RETILE_TIME) for name in steps]
 
 
-@op
+@op(in_l1=True)
 def join_heads_decode(x, *, format):
     """[B, heads, d] -> [B, heads * d], by way of rows."""
     del format
@@ -194,7 +194,7 @@ def join_heads_decode(x, *, format):
 @join_heads_decode.cost
 def _(call, machine):
     steps = ("untilize", "transpose", "slice", "tilize", "concat_heads")
-    return [tensix.small(name, 3e-6) for name in steps]
+    return [small(name, CONCAT_HEADS_TIME) for name in steps]
 
 
 @op
@@ -212,12 +212,15 @@ def gather_sum(x, *, axis, format, scattered=False):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
-    line = on_a_line(machine)
-    if call.attributes.get("scattered"):
-        return [links.reduce_scatter(tensor, devices, line), links.all_gather(tensor, devices, line)]
+    line = on_a_line(machine.system)
+    if call["scattered"]:
+        return [
+            links.reduce_scatter(tensor, devices, "dram", line),
+            links.all_gather(tensor, devices, "dram", line),
+        ]
     return [
-        links.all_gather(devices * tensor, devices, line),
-        tensix.stream("fast_reduce_nc", (devices + 1) * tensor, machine),
+        links.all_gather(devices * tensor, devices, "dram", line),
+        stream("fast_reduce_nc", (devices + 1) * tensor, machine.chip),
     ]
 
 
@@ -232,10 +235,10 @@ def line_gather(x, *, axis, format):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     gathered = call.num_devices * tensor_bytes(rows, columns, call["format"])
-    return [links.all_gather(gathered, call.num_devices, on_a_line(machine))]
+    return [links.all_gather(gathered, call.num_devices, "dram", on_a_line(machine.system))]
 
 
-@op
+@op(weights=(1,))
 def gate(x, strength, *, out_format, memory="dram"):
     """x tanh(strength): strength [1] is a parameter of the model. `memory`: where x lies, "dram" or "l1"."""
     del memory
@@ -245,10 +248,11 @@ def gate(x, strength, *, out_format, memory="dram"):
 @gate.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    if call.attributes.get("memory") == "l1":
-        return [tensix.small("tanh", 2.5e-6), tensix.small("mul", 2.5e-6)]
+    if call["memory"] == "l1":
+        check_l1("gate", rows, columns, "bf16", 2, machine.chip)
+        return [small("tanh", ADD_TIME), small("mul", ADD_TIME)]
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.small("tanh", 3e-6), tensix.stream("mul", moved, machine)]
+    return [small("tanh", ADD_TIME), stream("mul", moved, machine.chip)]
 
 
 @op
@@ -261,13 +265,14 @@ def mask_rows(x, keep, *, out_format, memory="dram"):
 @mask_rows.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    if call.attributes.get("memory") == "l1":
-        return [tensix.small("mul", 2.5e-6)]
+    if call["memory"] == "l1":
+        check_l1("mask_rows", rows, columns, "bf16", 2, machine.chip)
+        return [small("mul", ADD_TIME)]
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.stream("mul", moved, machine)]
+    return [stream("mul", moved, machine.chip)]
 
 
-@op
+@op(weights=(0,))
 def take_aspect(table, aspect, *, tiles, format):
     """The rows of one canvas: table [aspects, max_tiles, n, H] -> [tiles, n, H]."""
     del format
@@ -277,7 +282,7 @@ def take_aspect(table, aspect, *, tiles, format):
 @take_aspect.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.outputs[0])
-    return [tensix.stream("slice", 2 * tensor_bytes(rows, columns, call["format"]), machine)]
+    return [stream("slice", 2 * tensor_bytes(rows, columns, call["format"]), machine.chip)]
 
 
 @op
@@ -289,10 +294,10 @@ def add_spread(x, row, *, out_format):
 @add_spread.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    return [tensix.stream("add", 2 * tensor_bytes(rows, columns, call["out_format"]), machine)]
+    return [stream("add", 2 * tensor_bytes(rows, columns, call["out_format"]), machine.chip)]
 
 
-@op
+@op(weights=(1,))
 def prepend_class(x, token, *, format):
     """The class token before the rows of each tile: [tiles, n, H] -> [tiles, n + 1, H]."""
     token = pack(token.astype(jnp.float32), format)
@@ -304,7 +309,7 @@ def _(call, machine):
     return _retiled("concat", call, machine)
 
 
-@op
+@op(weights=(1, 2, 3))
 def add_positions(x, shared, by_tile, strength, aspect, *, out_format):
     """x + (1 - tanh(strength)) shared + tanh(strength) by_tile[aspect].
 
@@ -322,12 +327,12 @@ def _(call, machine):
     tensor = tensor_bytes(rows, columns, call["out_format"])
     shared = tensor_bytes(*rows_and_columns(call.inputs[1]), call["out_format"])
     return [
-        tensix.small("tanh", 3e-6),
-        tensix.stream("mul", 2 * shared, machine),
-        tensix.stream("add", 2 * tensor + shared, machine),
-        tensix.stream("slice", 2 * tensor, machine),
-        tensix.stream("mul", 2 * tensor, machine),
-        tensix.stream("add", 3 * tensor, machine),
+        small("tanh", ADD_TIME),
+        stream("mul", 2 * shared, machine.chip),
+        stream("add", 2 * tensor + shared, machine.chip),
+        stream("slice", 2 * tensor, machine.chip),
+        stream("mul", 2 * tensor, machine.chip),
+        stream("add", 3 * tensor, machine.chip),
     ]
 
 
@@ -365,7 +370,7 @@ def join_columns(*parts, format):
 @join_columns.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.outputs[0])
-    return [tensix.stream("concat", 2 * tensor_bytes(rows, columns, call["format"]), machine)]
+    return [stream("concat", 2 * tensor_bytes(rows, columns, call["format"]), machine.chip)]
 
 
 @op
@@ -378,7 +383,7 @@ def stack_images(*images, format):
 @stack_images.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.outputs[0])
-    return [tensix.stream("concat", 2 * tensor_bytes(rows, columns, call["format"]), machine)]
+    return [stream("concat", 2 * tensor_bytes(rows, columns, call["format"]), machine.chip)]
 
 
 @op
@@ -439,19 +444,18 @@ def add_rows(x, rows, places, *, out_format):
 @add_rows.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    return [tensix.stream("add", 3 * tensor_bytes(rows, columns, call["out_format"]), machine)]
+    return [stream("add", 3 * tensor_bytes(rows, columns, call["out_format"]), machine.chip)]
 
 
 def _retiled(name, call, machine):
     """From tiles to rows, the work there, and back to tiles: the three pass the tensor through DRAM."""
     rows, columns = rows_and_columns(call.outputs[0])
     moved = 2 * tensor_bytes(rows, columns, call.attributes["format"])
-    return [tensix.stream(step, moved, machine) for step in ("untilize", name, "tilize")]
+    return [stream(step, moved, machine.chip) for step in ("untilize", name, "tilize")]
 
 
-def on_a_line(machine):
-    """The machine as the vision code's collectives see it: a line with one link, whatever the text model has."""
-    if machine.system.topology is Topology.SINGLE:
-        return machine
-    system = dataclasses.replace(machine.system, topology=Topology.LINEAR, links=1)
-    return dataclasses.replace(machine, system=system)
+def on_a_line(system: System) -> System:
+    """The system as the vision code's collectives see it: a line with one link, whatever the text model has."""
+    if system.topology is Topology.SINGLE:
+        return system
+    return dataclasses.replace(system, topology=Topology.LINEAR, links=1)

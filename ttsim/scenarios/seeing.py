@@ -52,12 +52,8 @@ def with_images(
             f"{scenario.config.name} takes no images here: images are priced for {', '.join(PUBLISHED)}, and for "
             "checkpoints of their kind (a config.json with model_type mllama)"
         )
-    software = dataclasses.replace(
-        scenario.software,
-        traced_decode=vision_software(scenario.software.date, scenario.config.name).traced_decode,
-    )
     sizes = tuple(check_size(size) for size in images)
-    return dataclasses.replace(scenario, images=sizes, vision=vision, software=software)
+    return dataclasses.replace(scenario, images=sizes, vision=vision)
 
 
 @dataclass(frozen=True)
