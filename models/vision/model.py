@@ -18,8 +18,8 @@ from ttsim import ops as tt
 from ttsim.hardware.vision_software import VisionSoftware, vision_software
 from ttsim.models.cache import KVCache
 from ttsim.models.layout import TILE, Layout, round_up
-from ttsim.models.parameters import parameter
 from ttsim.models.parallel import Stage, decode_stage, prefill_stage
+from ttsim.models.parameters import parameter
 from ttsim.models.transformer import Transformer, decode_layer, prefill_layer, rotary_of_prompt, rotary_of_step
 from ttsim.models.vision.config import LlamaTower, VisionConfig
 from ttsim.models.vision.cross import VisionCache, cross_decode_layer, cross_prefill_layer, vision_rows

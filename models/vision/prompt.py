@@ -15,8 +15,8 @@ from flax import nnx
 
 from ttsim import ops as tt
 from ttsim.models.cache import KVCache
-from ttsim.models.rope import inverse_frequencies
 from ttsim.models.parallel import decode_stage, prefill_stage
+from ttsim.models.rope import inverse_frequencies
 from ttsim.models.transformer import Transformer, decode_layer, prefill_layer
 from ttsim.models.vision.config import QwenTower, SiglipTower, VisionConfig
 from ttsim.models.vision.layers import TowerStage, VisionPrecision

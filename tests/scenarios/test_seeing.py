@@ -48,17 +48,17 @@ def test_blocks_are_repeated_as_often_as_the_model_has_layers():
     assert scenario().decode_program.count("update_cache") == 160
     two = scenario(images=((512, 512), (512, 512)))
     assert two.prefill_programs[0].count("gather_sum") == 160
-    assert two.ttft(CONSTANTS) > 1.8 * scenario().ttft(CONSTANTS)
+    assert two.ttft(CONSTANTS) > 1.7 * scenario().ttft(CONSTANTS)
 
 
 def test_an_untraced_step_takes_as_long_as_its_dispatch():
-    """About 2,700 ops at 60.5 us on eight chips, whatever the device does meanwhile."""
+    """About 2,700 ops at 60.5 us on eight chips; only the LM head, which is dispatched last, shows on the device."""
     s = scenario()
     ops = s.decode_cost.launches
     dispatch = ops * (CONSTANTS["host_op"] + 7 * CONSTANTS["host_op_chip"])
     assert 2550 < ops < 2750
     step = s.step_times(CONSTANTS).mean()
-    assert dispatch < step < dispatch + 5e-3
+    assert dispatch < step < dispatch + 7e-3
     traced = scenario(date="2025-07-30")
     assert traced.speed(CONSTANTS) > 1.7 * s.speed(CONSTANTS)
 

@@ -35,9 +35,7 @@ def _fitted(name: str, value: float, unit: Unit, scales_with: ScalesWith, source
 
 def _calibrated(name: str, value: float, unit: Unit, source: str, *, guess: float) -> Constant:
     origin = f"guessed {guess:g}, calibrated on five intervals of Llama-3.2-11B's vision demo (ttsim.proof.vision)"
-    return Constant(
-        name=name, value=value, unit=unit, kind="calibrated", source=f"{source}; {origin}", guess=guess
-    )
+    return Constant(name=name, value=value, unit=unit, kind="calibrated", source=f"{source}; {origin}", guess=guess)
 
 
 _LAYER_1B_T3K = "op profile of a Llama-3.2-1B decode layer on T3K, tt-metal tech_reports/LLMs, op-to-op gap (2024-11)"

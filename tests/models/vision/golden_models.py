@@ -31,6 +31,10 @@ _spec.loader.exec_module(_script)
 seeded_weight = _script.seeded_weight
 
 
+# Most of a test's time is XLA's; its cheapest passes do for arrays this small.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 class SeededWeights(Mapping):
     """A checkpoint whose tensors are made from their names, as the script that wrote the goldens made them."""
 
@@ -55,6 +59,16 @@ def golden(case):
     return json.loads(str(data["config"])), SeededWeights(json.loads(str(data["weights"]))), arrays
 
 
+def in_numpy(value, path):
+    """`convert` of the loaders that leaves values on the host: cutting those takes no compilation."""
+    return np.asarray(value, np.float32)
+
+
+def put(tree, specs, mesh):
+    """The tree cut over the mesh."""
+    return jax.tree.map(lambda x, spec: jax.device_put(np.asarray(x), NamedSharding(mesh, spec)), tree, specs)
+
+
 class Runner:
     """A Llama-3.2-Vision model on a system, for `batch` users."""
 
@@ -63,17 +77,13 @@ class Runner:
         self.layout = VisionLayout(config, Layout(config.text, get_system(device), max_seq_len=max_seq_len), images)
         vision = VisionPrecision.of(config.text.hidden_size, precision.layer(0))
         mesh = self.layout.text.system.mesh()
-        self.model = self._put(vision_model(self.layout, tensors), model_specs(self.layout), mesh)
-        self.cache = self._put(KVCache.zeros(self.layout.text, batch), KVCache.specs(self.layout.text, batch), mesh)
+        self.model = put(vision_model(self.layout, tensors, in_numpy), model_specs(self.layout), mesh)
+        self.cache = put(KVCache.zeros(self.layout.text, batch), KVCache.specs(self.layout.text, batch), mesh)
         empty = VisionCache.zeros(self.layout.text, batch, self.layout.rows)
-        self.vision_cache = self._put(empty, VisionCache.specs(self.layout.text), mesh)
-        self._encode = jax.jit(encode_step(self.layout, vision, mesh))
-        self._prefill = jax.jit(vision_prefill_step(self.layout, precision, vision, batch, logits="all", mesh=mesh))
-        self._decode = jax.jit(vision_decode_step(self.layout, precision, vision, batch, mesh))
-
-    @staticmethod
-    def _put(tree, specs, mesh):
-        return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), tree, specs)
+        self.vision_cache = put(empty, VisionCache.specs(self.layout.text), mesh)
+        self._encode = quick_jit(encode_step(self.layout, vision, mesh))
+        self._prefill = quick_jit(vision_prefill_step(self.layout, precision, vision, batch, logits="all", mesh=mesh))
+        self._decode = quick_jit(vision_decode_step(self.layout, precision, vision, batch, mesh))
 
     def encode(self, pixels, aspect, tiles):
         """Vision tokens [tiles, tokens, d] of an image."""
