@@ -28,12 +28,13 @@ def scenario_of(row: Row, figure: Literal["speed", "ttft"]) -> Scenario:
     if row.vision:  # 500 tokens of one user after one image, with the model's default precision
         tokens, images = VISION_DEMO_TOKENS, [VISION_DEMO_IMAGE]
         return Scenario.of(row.model, row.device, row.precision, 1, tokens, 500, date=date, images=images)
-    software = software_of(date)
+    system = get_system(row.device, row.data_parallel)
+    software = software_of(date, boxes=system.box_names)
     if figure == "ttft" and row.host_untilize:
         software = dataclasses.replace(software, device_untilize=False)
     return Scenario(
         config=get_config(row.model),
-        system=get_system(row.device, row.data_parallel),
+        system=system,
         precision=resolve(row.speed_precision, row.model, date),
         batch_size=row.batch_size,
         prompt_length=prompt_tokens(row.model, row.prompt)[0],

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from ttsim.hardware.chips import CHIPS
 from ttsim.hardware.vision_software import vision_software
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import TILE, round_up
@@ -91,7 +90,7 @@ class Seeing:
             + cross_cache_bytes(self),
             activations=tower_activation_bytes(self),
             reserved=TRACE_REGION,
-            capacity=CHIPS[s.system.chip].dram_bytes,
+            capacity=s.chip.dram_bytes,
         )
 
 
