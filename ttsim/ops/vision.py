@@ -24,7 +24,7 @@ from ttsim.numerics.packer import pack
 from ttsim.ops.attention import _activations, _softmax, _weights
 from ttsim.ops.core import op
 
-MASKED = -1e9  # what a mask holds where a row does not see a key
+MASKED = -65_504.0  # what a mask holds where a row does not see a key: the lowest float16, which no softmax survives
 _QUERY_ROWS = 1024  # rows of queries that the simulator (not the device) computes at once
 
 _ACTIVATIONS = {
