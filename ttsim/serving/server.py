@@ -93,10 +93,18 @@ class SimulatedPrices:
 
     def _alone(self, rows: int, prefix: int) -> float:
         scenario = self._prompt(rows)
-        if prefix:
-            fields = {field.name: getattr(scenario, field.name) for field in dataclasses.fields(scenario)}
-            scenario = _AfterPrefix(**fields, prefix=prefix)
-        return float(scenario.ttft(self._constants))
+        if not prefix:
+            return float(scenario.ttft(self._constants))
+        fields = {field.name: getattr(scenario, field.name) for field in dataclasses.fields(scenario)}
+        rest = _AfterPrefix(**fields, prefix=prefix)
+        # What the host does once per prompt stands in its first chunk, which this prompt enters later.
+        once = self._host(scenario) - self._host(rest)
+        return float(rest.ttft(self._constants)) + once
+
+    def _host(self, scenario: Scenario) -> float:
+        """Seconds of the host's own work in a prompt's first chunk."""
+        work = (item for item in scenario.prefill_costs[0].kernels if item.kernel.place == "host")
+        return sum(item.count * float(np.mean(item.kernel.time(self._constants))) for item in work)
 
     def _together(self, prompts: int, rows: int) -> float:
         """One program of `prompts` x `rows` rows: a prompt's time, and what the device has to do beyond one prompt.
@@ -111,11 +119,13 @@ class SimulatedPrices:
     def _layers(self, rows: int) -> tuple[float, float]:
         """Device seconds of a prompt's layers: (all kernels but attention, attention)."""
         others = attention = 0.0
-        for cost in self._prompt(rows).prefill_costs():
+        for cost in self._prompt(rows).prefill_costs:
             gap = cost.machine.software.dispatch_gap
             for item in cost.kernels:
                 if item.op == "take_rows":
                     break
+                if item.kernel.place == "host":
+                    continue
                 time = item.count * (float(np.mean(item.kernel.time(self._constants))) + gap)
                 if item.op == "sdpa_prefill":
                     attention += time
