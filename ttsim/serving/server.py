@@ -21,7 +21,8 @@ import numpy as np
 
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.systems import System
-from ttsim.proof.published import padded_prefill_length
+from ttsim.models.layout import padded_prefill_length
+from ttsim.models.transformer import PREFILL_LAYER
 from ttsim.scenarios.memory import CACHE_BLOCK
 from ttsim.scenarios.scenario import MAX_BATCH, Scenario
 from ttsim.serving.cluster import Pool
@@ -93,18 +94,10 @@ class SimulatedPrices:
 
     def _alone(self, rows: int, prefix: int) -> float:
         scenario = self._prompt(rows)
-        if not prefix:
-            return float(scenario.ttft(self._constants))
-        fields = {field.name: getattr(scenario, field.name) for field in dataclasses.fields(scenario)}
-        rest = _AfterPrefix(**fields, prefix=prefix)
-        # What the host does once per prompt stands in its first chunk, which this prompt enters later.
-        once = self._host(scenario) - self._host(rest)
-        return float(rest.ttft(self._constants)) + once
-
-    def _host(self, scenario: Scenario) -> float:
-        """Seconds of the host's own work in a prompt's first chunk."""
-        work = (item for item in scenario.prefill_costs[0].kernels if item.kernel.place == "host")
-        return sum(item.count * float(np.mean(item.kernel.time(self._constants))) for item in work)
+        if prefix:
+            fields = {field.name: getattr(scenario, field.name) for field in dataclasses.fields(scenario)}
+            scenario = _AfterPrefix(**fields, prefix=prefix)
+        return float(scenario.ttft(self._constants))
 
     def _together(self, prompts: int, rows: int) -> float:
         """One program of `prompts` x `rows` rows: a prompt's time, and what the device has to do beyond one prompt.
@@ -122,9 +115,7 @@ class SimulatedPrices:
         for cost in self._prompt(rows).prefill_costs:
             gap = cost.machine.software.dispatch_gap
             for item in cost.kernels:
-                if item.op == "take_rows":
-                    break
-                if item.kernel.place == "host":
+                if not item.where.startswith(PREFILL_LAYER):
                     continue
                 time = item.count * (float(np.mean(item.kernel.time(self._constants))) + gap)
                 if item.op == "sdpa_prefill":
