@@ -44,7 +44,7 @@ _FLAGS = (
 )
 
 
-def _run(values: Any) -> None:
+def _run(values: Any) -> int | None:
     several = [name for name in ("sweep", "goal", "compare") if getattr(values, name) is not None]
     if len(several) > 1:
         raise ValueError(f"--{several[0]} and --{several[1]} are different questions: give one")
@@ -53,6 +53,7 @@ def _run(values: Any) -> None:
     unloaded = values.concurrency is None and values.request_rate is None and values.trace is None
     if unloaded and not (values.sweep or values.compare):
         raise ValueError("a load needs --concurrency=N, --request_rate=R or --trace=FILE")
+    from ttsim.cli.ask_commands import NOTHING_MEETS
     from ttsim.cli.load import Request, answer
     from ttsim.serving.serve import Serving
     from ttsim.ui import console
@@ -93,13 +94,15 @@ def _run(values: Any) -> None:
         compare=values.compare,
         timeline=values.timeline,
     )
-    console.show(answer(request), values.format, values.out)
+    document = answer(request)
+    console.show(document, values.format, values.out)
+    return NOTHING_MEETS if goal and not document.record.get("launch") else None
 
 
 COMMANDS = {
     "serve": Command(
         "serve",
-        """Simulates a server under load: latency percentiles, throughput, saturation, and the box that meets a limit.
+        """Simulates a server under load: percentiles, throughput, saturation, and the box that meets a limit.
         ttsim serve --model=8b --device=N300 --concurrency=32 --isl=1k
         ttsim serve --model=8b --device=T3K --date=2026-09-10 --request_rate=2 --slo="ttft<=2s,tpot<=50ms"
         ttsim serve --model=8b --device=N300 --sweep=concurrency=1..128 --format=html --out=load.html
