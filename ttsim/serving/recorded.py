@@ -42,8 +42,8 @@ def read_result(path: str) -> Mapping[str, Any]:
     Raises:
       ValueError: no such JSON.
     """
-    result: dict[str, Any] = read_json(path)
-    if "mean_ttft_ms" not in result or "completed" not in result:
+    result = read_json(path, object)
+    if not isinstance(result, dict) or "mean_ttft_ms" not in result or "completed" not in result:
         raise ValueError(f"{path} is no result of `vllm bench serve`: it has no completed and mean_ttft_ms")
     return result
 
