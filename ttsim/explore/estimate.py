@@ -13,6 +13,7 @@ from ttsim.hardware.constants import load_constants
 from ttsim.proof.intervals import Interval, fold_of, interval, outside
 from ttsim.scenarios.capacity import Capacity, capacity_of
 from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.question import Question, as_scenario
 from ttsim.scenarios.report import Breakdown, OpTime, Report
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.simulate import report_of
@@ -49,17 +50,20 @@ class Estimate:
         return ("decode", self.report.decode), ("prefill", self.report.prefill)
 
 
-def estimate(scenario: Scenario, constants: Mapping[str, float] | None = None, advice: bool = True) -> Estimate:
-    """Answers a scenario.
+def estimate(
+    question: Question | Scenario, constants: Mapping[str, float] | None = None, advice: bool = True
+) -> Estimate:
+    """Answers a question in full.
 
     Args:
-      scenario: see `Scenario.of`.
+      question: or its scenario.
       constants: of the cost model, by default the calibrated ones.
       advice: whether to try the known levers.
 
     Raises:
       DoesNotFitError: it needs more DRAM than a chip has; the message says what would fit.
     """
+    scenario = as_scenario(question)
     constants = load_constants() if constants is None else constants
     capacity = capacity_of(scenario)
     try:
