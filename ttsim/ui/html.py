@@ -37,7 +37,8 @@ th.left, td.left { text-align: left; }
 .bar i { display: block; height: .8rem; background: var(--mark); }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; }
 .key i { display: inline-block; width: .8em; height: .8em; margin-right: .35em; border: 1px solid var(--line); }
-.drawing { overflow-x: auto; } .card b { white-space: nowrap; } svg { display: block; max-width: 100%; height: auto; margin: 1rem 0 .3rem; }
+.drawing { overflow-x: auto; } .card b { white-space: nowrap; }
+svg { display: block; max-width: 100%; height: auto; margin: 1rem 0 .3rem; }
 @media (max-width: 640px) { main { margin: 1rem auto; } .bars { grid-template-columns: 1fr max-content; }
   .bars .name { grid-column: 1 / -1; text-align: left; margin-bottom: -.25rem; } .drawing svg { min-width: 540px; }
   .card { flex-basis: 42%; padding: .5rem .7rem; } .card b { font-size: 1.3rem; } }
