@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from ttsim.proof.intervals import Interval, interval
     from ttsim.proof.reproduce import reproduce
     from ttsim.scenarios.question import Question
-    from ttsim.scenarios.report import Breakdown, Report
+    from ttsim.scenarios.report import Report
     from ttsim.scenarios.scenario import Scenario
     from ttsim.scenarios.simulate import price, simulate
+    from ttsim.scenarios.timing import Breakdown
     from ttsim.ui.render import render
     from ttsim.ui.timeline import timeline
 
@@ -62,9 +63,10 @@ _HOMES = {
     "ttsim.proof.intervals": ("Interval", "interval"),
     "ttsim.proof.reproduce": ("reproduce",),
     "ttsim.scenarios.question": ("Question",),
-    "ttsim.scenarios.report": ("Breakdown", "Report"),
+    "ttsim.scenarios.report": ("Report",),
     "ttsim.scenarios.scenario": ("Scenario",),
     "ttsim.scenarios.simulate": ("price", "simulate"),
+    "ttsim.scenarios.timing": ("Breakdown",),
     "ttsim.ui.render": ("render",),
     "ttsim.ui.timeline": ("timeline",),
 }
