@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ttsim.accuracy.estimated import AccuracyEstimate, estimate_accuracy
+from ttsim.accuracy.estimated import AccuracyEstimate
 from ttsim.explore.advice import Advice, advise
 from ttsim.hardware.constants import load_constants
 from ttsim.proof.intervals import Interval, fold_of, interval, outside
@@ -71,14 +71,20 @@ def estimate(
         report = report_of(scenario, constants)
     except DoesNotFitError as error:
         raise DoesNotFitError(f"{error}; {_what_fits(scenario, capacity)}") from None
+    return dataclasses.replace(estimate_of(report, capacity), advice=advise(scenario, constants) if advice else ())
+
+
+def estimate_of(report: Report, capacity: Capacity | None = None) -> Estimate:
+    """What is known beside a report: intervals, accuracy, capacity and range, without advice."""
+    scenario = report.scenario
     return Estimate(
         report=report,
-        accuracy=estimate_accuracy(scenario.config, scenario.precision),
-        capacity=capacity,
+        accuracy=report.accuracy,
+        capacity=capacity_of(scenario) if capacity is None else capacity,
         speed_interval=interval(report.speed, "speed", fold_of(scenario)),
         ttft_interval=interval(report.ttft, "ttft", fold_of(scenario)),
         outside=outside(scenario),
-        advice=advise(scenario, constants) if advice else (),
+        advice=(),
     )
 
 

@@ -58,6 +58,13 @@ def page_of(document: Document) -> str:
     return page(document.title, filter(None, map(_element, document.blocks)))
 
 
+def fragment_of(document: Document) -> str:
+    """A document as a part of somebody else's page, such as a notebook's: its blocks, with the style around them."""
+    body = "\n".join(filter(None, map(_element, document.blocks)))
+    scoped = STYLE.replace(":root", ".ttsim").replace("body {", ".ttsim {").replace("main {", ".ttsim-main {")
+    return f'<style>{scoped}</style><div class="ttsim">{body}</div>'
+
+
 def _element(block: Block) -> str:
     if isinstance(block, Figure):
         if block.html:
