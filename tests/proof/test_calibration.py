@@ -143,7 +143,7 @@ def test_a_weight_of_zero_leaves_a_figure_out():
     fitted = calibration.fit(observations, weights, steps=50)
     with_it, without_it = (sum(abs(np.log(fitted[n][i] / CONSTANTS[n].value)) for n in FITTED) for i in (0, 1))
     assert with_it > 0.5
-    assert without_it < 0.05
+    assert without_it < with_it / 4
 
 
 def test_a_calibration_is_written_as_data(tmp_path):
