@@ -12,6 +12,8 @@ import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from ttsim.files.reading import InputError, shown
+
 if TYPE_CHECKING:
     from ttsim.generation.paging import OutOfBlocksError
     from ttsim.hardware.constants import UnknownConstantError
@@ -34,7 +36,7 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
       name: what was given.
       valid: the names that exist.
     """
-    mine = str(name).lower()
+    mine = str(name)[:80].lower()
 
     def likeness(candidate: str) -> tuple[bool, float]:
         other = candidate.lower()
@@ -42,7 +44,7 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
 
     names = sorted(dict.fromkeys(valid), key=likeness, reverse=True)
     listed = ", ".join(names[:_MANY]) + (f", ... ({len(names)} in all)" if len(names) > _MANY else "")
-    return ValueError(f"unknown {kind} {name!r}; valid: {listed}")
+    return ValueError(f"unknown {kind} {shown(name)}; valid: {listed}")
 
 
 # Raised where they are declared; here so that they can be caught by one name.
@@ -60,6 +62,7 @@ _HOMES = {
 __all__ = [
     "CheckpointError",
     "DoesNotFitError",
+    "InputError",
     "OutOfBlocksError",
     "Problems",
     "ShardingError",

@@ -40,10 +40,11 @@ def _run(values: Any) -> int:
             "--weights is missing: a Hugging Face directory, a .gguf file or SmolLM2-135M (`ttsim fetch-model`); "
             "without weights, `ttsim estimate` estimates Top-1 and Top-5"
         )
+    from ttsim.files.reading import read_text
     from ttsim.precision.values import Precision, resolve
 
     resolve(values.precision, "")  # what needs no weights is looked at before they are loaded
-    text = Path(values.text_file).read_text(encoding="utf-8") if values.text_file else None
+    text = read_text(values.text_file) if values.text_file else None
     if values.decoder_config_file:
         Precision.from_decoder_json(Path(values.decoder_config_file))
     if values.reference_file:

@@ -10,11 +10,12 @@ from ttsim.explore.compare import compare, run_of
 from ttsim.explore.estimate import estimate, record
 from ttsim.explore.goal import goal
 from ttsim.explore.sweep import parse_sweep, sweep
+from ttsim.files.writing import write_file
 from ttsim.hardware.constants import load_constants
 from ttsim.models.presets import get_config
 from ttsim.precision.values import Precision, resolve
 from ttsim.scenarios.question import Question
-from ttsim.ui import compare_page, console, constants_table, estimate_page, goal_page, sweep_page
+from ttsim.ui import compare_page, constants_table, estimate_page, goal_page, sweep_page
 from ttsim.ui.table import Document
 
 
@@ -129,9 +130,9 @@ def _estimate(request: Request, question: Question, constants: Mapping[str, floa
 
         scenario.check_fits()
         if request.trace:
-            console.write(timeline.timeline(scenario, constants), request.trace)
+            write_file(timeline.timeline(scenario, constants), request.trace)
         if request.ops_csv:
-            console.write(perf_report.to_csv(scenario, constants), request.ops_csv)
+            write_file(perf_report.to_csv(scenario, constants), request.ops_csv)
         if request.diff is not None:
             return perf_report.diff(scenario, constants, request.diff, request.phase)
     return estimate_page.document(estimate(scenario, constants, request.advice), request.rows)

@@ -62,6 +62,9 @@ def _without_screen(values: Any, folder: Path) -> int:
             runner.wait()
         finally:
             runner.close()
+        console.warn([*state.notes, *filter(None, [runner.problem])])
+        failed = [job for job in jobs if job.status == "Error"]
+        console.warn([f"{job.command} {job.model} {job.device}: {job.output}" for job in failed])
         console.write(to_text(jobs, console.colour(None)), None)
     if values.export is not None:
         console.write("".join(f"{line}\n" for line in export.export(jobs, Path(values.export))), None)

@@ -13,6 +13,7 @@ from typing import Any
 
 import ttsim
 from ttsim.cli.flags import Flag, described
+from ttsim.files import interrupts
 
 # Name: (module with a `COMMAND`, what it does).
 COMMANDS = {
@@ -70,6 +71,11 @@ def load(name: str) -> Command:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`ttsim NAME --flag=value ...`; ends with an exit code."""
+    with interrupts.ending():
+        _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         if len(arguments) > 1 and arguments[1] in COMMANDS:
@@ -90,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def script(name: str) -> None:
     """What a script of scripts/ does: the subcommand, with the script's own arguments."""
-    execute(load(name), sys.argv[1:], program=f"python {sys.argv[0]}")
+    with interrupts.ending():
+        execute(load(name), sys.argv[1:], program=f"python {sys.argv[0]}")
 
 
 def execute(command: Command, arguments: Sequence[str], program: str = "") -> None:
@@ -100,6 +107,7 @@ def execute(command: Command, arguments: Sequence[str], program: str = "") -> No
         raise SystemExit(0)
     from absl import flags
 
+    from ttsim.files.writing import check_targets
     from ttsim.ui import console
 
     for flag in command.flags:
@@ -107,7 +115,7 @@ def execute(command: Command, arguments: Sequence[str], program: str = "") -> No
     sys.argv = [f"ttsim {command.name}", *named(command, arguments)]
 
     def checked() -> int | None:
-        console.check_targets({f"--{f.name}": flags.FLAGS[f.name].value for f in command.flags if f.writes})
+        check_targets({f"--{f.name}": flags.FLAGS[f.name].value for f in command.flags if f.writes})
         return command.main(flags.FLAGS)
 
     console.run(checked)

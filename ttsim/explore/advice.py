@@ -131,17 +131,19 @@ def _software(scenario: Scenario) -> Iterator[Lever]:
     software = scenario.software
     if not software.traced_prefill:
         yield (
-            _changed(scenario, software=dataclasses.replace(software, traced_prefill=True)),
+            _changed(
+                scenario, software=dataclasses.replace(software, traced_lengths=frozenset({scenario.padded_prompt}))
+            ),
             "prefill from a trace",
-            "--date=2025-10-01",
-            "software of 2025-10 or newer",
+            "--date=2025-11-13",
+            "software of 2025-11-13 or newer",
         )
     if scenario.batch_size > software.device_argmax:
         yield (
             _changed(scenario, software=dataclasses.replace(software, device_argmax=MAX_BATCH)),
             "sampling on the device",
-            "--date=2025-07-31",
-            "software of 2025-07 or newer",
+            "--date=2025-07-23",
+            "software of 2025-07-23 or newer",
         )
 
 
@@ -159,7 +161,9 @@ def _batch(scenario: Scenario) -> Iterator[Lever]:
 def _systems(scenario: Scenario) -> Iterator[Lever]:
     """The next smaller and the next larger system of the chip, and this one cut into two replicas or joined."""
     system = scenario.system
-    same = sorted((s for s in SYSTEMS.values() if s.chip == system.chip), key=lambda s: s.num_chips)
+    same = sorted(
+        (s for s in SYSTEMS.values() if s.chip == system.chip and s.num_chips <= 32), key=lambda s: s.num_chips
+    )
     for other in same:
         if other.num_chips != system.num_chips:
             times = other.num_chips / system.num_chips

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ttsim.hardware.chips import CHIPS
-from ttsim.meshes.systems import SHOP_NAMES, SYSTEMS
+from ttsim.meshes.systems import ALIASES, SYSTEMS
 from ttsim.models.presets import HF_REPOS, PRESETS, SHORT_NAMES
 from ttsim.ui.table import Column, Document, Table
 
@@ -21,8 +20,8 @@ def systems() -> Document:
     )
     rows = []
     for name, system in SYSTEMS.items():
-        chip = CHIPS[system.chip]
-        also = ", ".join(sorted(other for other, known in SHOP_NAMES.items() if known == name))
+        chip = system.chip
+        also = ", ".join(sorted(other for other, known in ALIASES.items() if known == name and other != name.lower()))
         rows.append((name, system.num_chips, chip.name, chip.cores, chip.dram_bytes, chip.dram_bandwidth, also))
     note = "One as a TOML file, to describe a board of your own: ttsim systems NAME"
     return Document("Systems", [Table("", columns, rows, notes=[note])])
