@@ -10,7 +10,6 @@ from ttsim.accuracy.estimated import AccuracyEstimate, estimate_accuracy
 from ttsim.explore.goal import PRICES
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
-from ttsim.meshes.systems import SYSTEMS
 from ttsim.models.presets import get_config
 from ttsim.proof.intervals import fold_of, interval
 from ttsim.scenarios.memory import DoesNotFitError
@@ -25,6 +24,7 @@ SETTINGS = (
     ("accuracy", "accuracy", ""),
     ("bf16", "bf16", ""),
 )
+BOXES = ("N150", "N300", "T3K", "TG", "P100", "P150", "P300", "P150x4", "P150x8")
 BATCHES = (1, 2, 4, 8, 16, 32)
 LENGTHS = (128, 1024, 4096, 16384, 65536, 120_000)
 
@@ -74,7 +74,7 @@ class Grid:
 
 def grid(
     question: Question,
-    systems: Sequence[str] = tuple(SYSTEMS),
+    systems: Sequence[str] = BOXES,
     settings: Sequence[tuple[str, str, str]] = SETTINGS,
     batches: Sequence[int] = BATCHES,
     lengths: Sequence[int] = LENGTHS,
