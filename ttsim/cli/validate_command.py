@@ -23,8 +23,9 @@ _FLAGS = (
 
 def _is_load_file(path: str) -> bool:
     """Whether a CSV's rows are of servers under load: they say how many users there were."""
-    with open(path, encoding="utf-8") as file:
-        header = next((line for line in file if not line.startswith("#")), "")
+    from ttsim.files.reading import read_text
+
+    header = next((line for line in read_text(path).splitlines() if not line.startswith("#")), "")
     return "concurrency" in [name.strip() for name in header.split(",")]
 
 
