@@ -207,6 +207,8 @@ class Stage:
             cores=layout.lm_head_cores,
             columns=LM_HEAD_COLUMNS,
         )
+        share, stored = layout.vocab_share
+        y = y[..., :share] if stored > share else y
         if layout.two_d:
             y = tt.all_reduce(y, axis=COLUMN_AXIS, format=precision.logits, composite=True)
         if gather and layout.ways > 1:

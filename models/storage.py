@@ -19,6 +19,7 @@ from ttsim.precision.values import LayerPrecision, Precision
 # Parameter name -> tensor group of its decoder layer.
 _GROUPS = {
     "wqkv_dkgh": "wqkv",
+    "gate_dkgh": "wqkv",
     "wo_qd": "wo",
     "w1_df": "ff1_3",
     "w3_df": "ff1_3",
@@ -26,7 +27,7 @@ _GROUPS = {
     "wq_dq": "wqkv",
     "wkv_dkh": "wqkv",
 }
-_BANK_SHARDED = frozenset({"wqkv_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv"})
+_BANK_SHARDED = frozenset({"wqkv_dkgh", "gate_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv"})
 
 
 @dataclass(frozen=True)

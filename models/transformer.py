@@ -13,121 +13,50 @@ Source: tt-metal models/tt_transformers tt/{model,decoder,attention,mlp,distribu
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from ttsim import ops as tt
+from ttsim.models.attention import Attention, Rotary, rotary_tables
 from ttsim.models.cache import KVCache
 from ttsim.models.config import ModelConfig
+from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
+from ttsim.models.mlp import MLP
 from ttsim.models.parameters import parameter
-from ttsim.models.rope import inverse_frequencies
 from ttsim.models.stage import Stage
 from ttsim.precision.slots import AnyLayerPrecision, AnyPrecision
 
-
-class Attention(nnx.Module):
-    """Grouped-query attention with a fused projection: for each KV head its query heads, then K, then V."""
-
-    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
-        c = layout.config
-        fused = (c.num_kv_heads, c.queries_per_kv + 2, c.head_dim)
-        self.wqkv_dkgh = parameter((c.hidden_size, *fused), ("embed", "kv_heads", None, None), rngs)
-        self.bias_kgh = parameter(fused, ("kv_heads", None, None), rngs, scale=0.02) if c.qkv_bias else None
-        self.wo_qd = parameter((c.q_size, c.hidden_size), ("wo_in", "wo_out"), rngs)
-
-    def decode(self, x_bd, cos, sin, positions, keys, values, stage: Stage):
-        p, c = stage.precision, stage.layout.config
-        qkv = stage.column(x_bd, self.wqkv_dkgh, p.wqkv, p.li_qkv_decode, cores=stage.layout.attention_cores)
-        if self.bias_kgh is not None:
-            qkv = tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out)
-        qkv = stage.my_users(qkv)
-        q, k, v = tt.create_heads_decode(
-            qkv, kv_heads=stage.layout.local_kv_heads, head_dim=c.head_dim, format=p.linear_out
-        )
-        q = tt.rotary(q, cos, sin, out_format=p.rope_in)
-        k = tt.rotary(k, cos, sin, out_format=p.rope_in)
-        keys = tt.update_cache(keys, k, positions, format=p.kv_cache)
-        values = tt.update_cache(values, v, positions, format=p.kv_cache)
-        out = tt.sdpa_decode(
-            q,
-            keys,
-            values,
-            positions,
-            setting=p.sdpa_decode,
-            kv_format=p.kv_cache,
-            out_format=p.sdpa_decode_out,
-            window=c.sliding_window,
-        )
-        out = stage.all_users(tt.concat_heads_decode(out, format=p.sdpa_decode_out), x_bd.shape[0])
-        return stage.attention_output(out, self.wo_qd, p.wo, p.li_o_decode), keys, values
-
-    def prefill(self, x_td, cos, sin, user, keys, values, stage: Stage, start: int):
-        p, c = stage.precision, stage.layout.config
-        setting_qkv, setting_o, setting_sdpa = stage.prefill_settings
-        qkv = stage.column(x_td, self.wqkv_dkgh, p.wqkv, setting_qkv, pass_rows=2048)
-        if self.bias_kgh is not None:
-            qkv = tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out)
-        q, k, v = tt.create_heads_prefill(
-            qkv, kv_heads=stage.layout.local_kv_heads, head_dim=c.head_dim, format=p.linear_out
-        )
-        q = tt.rotary(q, cos, sin, out_format=p.rope_in)
-        k = tt.rotary(k, cos, sin, out_format=p.rope_in)
-        precise = stage.numerics == "prefill"  # decode's update_cache packs without the typecast's precise mode
-        k = tt.typecast(k, in_format=p.rope_in, out_format=p.kv_cache, precise=precise)
-        v = tt.typecast(v, in_format=p.linear_out, out_format=p.kv_cache, precise=precise)
-        spread = stage.users_axis
-        keys = tt.fill_cache(keys, k, user, start=start, format=p.kv_cache, users_axis=spread)
-        values = tt.fill_cache(values, v, user, start=start, format=p.kv_cache, users_axis=spread)
-        if start:
-            if spread is not None:
-                raise ValueError("chunked prefill of users that are spread over columns is not possible")
-            k = tt.read_cache(keys, user, length=start + x_td.shape[0])
-            v = tt.read_cache(values, user, length=start + x_td.shape[0])
-        q = tt.typecast(q, in_format=p.rope_in, out_format=stage.query_format)
-        out = tt.sdpa_prefill(
-            q,
-            k,
-            v,
-            start=start,
-            setting=setting_sdpa,
-            kv_format=p.kv_cache,
-            out_format=stage.query_format,
-            window=c.sliding_window,
-        )
-        out = tt.concat_heads_prefill(out, format=stage.query_format)
-        return stage.attention_output(out, self.wo_qd, p.wo, setting_o), keys, values
-
-
-class MLP(nnx.Module):
-    """w2(silu(x w1) * (x w3))."""
-
-    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
-        hidden, inner = layout.config.hidden_size, layout.intermediate_size
-        self.w1_df = parameter((hidden, inner), ("embed", "mlp"), rngs)
-        self.w3_df = parameter((hidden, inner), ("embed", "mlp"), rngs)
-        self.w2_fd = parameter((inner, hidden), ("mlp", "w2_out"), rngs)
-
-    def __call__(self, x, stage: Stage):
-        p = stage.precision
-        cores = stage.layout.mlp_cores if stage.phase == "decode" else None
-        gate, up = stage.gate_up(x, self.w1_df, self.w3_df, cores=cores)
-        y = stage.gathered_product(tt.silu_mul(gate, up, out_format=p.mlp_product, cores=cores))
-        return stage.row(y, self.w2_fd, p.ff2, p.li_ff2, in_format=p.mlp_product, cores=cores)
+# How a layer's tokens see each other, and what follows: classes by `LayerKind.mixer` and `LayerKind.mlp`.
+#
+# A mixer is made with (layout, kind, rngs) and has
+#   decode(h_bd, rotary, positions, keys, values, stage, kind) -> (out, keys, values)
+#   prefill(h_td, rotary, user, keys, values, stage, kind, start) -> (out, keys, values)
+# where keys and values are the two arrays that `ttsim.models.cache` keeps for a layer of its kind. An MLP is made alike
+# and has __call__(h, stage, residual) -> out. Both leave `out` in the residual stream's sharding.
+MIXERS: dict[str, Any] = {"attention": Attention}
+MLPS: dict[str, Any] = {"dense": MLP}
 
 
 class DecoderLayer(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """A mixer and an MLP, each with the norms that `ModelConfig.block` places around it."""
 
-    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
-        hidden = layout.config.hidden_size
-        self.attention_norm_d = parameter((hidden,), ("norm",), rngs, scale=0)
-        self.attention = Attention(layout, rngs)
-        self.mlp_norm_d = parameter((hidden,), ("norm",), rngs, scale=0)
-        self.mlp = MLP(layout, rngs)
+    def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None):
+        c = layout.config
+
+        def norm(wanted: bool) -> nnx.Param | None:
+            return parameter((c.hidden_size,), ("norm",), rngs, scale=0) if wanted else None
+
+        self.attention_norm_d = norm(c.block != "post")
+        self.attention = MIXERS[kind.mixer](layout, kind, rngs)
+        self.attention_out_norm_d = norm(c.block in ("post", "sandwich"))
+        self.mlp_norm_d = norm(c.block in ("pre", "sandwich"))
+        self.mlp = MLPS[kind.mlp](layout, kind, rngs)
+        self.mlp_out_norm_d = norm(c.block in ("post", "sandwich"))
+        self.scale = parameter((1,), (None,), rngs, scale=0) if c.layer_scale else None
 
 
 class CrossAttentionLayer(nnx.Module):
@@ -145,7 +74,7 @@ class CrossAttentionLayer(nnx.Module):
         self.k_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.attention_gate = parameter((1,), (None,), rngs, scale=0)
         self.mlp_norm_d = parameter((c.hidden_size,), ("norm",), rngs, scale=0)
-        self.mlp = MLP(layout, rngs)
+        self.mlp = MLP(layout, layout.config.layer_kinds[0], rngs)
         self.mlp_gate = parameter((1,), (None,), rngs, scale=0)
 
 
@@ -165,12 +94,15 @@ class Transformer(nnx.Module):
         self.embedding_vd = parameter((config.vocab_size, config.hidden_size), (None, "residual"), rngs, scale=0.02)
         self.layers = nnx.List(
             [
-                CrossAttentionLayer(layout, rngs) if i in config.cross_attention_layers else DecoderLayer(layout, rngs)
-                for i in range(config.num_layers)
+                CrossAttentionLayer(layout, rngs)
+                if index in config.cross_attention_layers
+                else DecoderLayer(layout, kind, rngs)
+                for index, kind in enumerate(config.layer_kinds)
             ]
         )
         self.norm_d = parameter((config.hidden_size,), ("norm",), rngs, scale=0)
-        self.lm_head_dv = parameter((config.hidden_size, layout.vocab_size), ("embed", "vocab"), rngs)
+        columns = layout.vocab_share[1] * layout.ways
+        self.lm_head_dv = parameter((config.hidden_size, columns), ("embed", "vocab"), rngs)
 
     def decode(
         self,
@@ -195,16 +127,25 @@ class Transformer(nnx.Module):
           ([B] int32 tokens or [B, V] logits, the cache with this token).
         """
         first = Stage.decode(layout, precision.layer(0), tokens_b.shape[0])
-        x = tt.embedding(tokens_b, self.embedding_vd[...], out_format=first.precision.residual)
-        cos, sin = (table[:, None] for table in _rotary_tables(positions, layout, first.precision))
+        x = self._embedded(tokens_b, layout, first.precision)
+        tables = rotary_tables(positions, layout, first.precision, axis=1)
         x = tt.reshard(x, format=first.precision.residual, cores=layout.residual_cores)
         keys, values = list(cache.keys), list(cache.values)
-        for slot, (layer, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
+        for slot, (layer, kind, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
+            rotary = table_of(kind, tables, layout)
             x, keys[slot], values[slot] = decode_layer(
-                layer, x, cos, sin, positions, keys[slot], values[slot], layout=layout, precision=layer_precision
+                layer,
+                x,
+                rotary,
+                positions,
+                keys[slot],
+                values[slot],
+                layout=layout,
+                precision=layer_precision,
+                kind=kind,
             )
         stage = Stage.decode(layout, precision.layer(len(keys) - 1), tokens_b.shape[0])
-        logits = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=True)
+        logits = self._logits(x, stage, precision, gather=True)
         logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
         result = tt.argmax(logits, ties=precision.argmax_ties) if sample == "device" else logits
         return result, KVCache(tuple(keys), tuple(values), cache.users_axis)
@@ -238,19 +179,19 @@ class Transformer(nnx.Module):
         Returns:
           (this device's slice of the logits [rows, V / devices] or None, the cache with these rows).
         """
-        x, cos, sin = self.embed_prompt(tokens_t, positions_t, layout=layout, precision=precision)
+        x, tables = self.embed_prompt(tokens_t, positions_t, layout=layout, precision=precision)
         keys, values = list(cache.keys), list(cache.values)
-        for slot, (layer, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
+        for slot, (layer, kind, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
             x, keys[slot], values[slot] = prefill_layer(
                 layer,
                 x,
-                cos,
-                sin,
+                table_of(kind, tables, layout),
                 user,
                 keys[slot],
                 values[slot],
                 start=start,
                 stage=Stage.prefill(layout, layer_precision, cache, numerics),
+                kind=kind,
             )
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
         if logits == "none":
@@ -258,11 +199,14 @@ class Transformer(nnx.Module):
         return self.prompt_logits(x, last if logits == "last" else None, layout=layout, precision=precision), cache
 
     def embed_prompt(self, tokens_t, positions_t, *, layout: Layout, precision: AnyPrecision):
-        """The residual stream [T, d / devices] that enters the first layer, and the rotary tables [1, T, h / 2]."""
+        """The residual stream [T, d / devices] that enters the first layer, and the tables of each rotary embedding."""
         first = precision.layer(0)
-        x = tt.embedding(tokens_t, self.embedding_vd[...], out_format=first.residual)
-        cos, sin = (table[None] for table in _rotary_tables(positions_t, layout, first))
-        return x, cos, sin
+        return self._embedded(tokens_t, layout, first), rotary_tables(positions_t, layout, first, axis=0)
+
+    def _embedded(self, tokens, layout: Layout, precision: AnyLayerPrecision):
+        x = tt.embedding(tokens, self.embedding_vd[...], out_format=precision.residual)
+        factor = layout.config.embedding_scale
+        return x if factor == 1 else tt.scale(x, factor=factor, out_format=precision.residual)
 
     def prompt_logits(self, x, last, *, layout: Layout, precision: AnyPrecision):
         """Logits of the 32 rows around `last`, or of all rows. [T, d / devices] -> [rows, V / devices]."""
@@ -270,46 +214,119 @@ class Transformer(nnx.Module):
         stage = Stage.decode(layout, last_layer, x.shape[0])  # both phases end in decode's kernels
         if last is not None:
             x = tt.take_rows(x, last, rows=min(32, x.shape[0]), format=stage.precision.residual)
-        y = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=False)
-        return tt.untilize(y, format=precision.logits)
+        return tt.untilize(self._logits(x, stage, precision, gather=False), format=precision.logits)
+
+    def _logits(self, x, stage: Stage, precision: AnyPrecision, *, gather: bool):
+        """The last norm, the LM head, and the model's scale and cap of logits."""
+        c = stage.layout.config
+        y = stage.logits(_centered(x, stage), self.norm_d, self.lm_head_dv, precision, gather=gather)
+        if c.logit_scale != 1:
+            y = tt.scale(y, factor=c.logit_scale, out_format=precision.logits)
+        if c.logit_softcap is not None:
+            y = tt.softcap(y, cap=c.logit_softcap, out_format=precision.logits)
+        return y
 
     def text_layers(self, config: ModelConfig, precision: AnyPrecision):
-        """The layers that text runs through, with their precision."""
+        """The layers that text runs through, with their kind and precision."""
         for slot, index in enumerate(config.self_attention_layers):
-            yield self.layers[index], precision.layer(slot)
+            yield self.layers[index], config.layer_kinds[index], precision.layer(slot)
 
 
-def _rotary_tables(positions, layout: Layout, precision: AnyLayerPrecision):
-    config = layout.config
-    frequencies, scaling = inverse_frequencies(config.rope, config.head_dim, layout.max_seq_len)
-    return tt.rotary_tables(
-        positions, jnp.asarray(frequencies, jnp.float32), scaling=float(scaling), format=precision.rope_in
-    )
+def table_of(kind: LayerKind, tables: tuple[Rotary, ...], layout: Layout) -> Rotary | None:
+    """The rotary tables of a layer of this kind."""
+    return None if kind.rope is None else tables[layout.config.ropes.index((kind.rope, kind.head_dim))]
 
 
-# Layers are jitted by themselves: all layers of one precision then share one trace, and a program shows them as one
-# repeated block, named after the function.
+# Layers are jitted by themselves: all layers of one precision and kind then share one trace, and a program shows them
+# as one repeated block, named after the function.
 
 DECODE_LAYER, PREFILL_LAYER = "decode_layer", "prefill_layer"
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "precision"))
-def decode_layer(layer, x, cos, sin, positions, keys, values, *, layout, precision):
+@functools.partial(jax.jit, static_argnames=("layout", "precision", "kind"))
+def decode_layer(layer, x, rotary, positions, keys, values, *, layout, precision, kind):
     stage = Stage.decode(layout, precision, x.shape[0])
-    h = stage.norm(x, layer.attention_norm_d, cores=layout.attention_cores)
-    out, keys, values = layer.attention.decode(h, cos, sin, positions, keys, values, stage)
-    x = tt.add(x, out, out_format=precision.residual, cores=layout.residual_cores)
-    h = stage.norm(x, layer.mlp_norm_d, cores=layout.mlp_cores, move=False)
-    x = tt.add(x, layer.mlp(h, stage), out_format=precision.residual, cores=layout.residual_cores)
-    return x, keys, values
+    cache = keys, values
+
+    def attend(h):
+        nonlocal cache
+        out, *cache = layer.attention.decode(h, rotary, positions, *cache, stage, kind)
+        return out
+
+    return _layer(layer, x, attend, stage), *cache
 
 
-@functools.partial(jax.jit, static_argnames=("start", "stage"))
-def prefill_layer(layer, x, cos, sin, user, keys, values, *, start, stage):
-    residual = stage.precision.residual
-    h = stage.norm(x, layer.attention_norm_d)
-    out, keys, values = layer.attention.prefill(h, cos, sin, user, keys, values, stage, start)
-    x = tt.add(x, out, out_format=residual)
-    h = stage.norm(x, layer.mlp_norm_d)
-    x = tt.add(x, layer.mlp(h, stage), out_format=residual)
-    return x, keys, values
+@functools.partial(jax.jit, static_argnames=("start", "stage", "kind"))
+def prefill_layer(layer, x, rotary, user, keys, values, *, start, stage, kind):
+    cache = keys, values
+
+    def attend(h):
+        nonlocal cache
+        out, *cache = layer.attention.prefill(h, rotary, user, *cache, stage, kind, start)
+        return out
+
+    return _layer(layer, x, attend, stage), *cache
+
+
+def _layer(layer, x, attend: Callable[..., Any], stage: Stage):
+    """One layer of either phase: the norms around the mixer and the MLP, and the residual stream past them."""
+    config, layout = stage.layout.config, stage.layout
+    decode = stage.phase == "decode"
+    if config.block == "parallel":
+        h = _normalised(x, layer.attention_norm_d, stage, cores=layout.attention_cores if decode else None)
+        out = tt.add(attend(h), layer.mlp(h, stage, x), out_format=stage.precision.residual)
+        return _added(x, out, stage)
+    h = _normalised(x, layer.attention_norm_d, stage, cores=layout.attention_cores if decode else None)
+    x = _added(x, _post_norm(attend(h), layer.attention_out_norm_d, stage), stage)
+    h = _normalised(x, layer.mlp_norm_d, stage, cores=layout.mlp_cores if decode else None, move=False)
+    x = _added(x, _post_norm(layer.mlp(h, stage, x), layer.mlp_out_norm_d, stage), stage)
+    if layer.scale is None:
+        return x
+    return tt.multiply(x, layer.scale[...].reshape((1,) * x.ndim), out_format=stage.precision.residual)
+
+
+def _normalised(x, weight, stage: Stage, *, cores, move: bool = True):
+    """What a column-parallel weight multiplies: x normalised, or as it is where the block has no norm before."""
+    if weight is not None:
+        return stage.norm(_centered(x, stage), weight, cores=cores, move=move)
+    layout, fmt = stage.layout, stage.precision.residual
+    if not layout.two_d and layout.residual_ways > 1:
+        return tt.all_gather(x, axis=layout.residual_axis, dim=x.ndim - 1, format=fmt)
+    return tt.reshard(x, format=fmt, cores=cores) if stage.phase == "decode" else x
+
+
+def _centered(x, stage: Stage):
+    """x without its mean where the model's norms are layer norms."""
+    layout = stage.layout
+    if layout.config.norm == "rms":
+        return x
+    axis = layout.residual_axis if layout.residual_ways > 1 else None
+    return tt.center(x, axis=axis, out_format=stage.precision.residual)
+
+
+def _post_norm(out, weight, stage: Stage):
+    """A branch's output normalised before it joins the residual stream, in whose sharding it stays."""
+    if weight is None:
+        return out
+    layout, fmt, eps = stage.layout, stage.precision.residual, stage.layout.config.rms_norm_eps
+    axis, last = layout.residual_axis, out.ndim - 1
+    if layout.two_d or (stage.phase == "prefill" and layout.distributed_prefill_norm):
+        stats = tt.all_gather(tt.rms_norm_stats(out, out_format=fmt), axis=axis, dim=last, format=fmt)
+        return tt.rms_norm_apply(out, stats, weight[...], axis=axis, eps=eps, out_format=fmt)
+    cores = layout.residual_cores if stage.phase == "decode" else None
+    if layout.residual_ways == 1:
+        return tt.rms_norm(out, weight[...], eps=eps, out_format=fmt, cores=cores)
+    whole = tt.all_gather(out, axis=axis, dim=last, format=fmt)
+    return tt.mesh_partition(
+        tt.rms_norm(whole, weight[...], eps=eps, out_format=fmt, cores=cores), axis=axis, format=fmt
+    )
+
+
+def _added(x, out, stage: Stage):
+    """The residual stream with a branch's output."""
+    fmt, factor = stage.precision.residual, stage.layout.config.residual_scale
+    if factor != 1:
+        out = tt.scale(out, factor=factor, out_format=fmt)
+    if stage.phase == "decode":
+        return tt.add(x, out, out_format=fmt, cores=stage.layout.residual_cores)
+    return tt.add(x, out, out_format=fmt)

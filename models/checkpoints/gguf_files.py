@@ -9,13 +9,16 @@ Source: llama.cpp convert_hf_to_gguf.py (`LlamaModel.permute`) and gguf-py const
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ttsim.models.checkpoints.source import CheckpointError
-from ttsim.models.config import ModelConfig, RopeConfig
+from ttsim.models.config import ModelConfig
+from ttsim.models.features import RopeConfig
+from ttsim.models.hf_config import FAMILIES
 
 ARCHITECTURES = ("llama", "qwen2", "phi3")
 
@@ -76,6 +79,12 @@ class GGUFFile:
         self.config = self._config()
 
     # A source of tensors by Hugging Face's names.
+
+    plus_one = False
+    norms = FAMILIES["llama"].norms
+
+    def labels(self) -> Iterable[str]:
+        return self._tensors
 
     def label(self, name: str) -> str:
         if name in _NAMES:

@@ -46,7 +46,7 @@ from ttsim.ui.progress import Progress
 Storage = Literal["float32", "bfloat16", "packed"]
 
 # Parameters that are weights of `tt.linear`, which takes block arrays.
-_LINEAR = ("wqkv_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv")
+_LINEAR = ("wqkv_dkgh", "gate_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ def open_checkpoint(weights: str | os.PathLike[str]) -> Checkpoint:
         config = ModelConfig.from_hf(directory)
     except ValueError as error:
         raise CheckpointError(f"{directory}: {error}") from None
-    return Checkpoint(path, config, MappedTensors(SafetensorsFiles(path)))
+    return Checkpoint(path, config, MappedTensors(SafetensorsFiles(path), config.family))
 
 
 def _open_without_safetensors(path: Path) -> Checkpoint:

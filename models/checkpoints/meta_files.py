@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.checkpoints.torch_files import read_torch_file
-from ttsim.models.config import ModelConfig, RopeConfig
+from ttsim.models.config import ModelConfig
+from ttsim.models.features import RopeConfig
+from ttsim.models.hf_config import FAMILIES
 
 _NAMES = {
     # Hugging Face's name: (Meta's, axis that model parallelism cuts, None where every shard has all of it)
@@ -37,6 +40,8 @@ class MetaTensors:
     """The tensors of all shards: a `TensorSource`."""
 
     interleaved = True
+    plus_one = False
+    norms = FAMILIES["llama"].norms
 
     def __init__(self, directory: Path):
         files = sorted(directory.glob("consolidated.*.pth"))
@@ -64,6 +69,9 @@ class MetaTensors:
 
     def __contains__(self, name: str) -> bool:
         return all(self.label(name) in shard for shard in self._shards)
+
+    def labels(self) -> Iterable[str]:
+        return self._shards[0]
 
     def shape(self, name: str) -> tuple[int, ...]:
         label, axis = self._place(name)

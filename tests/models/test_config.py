@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ttsim.models.config import FAMILIES, ModelConfig, RopeConfig
+from ttsim.models.config import ModelConfig, RopeConfig
+from ttsim.models.hf_config import FAMILIES
 from ttsim.models.presets import HF_REPOS, PRESETS, SHORT_NAMES, get_config
 
 GOLDEN = sorted(path for path in (Path(__file__).parents[1] / "golden/hf").glob("*.npz") if path.stem != "rope")

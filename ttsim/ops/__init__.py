@@ -10,6 +10,7 @@ from ttsim.ops.attention import (
     create_heads_decode,
     create_heads_prefill,
     fill_cache,
+    query_growth,
     read_cache,
     rotary,
     rotary_tables,
@@ -19,29 +20,35 @@ from ttsim.ops.attention import (
 )
 from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
 from ttsim.ops.core import OPS, Op, OpCall, op
-from ttsim.ops.eltwise import add, add_bias, silu_mul, typecast
+from ttsim.ops.eltwise import activate, add, add_bias, gated_mul, multiply, scale, silu_mul, softcap, typecast
 from ttsim.ops.matrix import all_gather_matmul, embedding, linear
-from ttsim.ops.norm import rms_norm, rms_norm_apply, rms_norm_stats
-from ttsim.ops.resharding import argmax, reshard, select_rows, select_users, take_rows, untilize
+from ttsim.ops.norm import center, rms_norm, rms_norm_apply, rms_norm_stats
+from ttsim.ops.resharding import argmax, mesh_partition, reshard, select_rows, select_users, take_rows, untilize
 
 __all__ = [
     "OPS",
     "Op",
     "OpCall",
+    "activate",
     "add",
     "add_bias",
     "all_gather",
     "all_gather_matmul",
     "all_reduce",
     "argmax",
+    "center",
     "concat_heads_decode",
     "concat_heads_prefill",
     "create_heads_decode",
     "create_heads_prefill",
     "embedding",
     "fill_cache",
+    "gated_mul",
     "linear",
+    "mesh_partition",
+    "multiply",
     "op",
+    "query_growth",
     "read_cache",
     "reduce_scatter",
     "reshard",
@@ -50,11 +57,13 @@ __all__ = [
     "rms_norm_stats",
     "rotary",
     "rotary_tables",
+    "scale",
     "sdpa_decode",
     "sdpa_prefill",
     "select_rows",
     "select_users",
     "silu_mul",
+    "softcap",
     "take_rows",
     "typecast",
     "untilize",

@@ -16,7 +16,7 @@ def rms_norm(x, weight, *, eps, out_format, cores=None):
     """y = x / sqrt(mean(x^2) + eps) * weight over the last axis.
 
     Args:
-      x: [..., H]; weight: [H].
+      x: [..., H]; weight: [H], or None for a norm without one.
       eps: added to the mean square.
       out_format: format of y.
       cores: cores that the rows are width-sharded over (decode); None: interleaved in DRAM, a core per row of tiles.
@@ -25,7 +25,8 @@ def rms_norm(x, weight, *, eps, out_format, cores=None):
       [..., H] float32.
     """
     del cores
-    return pack(x * jax.lax.rsqrt(_mean_square(x) + eps) * _row(weight, x), out_format)
+    y = x * jax.lax.rsqrt(_mean_square(x) + eps)
+    return pack(y if weight is None else y * _row(weight, x), out_format)
 
 
 @rms_norm.cost
@@ -35,6 +36,28 @@ def _(call, machine):
         return [tensix.small("rms_norm (sharded)", 10e-6 + 0.5e-6 * tiles(columns) / cores, cores=cores)]
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
     return [tensix.stream_rows("rms_norm", moved, rows, machine)]
+
+
+@op
+def center(x, *, axis=None, out_format):
+    """x - mean(x) over the last axis: what a layer norm does before it is an RMS norm.
+
+    Args:
+      x: [..., H], or this device's slice of it.
+      axis: mesh axis over which H is cut, or None.
+      out_format: format of the result.
+    """
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    return pack(x - (mean if axis is None else jax.lax.pmean(mean, axis)), out_format)
+
+
+@center.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    if machine.phase == "decode":
+        return [tensix.small("center", 5e-6)]
+    moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [tensix.stream_rows("center", moved, rows, machine)]
 
 
 @op

@@ -91,6 +91,22 @@ def _(call, machine):
 
 
 @op
+def mesh_partition(x, *, axis, format):
+    """This device's slice of the last axis of what all of them hold whole. [..., N] -> [..., N / devices]."""
+    del format
+    width = x.shape[-1] // jax.lax.axis_size(axis)
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * width, width, axis=x.ndim - 1)
+
+
+@mesh_partition.cost
+def _(call, machine):
+    if machine.phase == "decode":
+        return [tensix.small("mesh_partition", 3e-6)]
+    rows, columns = rows_and_columns(call.outputs[0])
+    return [tensix.stream("mesh_partition", 2 * tensor_bytes(rows, columns, call["format"]), machine)]
+
+
+@op
 def argmax(logits, *, ties="first"):
     """The index of the largest logit of each row, the first or the last one on a tie. [..., V] -> [...] int32."""
     if ties == "first":

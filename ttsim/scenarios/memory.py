@@ -62,10 +62,11 @@ def kv_cache_bytes(layout: Layout, precision: Precision, batch: int, sequence: i
     if isinstance(users_partition(layout, batch), tuple):
         users //= layout.residual_ways
     positions = -(-sequence // CACHE_BLOCK) * CACHE_BLOCK
-    shape = (users * layout.local_kv_heads * positions, layout.config.head_dim)
-    layers = range(len(layout.config.self_attention_layers))
-    formats = Counter(precision.layer(i).kv_cache for i in layers)
-    return sum(2 * count * tile_padded_bytes(shape, fmt) for fmt, count in formats.items())
+    kinds = Counter((kind, precision.layer(i).kv_cache) for i, kind in enumerate(layout.config.text_kinds))
+    return sum(
+        2 * count * tile_padded_bytes((users * layout.local_kv_heads(kind) * positions, kind.head_dim), fmt)
+        for (kind, fmt), count in kinds.items()
+    )
 
 
 def activation_bytes(program: Program) -> int:

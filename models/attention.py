@@ -1,0 +1,208 @@
+"""Grouped-query attention as one device runs it, in decode and in prefill.
+
+Axes in names: b users, t tokens of a prompt, d hidden size, k KV heads, g query heads of a KV head, h head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+
+from ttsim import ops as tt
+from ttsim.models.features import LayerKind
+from ttsim.models.layout import Layout
+from ttsim.models.parameters import parameter
+from ttsim.models.rope import inverse_frequencies
+from ttsim.models.stage import Stage
+from ttsim.precision.slots import AnyLayerPrecision
+
+
+class Rotary(NamedTuple):
+    """Tables of one rotary embedding at the positions at hand, shaped so that they broadcast over heads.
+
+    Attributes:
+      cos, sin: [b, 1, r / 2] in decode, [1, T, r / 2] in prefill.
+      growth: factor on queries, [b, 1, 1] or [1, T, 1], or None.
+    """
+
+    cos: Any
+    sin: Any
+    growth: Any = None
+
+
+def rotary_tables(positions, layout: Layout, precision: AnyLayerPrecision, *, axis: int) -> tuple[Rotary, ...]:
+    """The tables of each embedding of `ModelConfig.ropes`; `axis` is where the axis of heads goes."""
+    tables = []
+    for rope, head_dim in layout.config.ropes:
+        radians, scaling = inverse_frequencies(rope, head_dim, layout.max_seq_len)
+        frequencies = jnp.asarray(radians, jnp.float32)
+        cos, sin = tt.rotary_tables(positions, frequencies, scaling=float(scaling), format=precision.rope_in)
+        growth = None
+        if rope.query_growth:
+            growth = tt.query_growth(
+                positions,
+                beta=rope.query_growth,
+                original=rope.original_max_position_embeddings,
+                format=precision.rope_in,
+            )
+            growth = jnp.expand_dims(growth[:, None], axis)
+        tables.append(Rotary(jnp.expand_dims(cos, axis), jnp.expand_dims(sin, axis), growth))
+    return tuple(tables)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with a fused projection: for each KV head its query heads, then K, then V."""
+
+    def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None):
+        c, heads = layout.config, layout.kv_heads(kind)
+        group = c.num_heads // heads
+        fused = (heads, group + 2, kind.head_dim)
+        cut = ("kv_heads", None, None)
+        self.wqkv_dkgh = parameter((c.hidden_size, *fused), ("embed", *cut), rngs)
+        self.bias_kgh = parameter(fused, cut, rngs, scale=0.02) if c.qkv_bias else None
+        self.gate_dkgh = None
+        if c.output_gate:
+            self.gate_dkgh = parameter((c.hidden_size, heads, group, kind.head_dim), ("embed", *cut), rngs)
+        self.q_norm = self.k_norm = None
+        if c.qk_norm == "head":
+            self.q_norm = parameter((kind.head_dim,), (None,), rngs, scale=0)
+            self.k_norm = parameter((kind.head_dim,), (None,), rngs, scale=0)
+        elif c.qk_norm == "width":
+            self.q_norm = parameter((heads, group, kind.head_dim), cut, rngs, scale=0)
+            self.k_norm = parameter((heads, kind.head_dim), ("kv_heads", None), rngs, scale=0)
+        self.sinks_kg = parameter((heads, group), ("kv_heads", None), rngs, scale=1) if c.sinks else None
+        self.wo_qd = parameter((c.num_heads * kind.head_dim, c.hidden_size), ("wo_in", "wo_out"), rngs)
+        self.bias_d = parameter((c.hidden_size,), ("residual",), rngs, scale=0.02) if c.out_bias else None
+
+    def decode(self, x_bd, rotary: Rotary | None, positions, keys, values, stage: Stage, kind: LayerKind):
+        """One token of each user: x [B, d] -> (its attention in the residual stream's sharding, keys, values)."""
+        p, layout = stage.precision, stage.layout
+        qkv = stage.my_users(self._projected(x_bd, stage, p.li_qkv_decode))
+        q, k, v = tt.create_heads_decode(
+            qkv, kv_heads=layout.local_kv_heads(kind), head_dim=kind.head_dim, format=p.linear_out
+        )
+        q, k, v = self._ready(q, k, v, rotary, stage)
+        keys = tt.update_cache(keys, k, positions, format=p.kv_cache)
+        values = tt.update_cache(values, v, positions, format=p.kv_cache)
+        out = tt.sdpa_decode(
+            q,
+            keys,
+            values,
+            positions,
+            *self._sinks(),
+            setting=p.sdpa_decode,
+            kv_format=p.kv_cache,
+            out_format=p.sdpa_decode_out,
+            **_score_options(layout, kind),
+        )
+        out = stage.all_users(tt.concat_heads_decode(out, format=p.sdpa_decode_out), x_bd.shape[0])
+        return self._output(x_bd, out, stage, p.li_qkv_decode, p.li_o_decode), keys, values
+
+    def prefill(self, x_td, rotary: Rotary | None, user, keys, values, stage: Stage, kind: LayerKind, start: int):
+        """One user's prompt, or the chunk of it from `start` on: x [T, d] -> (attention, keys, values)."""
+        p, layout = stage.precision, stage.layout
+        setting_qkv, setting_o, setting_sdpa = stage.prefill_settings
+        qkv = self._projected(x_td, stage, setting_qkv)
+        q, k, v = tt.create_heads_prefill(
+            qkv, kv_heads=layout.local_kv_heads(kind), head_dim=kind.head_dim, format=p.linear_out
+        )
+        q, k, v = self._ready(q, k, v, rotary, stage)
+        precise = stage.numerics == "prefill"  # decode's update_cache packs without the typecast's precise mode
+        k = tt.typecast(k, in_format=p.rope_in, out_format=p.kv_cache, precise=precise)
+        v = tt.typecast(v, in_format=p.linear_out, out_format=p.kv_cache, precise=precise)
+        spread = stage.users_axis
+        keys = tt.fill_cache(keys, k, user, start=start, format=p.kv_cache, users_axis=spread)
+        values = tt.fill_cache(values, v, user, start=start, format=p.kv_cache, users_axis=spread)
+        if start:
+            if spread is not None:
+                raise ValueError("chunked prefill of users that are spread over columns is not possible")
+            k = tt.read_cache(keys, user, length=start + x_td.shape[0])
+            v = tt.read_cache(values, user, length=start + x_td.shape[0])
+        q = tt.typecast(q, in_format=p.rope_in, out_format=stage.query_format)
+        out = tt.sdpa_prefill(
+            q,
+            k,
+            v,
+            *self._sinks(),
+            start=start,
+            setting=setting_sdpa,
+            kv_format=p.kv_cache,
+            out_format=stage.query_format,
+            **_score_options(layout, kind),
+        )
+        out = tt.concat_heads_prefill(out, format=stage.query_format)
+        return self._output(x_td, out, stage, setting_qkv, setting_o), keys, values
+
+    def _projected(self, x, stage: Stage, setting):
+        """Queries, keys and values of every head of this device, with their bias."""
+        p = stage.precision
+        cores = stage.layout.attention_cores if stage.phase == "decode" else None
+        qkv = stage.column(x, self.wqkv_dkgh, p.wqkv, setting, cores=cores, pass_rows=2048)
+        return qkv if self.bias_kgh is None else tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out)
+
+    def _ready(self, q, k, v, rotary: Rotary | None, stage: Stage):
+        """Queries and keys normalised and rotated, and values normalised, where the model does so."""
+        p, c = stage.precision, stage.layout.config
+        if self.q_norm is not None:
+            norm = _head_norm if c.qk_norm == "head" else _width_norm
+            q, k = norm(q, self.q_norm, stage), norm(k, self.k_norm, stage)
+        if c.value_norm:
+            v = _head_norm(v, None, stage)
+        if rotary is not None:
+            q = tt.rotary(q, rotary.cos, rotary.sin, out_format=p.rope_in)
+            k = tt.rotary(k, rotary.cos, rotary.sin, out_format=p.rope_in)
+            if rotary.growth is not None:
+                q = tt.multiply(q, rotary.growth, out_format=p.rope_in)
+        return q, k, v
+
+    def _sinks(self) -> tuple[Any, ...]:
+        return () if self.sinks_kg is None else (self.sinks_kg[...].reshape(-1),)
+
+    def _output(self, x, out, stage: Stage, setting_gate, setting_o):
+        """The output projection of the heads' results, gated and with a bias where the model has them."""
+        p = stage.precision
+        if self.gate_dkgh is not None:
+            gate = stage.column(x, self.gate_dkgh, p.wqkv, setting_gate, pass_rows=2048)
+            out = tt.gated_mul(gate, out, activation="sigmoid", out_format=stage.query_format)
+        y = stage.attention_output(out, self.wo_qd, p.wo, setting_o)
+        return y if self.bias_d is None else tt.add_bias(y, self.bias_d[...], out_format=stage.wo_format)
+
+
+def _score_options(layout: Layout, kind: LayerKind) -> dict[str, Any]:
+    """Attributes of attention that only some models have; the others' ops stay as they are."""
+    c = layout.config
+    options = {
+        "window": kind.window,
+        "chunk": kind.chunk,
+        "scale": c.query_scale,
+        "softcap": c.attention_softcap,
+    }
+    return {"window": options.pop("window"), **{name: value for name, value in options.items() if value is not None}}
+
+
+def _head_norm(x, weight, stage: Stage):
+    """RMSNorm of each head; decode moves the heads to an interleaved tensor and back."""
+    p, eps = stage.precision, stage.layout.config.rms_norm_eps
+    if stage.phase == "decode":
+        x = tt.reshard(x, format=p.linear_out)
+    x = tt.rms_norm(x, None if weight is None else weight[...], eps=eps, out_format=p.linear_out)
+    return tt.reshard(x, format=p.linear_out) if stage.phase == "decode" else x
+
+
+def _width_norm(x, weight, stage: Stage):
+    """RMSNorm over all heads of all chips, [b, heads, h] in decode and [heads, T, h] in prefill."""
+    p, layout = stage.precision, stage.layout
+    eps, fmt = layout.config.rms_norm_eps, p.linear_out
+    decode = stage.phase == "decode"
+    rows = x if decode else x.transpose(1, 0, 2)
+    flat, weight = rows.reshape(rows.shape[0], -1), weight[...].reshape(-1)
+    if layout.ways == 1:
+        flat = tt.rms_norm(flat, weight, eps=eps, out_format=fmt)
+    else:
+        stats = tt.rms_norm_stats(flat, out_format=fmt)
+        stats = tt.all_gather(stats, axis=layout.axis, dim=1, format=fmt)
+        flat = tt.rms_norm_apply(flat, stats, weight, axis=layout.axis, eps=eps, out_format=fmt)
+    rows = flat.reshape(rows.shape)
+    return rows if decode else rows.transpose(1, 0, 2)
