@@ -62,16 +62,15 @@ class Attention(nnx.Module):
         cut = ("kv_heads", None, None)
         self.wqkv_dkgh = parameter((c.hidden_size, *fused), ("embed", *cut), rngs)
         self.bias_kgh = parameter(fused, cut, rngs, scale=0.02) if c.qkv_bias else None
-        self.gate_dkgh = None
-        if c.output_gate:
-            self.gate_dkgh = parameter((c.hidden_size, heads, group, kind.head_dim), ("embed", *cut), rngs)
-        self.q_norm = self.k_norm = None
-        if c.qk_norm == "head":
-            self.q_norm = parameter((kind.head_dim,), (None,), rngs, scale=0)
-            self.k_norm = parameter((kind.head_dim,), (None,), rngs, scale=0)
-        elif c.qk_norm == "width":
-            self.q_norm = parameter((heads, group, kind.head_dim), cut, rngs, scale=0)
-            self.k_norm = parameter((heads, kind.head_dim), ("kv_heads", None), rngs, scale=0)
+        gate = (c.hidden_size, heads, group, kind.head_dim)
+        self.gate_dkgh = parameter(gate, ("embed", *cut), rngs) if c.output_gate else None
+        norms = {
+            "head": ((kind.head_dim,), (kind.head_dim,)),
+            "width": ((heads, group, kind.head_dim), (heads, kind.head_dim)),
+        }
+        axes = {"head": ((None,), (None,)), "width": (cut, cut[:2])}
+        self.q_norm = parameter(norms[c.qk_norm][0], axes[c.qk_norm][0], rngs, scale=0) if c.qk_norm else None
+        self.k_norm = parameter(norms[c.qk_norm][1], axes[c.qk_norm][1], rngs, scale=0) if c.qk_norm else None
         self.sinks_kg = parameter((heads, group), ("kv_heads", None), rngs, scale=1) if c.sinks else None
         self.wo_qd = parameter((c.num_heads * kind.head_dim, c.hidden_size), ("wo_in", "wo_out"), rngs)
         self.bias_d = parameter((c.hidden_size,), ("residual",), rngs, scale=0.02) if c.out_bias else None

@@ -210,23 +210,22 @@ def _gemma4(keys: Keys) -> Features:
     head, kv = keys.size("head_dim"), keys.size("num_key_value_heads")
     same, sizes = bool(keys.get("attention_k_eq_v", False)), keys.get("per_layer_config", {})
     sizes = {int(index): value for index, value in sizes.items()}
-    ropes = {
-        "full_attention": _rope(keys, "full_attention", theta=1e6, kind="proportional", partial=0.25),
-        "sliding_attention": _rope(keys, "sliding_attention", theta=1e4),
-    }
-    types, window = _layer_types(keys, 6), keys.size("sliding_window")
-    types = (*types[:-1], "full_attention")  # whatever layer_types says
-    layers = []
-    for index, kind in enumerate(types):
-        if kind == "sliding_attention":
-            layers.append(LayerKind(head_dim=head, num_kv_heads=kv, rope=ropes[kind], window=window))
-            continue
+    sliding = LayerKind(
+        head_dim=head,
+        num_kv_heads=kv,
+        rope=_rope(keys, "sliding_attention", theta=1e4),
+        window=keys.size("sliding_window"),
+    )
+
+    def full(index: int) -> LayerKind:
         own = sizes.get(index, {})
         full_kv = own.get("num_key_value_heads") or keys.get("num_global_key_value_heads") or kv
         full_head = own.get("head_dim") or keys.get("global_head_dim", 512)
-        layers.append(
-            LayerKind(head_dim=full_head, num_kv_heads=full_kv if same else kv, rope=ropes[kind], value_is_key=same)
-        )
+        rope = _rope(keys, "full_attention", theta=1e6, kind="proportional", partial=0.25, head_dim=full_head)
+        return LayerKind(head_dim=full_head, num_kv_heads=full_kv if same else kv, rope=rope, value_is_key=same)
+
+    types = (*_layer_types(keys, 6)[:-1], "full_attention")  # the last one, whatever layer_types says
+    layers = [sliding if kind == "sliding_attention" else full(index) for index, kind in enumerate(types)]
     return {
         **_gemma(keys),
         "block": "sandwich",
@@ -732,12 +731,14 @@ def _rope(
     theta: float = 10000.0,
     kind: str = "default",
     partial: float = 1.0,
+    head_dim: int | None = None,
 ) -> RopeConfig:
     """The rotary embedding of all layers, or of those of one type where each type has its own.
 
     Args:
         layer_type: a key of `rope_parameters`, or None for families with one embedding.
         theta, kind, partial: what an absent base, type and fraction of rotated columns mean.
+        head_dim: of these layers, where it isn't the model's.
     """
     rope = _rope_dict(keys)
     if _by_layer_type(keys):
@@ -759,8 +760,9 @@ def _rope(
     theta = float(rope.get("rope_theta") or keys.get("rope_theta") or theta)
     if kind not in ROPE_KINDS:
         raise unsupported("rope_type", kind, ROPE_KINDS)
-    fraction = rope.get("partial_rotary_factor") or keys.get("partial_rotary_factor") or partial
-    head_dim = keys.get("global_head_dim", 512) if kind == "proportional" else _head_dim(keys)
+    outer = keys.get("partial_rotary_factor") or partial
+    fraction = rope.get("partial_rotary_factor") or outer
+    head_dim = head_dim or _head_dim(keys)
     if fraction != 1 and kind != "proportional" and not keys.family.partial:
         raise unsupported("partial_rotary_factor", fraction, (1,))
     rotary = 2 * int(fraction * head_dim / 2) if kind == "proportional" else int(fraction * head_dim)

@@ -21,13 +21,11 @@ class MLP(nnx.Module):
         self.w1_df = parameter((hidden, inner), ("embed", "mlp"), rngs)
         self.w3_df = parameter((hidden, inner), ("embed", "mlp"), rngs) if c.gated_mlp else None
         self.w2_fd = parameter((inner, hidden), ("mlp", "w2_out"), rngs)
-        self.bias1_f = self.bias3_f = self.bias2_d = None
-        if c.mlp_bias:
-            if layout.two_d and layout.composite_reduce:
-                raise ShardingError(f"{c.name}: biases of the MLP are not supported on {layout.system.label}")
-            self.bias1_f = parameter((inner,), ("mlp",), rngs, scale=0.02)
-            self.bias3_f = parameter((inner,), ("mlp",), rngs, scale=0.02) if c.gated_mlp else None
-            self.bias2_d = parameter((hidden,), ("residual",), rngs, scale=0.02)
+        if c.mlp_bias and layout.two_d and layout.composite_reduce:
+            raise ShardingError(f"{c.name}: biases of the MLP are not supported on {layout.system.label}")
+        self.bias1_f = parameter((inner,), ("mlp",), rngs, scale=0.02) if c.mlp_bias else None
+        self.bias3_f = parameter((inner,), ("mlp",), rngs, scale=0.02) if c.mlp_bias and c.gated_mlp else None
+        self.bias2_d = parameter((hidden,), ("residual",), rngs, scale=0.02) if c.mlp_bias else None
 
     def __call__(self, h, stage: Stage, residual):
         """MLP of the normalised h; `residual` is what the norm was given."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ttsim.accuracy.measured import measure_accuracy
     from ttsim.explore.whatif import WhatIf
     from ttsim.explore.whatif_prompts import PromptWhatIf
+    from ttsim.generation.logits import logits
     from ttsim.meshes.systems import get_system
     from ttsim.models.presets import get_config
     from ttsim.precision.values import Precision, preset
@@ -34,6 +35,7 @@ _HOMES = {
     "estimate_accuracy": "ttsim.accuracy.estimated",
     "get_config": "ttsim.models.presets",
     "get_system": "ttsim.meshes.systems",
+    "logits": "ttsim.generation.logits",
     "measure_accuracy": "ttsim.accuracy.measured",
     "preset": "ttsim.precision.values",
     "price": "ttsim.scenarios.simulate",
@@ -51,6 +53,7 @@ __all__ = [
     "estimate_accuracy",
     "get_config",
     "get_system",
+    "logits",
     "measure_accuracy",
     "preset",
     "price",
