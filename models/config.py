@@ -61,6 +61,8 @@ class ModelConfig:
         experts, latent, delta: of the layers that have them.
         cross_attention_layers: indices of the layers that attend to an image; a prompt without one skips them.
         eos_token_ids: any of these ends a generation.
+        known_as, known_by: the known model that this is, where `name` doesn't say, and the rule that found it
+            (`ttsim.models.identity`).
     """
 
     name: str
@@ -103,6 +105,8 @@ class ModelConfig:
     sliding_window: int | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    known_as: str = ""
+    known_by: str = ""
 
     def __post_init__(self) -> None:
         for field in _SIZES:
@@ -115,6 +119,11 @@ class ModelConfig:
         outside = [i for i in self.cross_attention_layers if not 0 <= i < self.num_layers]
         if outside:
             raise ValueError(f"cross_attention_layers {outside} are not among the {self.num_layers} layers")
+
+    @property
+    def known_name(self) -> str:
+        """The name by which presets, paddings and chunk sizes are looked up."""
+        return self.known_as or self.name
 
     @functools.cached_property
     def layer_kinds(self) -> tuple[LayerKind, ...]:

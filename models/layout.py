@@ -153,7 +153,7 @@ class Layout:
     @property
     def intermediate_size(self) -> int:
         """The MLP's width, padded so that every chip's share is whole tiles on whole cores."""
-        cores = PAD_MLP_CORES.get(self.config.name, 1)
+        cores = PAD_MLP_CORES.get(self.config.known_name, 1)
         return round_up(self.config.intermediate_size, cores * TILE * self.ways)
 
     @property
@@ -242,7 +242,7 @@ class Layout:
           ValueError: the prompt needs several passes and is no multiple of 2048.
         """
         device = _DEVICE_OF_CHIPS.get(self.system.chips_per_replica, "")
-        limit = 1024 * _CHUNK_SIZES.get(self.config.name, {}).get(device, _DEFAULT_CHUNK)
+        limit = 1024 * _CHUNK_SIZES.get(self.config.known_name, {}).get(device, _DEFAULT_CHUNK)
         if padded_length <= limit:
             return padded_length
         if padded_length % CHUNK_MULTIPLE:

@@ -55,7 +55,7 @@ def main() -> int:
     system = get_system(_DEVICE.value, _DATA_PARALLEL.value)
     jax.config.update("jax_num_cpu_devices", system.num_chips)
     checkpoint = open_checkpoint(_WEIGHTS.value)
-    precision = resolve(_OPTIMIZATIONS.value, checkpoint.config.name)
+    precision = resolve(_OPTIMIZATIONS.value, checkpoint.config.known_name)
     if _DECODER_CONFIG.value:
         precision = Precision.from_decoder_json(Path(_DECODER_CONFIG.value), precision)
     report = measure_accuracy(

@@ -37,7 +37,7 @@ def main() -> None:
     if _WEIGHTS.value and _MODEL.value:
         raise ValueError("--weights decide the model: leave --model out")
     from ttsim.explore import front as pareto
-    from ttsim.models.presets import get_config
+    from ttsim.models.identity import get_config
 
     measured = None
     if _WEIGHTS.value:

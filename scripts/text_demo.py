@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _simulate(demo, settings, test: str, device: str, optimizations: str) -> None:
-    from ttsim.models.presets import get_config
+    from ttsim.models.identity import get_config
 
     weights = _WEIGHTS.value
     if weights is not None and _MODEL.value is None:

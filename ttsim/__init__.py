@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ttsim.explore.whatif_prompts import PromptWhatIf
     from ttsim.generation.logits import logits
     from ttsim.meshes.systems import get_system
-    from ttsim.models.presets import get_config
+    from ttsim.models.identity import get_config
     from ttsim.precision.values import Precision, preset
     from ttsim.pricing.program import Program, trace
     from ttsim.scenarios.report import Report
@@ -33,7 +33,7 @@ _HOMES = {
     "Scenario": "ttsim.scenarios.scenario",
     "WhatIf": "ttsim.explore.whatif",
     "estimate_accuracy": "ttsim.accuracy.estimated",
-    "get_config": "ttsim.models.presets",
+    "get_config": "ttsim.models.identity",
     "get_system": "ttsim.meshes.systems",
     "logits": "ttsim.generation.logits",
     "measure_accuracy": "ttsim.accuracy.measured",

@@ -34,9 +34,10 @@ from ttsim.models.checkpoints.source import (
     from_hf_tensors,
 )
 from ttsim.models.config import ModelConfig
+from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import is_replicated, key_names, shardings
-from ttsim.models.presets import HF_REPOS, get_config
+from ttsim.models.presets import HF_REPOS
 from ttsim.models.storage import parameter_format
 from ttsim.models.transformer import Transformer
 from ttsim.numerics.formats import get_format, quantize, round_to

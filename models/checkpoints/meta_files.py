@@ -6,6 +6,7 @@ Source: meta-llama/llama-models models/llama3/{args,model}.py (sizes, scaled rop
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable
@@ -93,20 +94,41 @@ def open_meta(directory: Path) -> tuple[ModelConfig, MetaTensors]:
     Raises:
       CheckpointError: a file is missing or broken, or params.json lacks a key.
     """
-    path = directory / "params.json"
-    try:
-        params = json.loads(path.read_text(encoding="utf-8"))
-        hidden, heads = params["dim"], params["n_heads"]
-        layers, eps, theta = params["n_layers"], params["norm_eps"], params.get("rope_theta", 10000.0)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from None
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} has no {error}") from None
     tensors = MetaTensors(directory)
     for name in ("embed_tokens.weight", "layers.0.mlp.gate_proj.weight"):
         if name not in tensors:
             raise CheckpointError(f"tensor {tensors.label(name)} is missing in {directory}")
-    vocab = tensors.shape("embed_tokens.weight")[0]
+    config = read_params(
+        directory / "params.json",
+        vocab_size=tensors.shape("embed_tokens.weight")[0],
+        intermediate_size=tensors.shape("layers.0.mlp.gate_proj.weight")[0],
+    )
+    return dataclasses.replace(config, tie_word_embeddings="lm_head.weight" not in tensors), tensors
+
+
+def read_params(path: Path, *, vocab_size: int = 0, intermediate_size: int = 0) -> ModelConfig:
+    """The configuration in a params.json.
+
+    Args:
+      vocab_size, intermediate_size: of the tensors, where they are at hand; otherwise what params.json says, the
+        inner width being two thirds of 4 dim, times ffn_dim_multiplier, rounded up to multiple_of.
+
+    Raises:
+      CheckpointError: it is no JSON object, or lacks a key.
+    """
+    try:
+        params = json.loads(path.read_text(encoding="utf-8"))
+        hidden, heads = params["dim"], params["n_heads"]
+        layers, eps, theta = params["n_layers"], params["norm_eps"], params.get("rope_theta", 10000.0)
+        if not intermediate_size:
+            multiple = params["multiple_of"]
+            width = int(int(8 * hidden / 3) * (params.get("ffn_dim_multiplier") or 1))
+            intermediate_size = -(-width // multiple) * multiple
+        vocab_size = vocab_size or params["vocab_size"]
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from None
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has no {error}") from None
     rope = RopeConfig(theta=theta)
     if params.get("use_scaled_rope"):
         rope = RopeConfig(
@@ -117,19 +139,20 @@ def open_meta(directory: Path) -> tuple[ModelConfig, MetaTensors]:
             high_freq_factor=float(params.get("high_freq_factor", 4.0)),
             original_max_position_embeddings=8192,
         )
-    config = ModelConfig(
-        name=directory.resolve().name,
-        family="llama",
-        hidden_size=hidden,
-        intermediate_size=tensors.shape("layers.0.mlp.gate_proj.weight")[0],
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=params.get("n_kv_heads") or heads,
-        head_dim=params.get("head_dim") or hidden // heads,
-        vocab_size=vocab,
-        max_position_embeddings=131072 if params.get("use_scaled_rope") else params.get("max_seq_len", 8192),
-        rms_norm_eps=eps,
-        rope=rope,
-        tie_word_embeddings="lm_head.weight" not in tensors,
-    )
-    return config, tensors
+    try:
+        return ModelConfig(
+            name=path.resolve().parent.name,
+            family="llama",
+            hidden_size=hidden,
+            intermediate_size=intermediate_size,
+            num_layers=layers,
+            num_heads=heads,
+            num_kv_heads=params.get("n_kv_heads") or heads,
+            head_dim=params.get("head_dim") or hidden // heads,
+            vocab_size=vocab_size,
+            max_position_embeddings=131072 if params.get("use_scaled_rope") else params.get("max_seq_len", 8192),
+            rms_norm_eps=eps,
+            rope=rope,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None

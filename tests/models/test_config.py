@@ -10,7 +10,8 @@ import pytest
 
 from ttsim.models.config import ModelConfig, RopeConfig
 from ttsim.models.hf_config import FAMILIES
-from ttsim.models.presets import HF_REPOS, PRESETS, SHORT_NAMES, get_config
+from ttsim.models.identity import get_config
+from ttsim.models.presets import HF_REPOS, PRESETS, SHORT_NAMES, known_models
 
 GOLDEN = sorted(path for path in (Path(__file__).parents[1] / "golden/hf").glob("*.npz") if path.stem != "rope")
 
@@ -242,7 +243,7 @@ def test_get_config_knows_every_spelling_of_a_name(name: str) -> None:
 
 @pytest.mark.parametrize(("short", "name"), SHORT_NAMES.items())
 def test_get_config_knows_short_names(short: str, name: str) -> None:
-    assert get_config(short) is get_config(short.upper()) is PRESETS[name]
+    assert get_config(short) is get_config(short.upper()) is known_models()[name].config
 
 
 def test_get_config_names_the_nearest() -> None:

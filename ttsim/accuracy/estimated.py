@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from ttsim.models.config import ModelConfig
-from ttsim.models.presets import get_config
+from ttsim.models.identity import get_config
 from ttsim.precision.values import LayerPrecision, Precision, base_model_name, resolve
 from ttsim.proof import published as tables
 from ttsim.proof.published import Row
@@ -138,7 +138,7 @@ def estimate_accuracy(
     if positions < 1:
         raise ValueError(f"positions must be at least 1, not {positions}")
     config = get_config(model)
-    precision = resolve(precision, config.name)
+    precision = resolve(precision, config.known_name)
     constants = load_constants() if constants is None else constants
     known, notes = _confidence(config, confidence)
     early = positions <= EARLY_POSITIONS

@@ -9,7 +9,7 @@ from pathlib import Path
 from ttsim.explore import compare, goal
 from ttsim.explore.sweep import parse_sweep, sweep
 from ttsim.hardware.constants import load_constants
-from ttsim.models.presets import get_config
+from ttsim.models.identity import get_config
 from ttsim.precision.values import Precision, resolve
 from ttsim.scenarios.question import Question
 from ttsim.ui import console, estimate

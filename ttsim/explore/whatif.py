@@ -93,7 +93,7 @@ class WhatIf:
         rows: list[dict[int, float]] = []
         used = np.zeros((len(precisions), len(batch_sizes), len(contexts)))
         scenarios = [Scenario.of(model, device, "performance", b, 1, 2, data_parallel, date) for b in batch_sizes]
-        resolved = tuple(resolve(precision, scenarios[0].config.name, date) for precision in precisions)
+        resolved = tuple(resolve(precision, scenarios[0].config.known_name, date) for precision in precisions)
         for i, precision in enumerate(resolved):
             for j, base in enumerate(scenarios):
                 scenario = dataclasses.replace(base, precision=precision)

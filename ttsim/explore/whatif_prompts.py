@@ -89,7 +89,7 @@ class PromptWhatIf:
         ]
         first = scenarios[0][0]
         machine = Machine(first.chip, first.system, first.software, "prefill")
-        resolved = tuple(resolve(precision, first.config.name, date) for precision in precisions)
+        resolved = tuple(resolve(precision, first.config.known_name, date) for precision in precisions)
         for precision in resolved:
             for row in scenarios:
                 for base in row:

@@ -27,8 +27,8 @@ from ttsim.generation.sampling import SamplingParams
 from ttsim.meshes.systems import UnknownSystemError, get_system
 from ttsim.models.checkpoints.fetch import COMMAND
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
+from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
-from ttsim.models.presets import get_config
 from ttsim.precision.text import unknown
 from ttsim.precision.values import Precision, resolve
 from ttsim.proof.published import padded_prefill_length, prompt_tokens

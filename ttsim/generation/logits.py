@@ -53,7 +53,7 @@ def logits(
     length = len(tokens_t)
     layout = Layout(config, get_system(device), max_seq_len=length)
     mesh = layout.system.mesh()
-    values = resolve(precision, config.name)
+    values = resolve(precision, config.known_name)
     model = load_model(checkpoint, layout, values, mesh)
     cache = place_cache(KVCache.zeros(layout, 1, jnp.float32), layout, 1, mesh)
     run = prefill_by_layer(layout, values, 1, logits="all", numerics=numerics, mesh=mesh)

@@ -36,7 +36,7 @@ from ttsim.accuracy.estimated import (
     reference_confidence,
 )
 from ttsim.models.config import ModelConfig, RopeConfig
-from ttsim.models.presets import get_config
+from ttsim.models.identity import get_config
 from ttsim.precision.values import resolve
 from ttsim.proof import published as tables
 from ttsim.proof.published import Row

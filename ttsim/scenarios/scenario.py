@@ -16,8 +16,8 @@ from ttsim.hardware.software import Software, software_of
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.systems import System, get_system
 from ttsim.models.config import ModelConfig
+from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
-from ttsim.models.presets import get_config
 from ttsim.models.run import decode_program, prefill_program
 from ttsim.precision.values import Precision, resolve
 from ttsim.pricing.price import Cost, decode_time, prefill_time, price
@@ -119,7 +119,7 @@ class Scenario:
         return cls(
             config=config,
             system=system,
-            precision=resolve(precision, config.name, date),
+            precision=resolve(precision, config.known_name, date),
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
