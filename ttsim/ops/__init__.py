@@ -19,14 +19,16 @@ from ttsim.ops.attention import (
     update_cache,
 )
 from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
-from ttsim.ops.core import OPS, Op, OpCall, op
+from ttsim.ops.core import OPS, Noise, Op, OpCall, op
 from ttsim.ops.eltwise import activate, add, add_bias, gated_mul, multiply, scale, silu_mul, softcap, typecast
+from ttsim.ops.host import copy_to_device, read_back, traced
 from ttsim.ops.matrix import all_gather_matmul, embedding, linear
 from ttsim.ops.norm import center, rms_norm, rms_norm_apply, rms_norm_stats
 from ttsim.ops.resharding import argmax, mesh_partition, reshard, select_rows, select_users, take_rows, untilize
 
 __all__ = [
     "OPS",
+    "Noise",
     "Op",
     "OpCall",
     "activate",
@@ -39,6 +41,7 @@ __all__ = [
     "center",
     "concat_heads_decode",
     "concat_heads_prefill",
+    "copy_to_device",
     "create_heads_decode",
     "create_heads_prefill",
     "embedding",
@@ -49,6 +52,7 @@ __all__ = [
     "multiply",
     "op",
     "query_growth",
+    "read_back",
     "read_cache",
     "reduce_scatter",
     "reshard",
@@ -65,6 +69,7 @@ __all__ = [
     "silu_mul",
     "softcap",
     "take_rows",
+    "traced",
     "typecast",
     "untilize",
     "update_cache",
