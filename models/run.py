@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache, users_partition
-from ttsim.models.layout import Layout
+from ttsim.models.layout import PAD_MLP_CORES, Layout
 from ttsim.models.parameters import partition_specs, shardings
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER, Sample, Transformer
 from ttsim.precision.slots import AnyPrecision, PrecisionPlaceholder, abstract_precision
@@ -129,7 +129,7 @@ def _model_specs(layout: Layout) -> Transformer:
 def decode_program(layout: Layout, precision: Precision, batch: int, *, sample: Sample = "none") -> Program:
     """What one device and its host run for one token of each user."""
     placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
-    return _trace_decode(layout, placeholder, batch, sample).fill(value)
+    return _trace_decode(_nameless(layout), placeholder, batch, sample).fill(value)
 
 
 def prefill_program(
@@ -150,11 +150,24 @@ def prefill_program(
       traced, untilize: see `Transformer.prefill`.
     """
     placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
-    return _trace_prefill(layout, placeholder, batch, length, start, last_chunk, traced, untilize).fill(value)
+    return _trace_prefill(_nameless(layout), placeholder, batch, length, start, last_chunk, traced, untilize).fill(
+        value
+    )
 
 
 # Layers of one precision and kind are the same call on other weights. A trace holds one layer of each run of equal
 # layers, and the program repeats it (tests/test_run.py compares with the trace of all layers).
+
+
+@functools.lru_cache(maxsize=512)
+def _nameless(layout: Layout) -> Layout:
+    """The layout of a model that is called after its padding only: models of the same sizes share their traces."""
+    config = layout.config
+    name = config.known_name if config.known_name in PAD_MLP_CORES else "model"
+    config = dataclasses.replace(
+        config, name=name, family="", known_as="", known_by="", bos_token_id=None, eos_token_ids=()
+    )
+    return dataclasses.replace(layout, config=config)
 
 
 @functools.lru_cache(maxsize=512)
