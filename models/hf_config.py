@@ -236,6 +236,7 @@ def _gemma4(keys: Keys) -> Features:
         "query_scale": 1.0,
         "logit_softcap": keys.get("final_logit_softcapping"),
         "replicate_kv": True,
+        "cache_groups": True,
         "layers": tuple(layers),
     }
 

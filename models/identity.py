@@ -41,9 +41,7 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
     if isinstance(model, str) and (known := find_known(model)):
         return known.config
     path = Path(model).expanduser()
-    if len(os.fspath(model)) < 4096 and os.path.exists(
-        path
-    ):
+    if len(os.fspath(model)) < 4096 and os.path.exists(path):
         return identify(_read(path), path)
     if isinstance(model, str) and (cached := hub_snapshot(model)):
         return identify(_read(cached), cached)

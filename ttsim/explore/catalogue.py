@@ -26,7 +26,7 @@ from ttsim.meshes.systems import System, get_system
 from ttsim.models.identity import describe_identity, get_config
 from ttsim.proof.intervals import fold_of, interval, outside
 from ttsim.scenarios.capacity import activations_by_length
-from ttsim.scenarios.memory import CACHE_BLOCK, TRACE_REGION, kv_cache_bytes, weight_bytes
+from ttsim.scenarios.memory import CACHE_BLOCK, TRACE_REGION, pool_bytes, weight_bytes
 from ttsim.scenarios.scenario import MAX_BATCH, Scenario
 
 CATALOGUE_DATE = datetime.date(2026, 10, 1)  # of the release
@@ -261,9 +261,7 @@ def _figures(scenario: Scenario, lone: Scenario, constants: Mapping[str, Any]) -
 def _free(scenario: Scenario, entry: Entry) -> int:
     """Bytes of one chip's DRAM beside weights, trace, activations and a pool for the context and every user's block."""
     layout, precision = scenario.layout, scenario.precision
-    lanes = layout.residual_ways if layout.two_d else 1  # a Galaxy's columns have a pool each
-    pool = entry.context + CACHE_BLOCK * scenario.batch_size
-    cache = kv_cache_bytes(layout, precision, lanes, pool)
+    cache = pool_bytes(layout, precision, scenario.batch_size, entry.context + CACHE_BLOCK * scenario.batch_size)
     activations = activations_by_length(scenario)(entry.context)
     used = weight_bytes(layout, precision) + cache + int(activations) + TRACE_REGION
     return scenario.chip.dram_bytes - used

@@ -111,7 +111,7 @@ class SimulatedPrices:
     def _layers(self, rows: int) -> tuple[float, float]:
         """Device seconds of a prompt's layers: (all kernels but attention, attention)."""
         others = attention = 0.0
-        for cost in self._prompt(rows).prefill_costs():
+        for cost in self._prompt(rows).prefill_costs:
             gap = cost.machine.software.dispatch_gap
             for item in cost.kernels:
                 if item.op == "take_rows":
