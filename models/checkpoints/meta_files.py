@@ -103,43 +103,50 @@ def open_meta(directory: Path) -> tuple[ModelConfig, MetaTensors]:
     Raises:
       CheckpointError: a file is missing or broken, or params.json lacks a key.
     """
+    path = directory / "params.json"
+    params = _params(path)
     tensors = MetaTensors(directory)
     for name in ("embed_tokens.weight", "layers.0.mlp.gate_proj.weight"):
         if name not in tensors:
             raise CheckpointError(f"tensor {tensors.label(name)} is missing in {directory}")
         if len(tensors.shape(name)) != 2:
             raise CheckpointError(f"tensor {tensors.label(name)} in {directory} has shape {list(tensors.shape(name))}")
-    config = read_params(
-        directory / "params.json",
-        vocab_size=tensors.shape("embed_tokens.weight")[0],
-        intermediate_size=tensors.shape("layers.0.mlp.gate_proj.weight")[0],
-    )
+    vocab, inner = (tensors.shape(name)[0] for name in ("embed_tokens.weight", "layers.0.mlp.gate_proj.weight"))
+    config = _config(path, params, vocab_size=vocab, intermediate_size=inner)
     return dataclasses.replace(config, tie_word_embeddings="lm_head.weight" not in tensors), tensors
 
 
-def read_params(path: Path, *, vocab_size: int = 0, intermediate_size: int = 0) -> ModelConfig:
-    """The configuration in a params.json.
-
-    Args:
-      vocab_size, intermediate_size: of the tensors, where they are at hand; otherwise what params.json says, the
-        inner width being two thirds of 4 dim, times ffn_dim_multiplier, rounded up to multiple_of.
+def read_params(path: Path) -> ModelConfig:
+    """The configuration in a params.json: the inner width is two thirds of 4 dim, times ffn_dim_multiplier, rounded up.
 
     Raises:
       CheckpointError: it is no JSON object, or lacks a key.
     """
+    return _config(path, _params(path))
+
+
+def _params(path: Path) -> Mapping[str, Any]:
     try:
         params = read_json(path)
-        for key in ("dim", "n_heads", "n_layers", "norm_eps"):
-            if key not in params:
-                raise CheckpointError(f"{path} has no {key!r}")
-        return _config(path, params, vocab_size, intermediate_size)
+    except InputError as error:
+        raise CheckpointError(str(error)) from None
+    for key in ("dim", "n_heads", "n_layers", "norm_eps"):
+        if key not in params:
+            raise CheckpointError(f"{path} has no {key!r}")
+    return params
+
+
+def _config(path: Path, params: Mapping[str, Any], vocab_size: int = 0, intermediate_size: int = 0) -> ModelConfig:
+    """The configuration, with the sizes of the tensors where they are at hand."""
+    try:
+        return _checked_config(path, params, vocab_size, intermediate_size)
+    except InputError as error:
+        raise CheckpointError(str(error)) from None
     except ValueError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(str(error) if isinstance(error, InputError) else f"{path}: {error}") from None
+        raise CheckpointError(f"{path}: {error}") from None
 
 
-def _config(path: Path, params: Mapping[str, Any], vocab_size: int, intermediate_size: int) -> ModelConfig:
+def _checked_config(path: Path, params: Mapping[str, Any], vocab_size: int, intermediate_size: int) -> ModelConfig:
     origin = str(path)
 
     def count(key: str, **options: Any) -> int:

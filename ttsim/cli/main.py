@@ -21,6 +21,7 @@ COMMANDS = {
     "goal": ("ttsim.cli.ask_commands", "the cheapest system and layout that meets a goal"),
     "sweep": ("ttsim.cli.ask_commands", "every combination of some values, as a table and curves"),
     "compare": ("ttsim.cli.ask_commands", "two setups side by side, op by op"),
+    "catalogue": ("ttsim.cli.catalogue_command", "every model of the vendor's list on its boxes, or on yours"),
     "reproduce": ("ttsim.cli.reproduce_command", "every published row beside its simulation, and the errors"),
     "accuracy": ("ttsim.cli.accuracy_command", "Top-1 and Top-5 of real weights, measured"),
     "demo": ("ttsim.cli.demo_command", "text with the device's numerics and the device's clock"),
