@@ -136,7 +136,7 @@ def cross_cache_bytes(seeing: Seeing) -> int:
     """One chip's keys and values of the images of all users."""
     layout, users = seeing.layout, seeing.scenario.batch_size
     text = layout.text
-    shape = (users * text.local_kv_heads * layout.rows, text.config.head_dim)
+    shape = (users * text.config.num_kv_heads // text.ways * layout.rows, text.config.head_dim)
     layers = len(text.config.cross_attention_layers)
     return 2 * layers * tile_padded_bytes(shape, seeing.precision.cross_cache)
 
