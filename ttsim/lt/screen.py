@@ -35,7 +35,7 @@ HELP = {
     "model": "Models, separated by commas or spaces; empty is all\n"
     "Enter: Next | Up/Down: Fields, entries | Esc: Quit (a running job is ended)",
     "device": "Devices, separated by commas or spaces; empty is all\n"
-    "Enter: Queue them | Up/Down: Fields, entries | Esc: Quit (a running job is ended)",
+    "Enter: Queue | Up/Down: Fields, entries | Esc: Quit (a running job is ended)",
     "jobs": "Enter: Log | x: Cancel, or remove | X: All of them | r: Restart | p: Reparse log\n"
     "m: Export markdown | Up/Down: Entries, fields | Esc: Quit (a running job is ended)",
 }
