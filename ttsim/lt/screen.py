@@ -37,7 +37,7 @@ HELP = {
     "device": "Devices, separated by commas or spaces; empty is all\n"
     "Enter: Queue | Up/Down: Fields, entries | Esc: Quit (a running job is ended)",
     "jobs": "Enter: Log | x: Cancel, or remove | X: All of them | r: Restart | p: Reparse log\n"
-    "m: Export markdown | Up/Down: Entries, fields | Esc: Quit (a running job is ended)",
+    "m: Export | Up/Down: Entries, fields | Esc: Quit (a running job is ended)",
 }
 _COLOURS = {"Waiting": "grey50", "Cancelled": "grey50", "Exiting": "grey50", "Finished": "green", "Error": "red"}
 
