@@ -144,7 +144,7 @@ def _with_images(values: Any, settings: DemoSettings, device: str, precision_tex
     """The vision demo: one user, greedy; with weights its text, and the clock in any case."""
     from ttsim.generation import demo
     from ttsim.generation.clock import simulate_clock
-    from ttsim.generation.seeing import scenario_with_images, tell
+    from ttsim.generation.image_text import scenario_with_images, tell
     from ttsim.models.vision.images import image_size
     from ttsim.scenarios.scenario import Scenario
 

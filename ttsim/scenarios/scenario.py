@@ -26,7 +26,7 @@ from ttsim.precision.values import Precision, resolve
 from ttsim.pricing.price import Cost, price, totals
 from ttsim.pricing.program import Program
 from ttsim.scenarios.memory import Memory, check_fits, memory_of
-from ttsim.scenarios.seeing import Seeing, seeing_of, with_images
+from ttsim.scenarios.seeing import Seeing, seeing_of, vision_of, with_images
 
 MAX_BATCH = 32  # users of one replica: the rows of one tile
 _TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
@@ -98,7 +98,8 @@ class Scenario:
             raise ValueError(
                 f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}"
             )
-        config = get_config(model)
+        vision = vision_of(model) if images else None
+        config = vision.text if vision else get_config(model)
         system = get_system(device, data_parallel)
         day = day or system.software
         scenario = cls(
@@ -110,7 +111,7 @@ class Scenario:
             max_generated_tokens=max_generated_tokens,
             software=software_for(system, day, stack=stack, model=config.name),
         )
-        return with_images(scenario, model, images) if images else scenario
+        return with_images(scenario, vision, images) if images else scenario
 
     @property
     def chip(self) -> Chip:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ttsim.cli import main as command_line
-from ttsim.generation.seeing import VisionGenerator, tell, visible_tiles, with_image_tokens
+from ttsim.generation.image_text import VisionGenerator, tell, visible_tiles, with_image_tokens
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.vision.config import VisionConfig
 from ttsim.models.vision.images import tiled_image
