@@ -18,7 +18,7 @@ from ttsim.ops.attention import (
     update_cache,
 )
 from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
-from ttsim.ops.core import OPS, Noise, Op, OpCall, op
+from ttsim.ops.core import OPS, Op, OpCall, OpNoise, op
 from ttsim.ops.eltwise import add, add_bias, silu_mul, typecast
 from ttsim.ops.host import copy_to_device, read_back, traced
 from ttsim.ops.host_vision import (
@@ -62,9 +62,9 @@ from ttsim.ops.vision import (
 
 __all__ = [
     "OPS",
-    "Noise",
     "Op",
     "OpCall",
+    "OpNoise",
     "add",
     "add_bias",
     "add_positions",
