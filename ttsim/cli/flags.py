@@ -131,6 +131,12 @@ WEIGHTS = Flag(
 BATCH_SIZE = Flag("batch_size", "Users of one replica, at most 32.", "number", 1, least=1)
 PROMPT_LENGTH = Flag("prompt_length", "Tokens of each prompt; k is 1024 (64k).", default="128")
 NEW_TOKENS = Flag("max_generated_tokens", "Tokens generated for each user.", "number", 200, least=1)
+IMAGES = Flag(
+    "images",
+    "An image in the prompt: its size (512x512), or a JPEG or PNG file. Repeatable.",
+    "many",
+    aliases=("image",),
+)
 DATE = Flag("date", "State of the software, ISO format; by default that of the published tables.")
 CONSTANTS = Flag("constants", "File of fitted constants, as `ttsim calibrate --out=DIR` writes it.")
 FORMAT = Flag("format", "How the answer is written.", default="text", choices=FORMS)
@@ -143,5 +149,5 @@ OUT = Flag("out", "File to write instead of printing.", writes=True)
 # A question's fields (`ttsim.scenarios.question.Question`), and the files that stand for some of them.
 QUESTION: tuple[Flag, ...] = (
     *(MODEL, DEVICE, SYSTEM_FILE, DATA_PARALLEL, PRECISION, DECODER_CONFIG, OVERRIDE),
-    *(BATCH_SIZE, PROMPT_LENGTH, NEW_TOKENS, DATE),
+    *(BATCH_SIZE, PROMPT_LENGTH, NEW_TOKENS, IMAGES, DATE),
 )

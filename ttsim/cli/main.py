@@ -22,6 +22,7 @@ COMMANDS = {
     "sweep": ("ttsim.cli.ask_commands", "every combination of some values, as a table and curves"),
     "compare": ("ttsim.cli.ask_commands", "two setups side by side, op by op"),
     "catalogue": ("ttsim.cli.catalogue_command", "every model of the vendor's list on its boxes, or on yours"),
+    "serve": ("ttsim.cli.serve_command", "a server under load: percentiles, saturation, the box that meets a limit"),
     "reproduce": ("ttsim.cli.reproduce_command", "every published row beside its simulation, and the errors"),
     "accuracy": ("ttsim.cli.accuracy_command", "Top-1 and Top-5 of real weights, measured"),
     "demo": ("ttsim.cli.demo_command", "text with the device's numerics and the device's clock"),

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,10 +21,12 @@ from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout, padded_prefill_length
 from ttsim.models.run import decode_program, prefill_program
+from ttsim.models.vision.config import VisionConfig
 from ttsim.precision.values import Precision, resolve
 from ttsim.pricing.price import Cost, price, totals
 from ttsim.pricing.program import Program
 from ttsim.scenarios.memory import Memory, check_fits, memory_of
+from ttsim.scenarios.seeing import Seeing, seeing_of, with_images
 
 MAX_BATCH = 32  # users of one replica: the rows of one tile
 _TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
@@ -54,6 +56,8 @@ class Scenario:
       prompt_length: tokens of each prompt.
       max_generated_tokens: decode iterations of each user; the first one compiles and isn't timed.
       software: state of the software.
+      images: (width, height) in pixels of each image of a prompt. vision: the model's vision part, if it has images.
+      scattered_sums: whether its tower reduce-scatters partial sums, as no software does (see `ttsim.explore.advice`).
     """
 
     config: ModelConfig
@@ -63,6 +67,9 @@ class Scenario:
     prompt_length: int
     max_generated_tokens: int
     software: Software
+    images: tuple[tuple[int, int], ...] = ()
+    vision: VisionConfig | None = None
+    scattered_sums: bool = False
 
     @classmethod
     def of(
@@ -76,6 +83,7 @@ class Scenario:
         data_parallel: int = 1,
         date: datetime.date | str | None = None,
         stack: str = "tt_transformers",
+        images: Sequence[tuple[int, int]] = (),
     ) -> Scenario:
         """A scenario from names (see `ttsim.simulate`)."""
         day = date_of(date) if date else None
@@ -93,7 +101,7 @@ class Scenario:
         config = get_config(model)
         system = get_system(device, data_parallel)
         day = day or system.software
-        return cls(
+        scenario = cls(
             config=config,
             system=system,
             precision=resolve(precision, config.known_name, day),
@@ -102,6 +110,7 @@ class Scenario:
             max_generated_tokens=max_generated_tokens,
             software=software_for(system, day, stack=stack, model=config.name),
         )
+        return with_images(scenario, model, images) if images else scenario
 
     @property
     def chip(self) -> Chip:
@@ -118,7 +127,8 @@ class Scenario:
 
     @property
     def label(self) -> str:
-        return f"{self.config.name} on {self.system.label}, batch {self.batch_size}"
+        images = f", {len(self.images)} image{'s' * (len(self.images) > 1)}" if self.images else ""
+        return f"{self.config.name} on {self.system.label}, batch {self.batch_size}{images}"
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -127,13 +137,22 @@ class Scenario:
     # Programs
 
     @functools.cached_property
+    def seeing(self) -> Seeing | None:
+        """The programs of a prompt with images, or None."""
+        return seeing_of(self) if self.images else None
+
+    @functools.cached_property
     def decode_program(self) -> Program:
+        if self.seeing:
+            return self.seeing.decode_program
         sample: Literal["device", "host"] = "device" if self.batch_size <= self.software.device_argmax else "host"
         return decode_program(self.layout, self.precision, self.batch_size, sample=sample)
 
     @functools.cached_property
     def prefill_programs(self) -> tuple[Program, ...]:
-        """One program for each chunk of the prompt."""
+        """One program for each chunk of the prompt; with images, one for all of it."""
+        if self.seeing:
+            return (self.seeing.prompt_program,)
         return tuple(self.prefill_program(*chunk) for chunk in self.prefill_chunks)
 
     @property
@@ -213,6 +232,8 @@ class Scenario:
 
     def memory(self) -> Memory:
         """The DRAM that one chip needs."""
+        if self.seeing:
+            return self.seeing.memory
         return memory_of(
             self.layout, self.precision, self.chip, self.batch_size, self.sequence_length, self.prefill_programs
         )
