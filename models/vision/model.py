@@ -297,12 +297,13 @@ def vision_logits(x: Any, norm_d: Any, lm_head_dv: Any, stage: Stage, precision:
     h = stage.norm(x, norm_d, cores=layout.lm_head_cores)
     table = lm_head_dv[...]
     pieces = max(1, LM_HEAD_PIECES // layout.ways)
-    width = -(-table.shape[1] // pieces)
+    share, _ = layout.vocab_share
+    width = -(-share // pieces)
     parts = []
-    for first in range(0, table.shape[1], width):
+    for first in range(0, share, width):
         y = tt.linear(
             h,
-            table[:, first : first + width],
+            table[:, first : min(first + width, share)],
             kernel="mcast_2d",
             weight_format=precision.lm_head,
             setting=precision.li_lm_head,
