@@ -98,7 +98,10 @@ def described(listed: Sequence[Flag], width: int) -> list[str]:
 
 # The flags that several commands share
 
-SYSTEMS = ("N150", "N300", "T3K", "TG", "P100", "P150", "P300", "P150x4", "P150x8")  # tested against ttsim.meshes
+SYSTEMS = (  # tested against ttsim.meshes
+    *("N150", "N300", "N150x4", "T3K", "TG", "Galaxy", "Galaxy T3K", "Dual Galaxy", "Quad Galaxy"),
+    *("P100", "P150", "P300", "P150x2", "P150x4", "P300x2", "P150x8", "BH Galaxy"),
+)
 FORMS = ("text", "markdown", "csv", "json", "html")  # tested against ttsim.ui.table
 
 MODEL = Flag(

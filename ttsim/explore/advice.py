@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttsim.accuracy.estimated import estimate_accuracy
+from ttsim.hardware.constants import load_constants
 from ttsim.hardware.vision_software import FACTS
 from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS, System, split
 from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.question import Question, as_scenario
 from ttsim.scenarios.scenario import MAX_BATCH, Scenario
 
 WORTH = 0.02  # gains below this aren't mentioned
@@ -44,8 +46,15 @@ class Advice:
         return max(self.speed, 1 / self.ttft, self.throughput) - 1
 
 
-def advise(scenario: Scenario, constants: Mapping[str, Any]) -> tuple[Advice, ...]:
-    """The levers that gain more than 2 % in speed, TTFT or throughput, the largest first within each kind."""
+def advise(question: Question | Scenario, constants: Mapping[str, Any] | None = None) -> tuple[Advice, ...]:
+    """The levers that gain more than 2 % in speed, TTFT or throughput, the largest first within each kind.
+
+    Args:
+      question: or its scenario.
+      constants: of the cost model, by default the calibrated ones.
+    """
+    scenario = as_scenario(question)
+    constants = load_constants() if constants is None else constants
     base = _figures(scenario, constants)
     groups = (
         _formats(scenario),

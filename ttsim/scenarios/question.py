@@ -65,6 +65,11 @@ class Question:
         return dataclasses.replace(self, **changes)
 
 
+def as_scenario(question: Question | Scenario) -> Scenario:
+    """The scenario of a question, or the scenario itself."""
+    return question.scenario() if isinstance(question, Question) else question
+
+
 FIELDS = tuple(field.name for field in dataclasses.fields(Question))
 NUMBERS = frozenset({"data_parallel", "batch_size", "prompt_length", "max_generated_tokens"})
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 
+from ttsim.files.reading import shown
 from ttsim.hardware.chips import Chip
 from ttsim.hardware.facts import date_of
 from ttsim.hardware.software import Software, software_of
@@ -28,6 +31,8 @@ from ttsim.pricing.program import Program
 from ttsim.scenarios.memory import Memory, check_fits, memory_of
 from ttsim.scenarios.seeing import Seeing, seeing_of, with_images
 
+_LONGEST = 2**26  # tokens of a sequence, so that whatever is counted in them is counted exactly
+_FEW_CHUNKS, _MOST_CHUNKS = 64, 1024  # of a prompt; a chunk takes some 10 ms to trace
 MAX_BATCH = 32  # users of one replica: the rows of one tile
 _TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
 
@@ -42,6 +47,40 @@ def software_for(
     """
     software = software_of(date or system.software, stack, model, system.box_names)
     return dataclasses.replace(software, dispatch_gap=software.dispatch_gap * system.chip.dispatch_ratio)
+
+
+# Far beyond any model. Larger ones would be traced for minutes, and their sizes don't fit the counters of XLA.
+_MOST: Mapping[str, int] = MappingProxyType(
+    {
+        "num_layers": 1024,
+        "num_heads": 2**12,
+        "num_kv_heads": 2**12,
+        "head_dim": 2**12,
+        "hidden_size": 2**18,
+        "intermediate_size": 2**20,
+        "vocab_size": 2**22,
+        "max_position_embeddings": 2**30,
+    }
+)
+
+
+def _check_sizes(config: ModelConfig) -> None:
+    for name, most in _MOST.items():
+        if (size := getattr(config, name)) > most:
+            raise ValueError(f"{config.name}: {name} is {shown(size)}; at most {most:,} is simulated")
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least `least`, whatever integer type it has."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, not {shown(value)}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {shown(number)}")
+    if number > _LONGEST:
+        raise ValueError(f"{name} must be at most {_LONGEST:,}, not {shown(number)}")
+    return number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +126,15 @@ class Scenario:
     ) -> Scenario:
         """A scenario from names (see `ttsim.simulate`)."""
         day = date_of(date) if date else None
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("prompt_length", prompt_length, 1),
-            ("max_generated_tokens", max_generated_tokens, 2),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}")
+        batch_size = _whole("batch_size", batch_size, 1)
+        prompt_length = _whole("prompt_length", prompt_length, 1)
+        max_generated_tokens = _whole("max_generated_tokens", max_generated_tokens, 2)
         if batch_size > MAX_BATCH:
             raise ValueError(
                 f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}"
             )
         config = get_config(model)
+        _check_sizes(config)
         system = get_system(device, data_parallel)
         day = day or system.software
         scenario = cls(
@@ -108,7 +144,7 @@ class Scenario:
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
-            software=software_for(system, day, stack=stack, model=config.name),
+            software=software_for(system, day, stack=stack, model=config.known_name),
         )
         return with_images(scenario, model, images) if images else scenario
 
@@ -225,9 +261,16 @@ class Scenario:
 
         Raises:
           DoesNotFitError: a chip has less.
+          ValueError: the prompt has more chunks than are traced.
         """
+        what = f"{self.label} with sequences of {self.sequence_length} tokens"
+        if (chunks := len(self.prefill_chunks)) > _FEW_CHUNKS:  # each is traced, which weights and cache may make idle
+            kept = memory_of(self.layout, self.precision, self.chip, self.batch_size, self.sequence_length, ())
+            check_fits(kept, f"{what}, the activations of its prompt not counted,")
+        if chunks > _MOST_CHUNKS:
+            raise ValueError(f"{what}: a prompt of {chunks:,} chunks; at most {_MOST_CHUNKS:,} are simulated")
         memory = self.memory()
-        check_fits(memory, f"{self.label} with sequences of {self.sequence_length} tokens")
+        check_fits(memory, what)
         return memory
 
     def memory(self) -> Memory:

@@ -96,7 +96,7 @@ class Seeing:
 
 def seeing_of(scenario: Scenario) -> Seeing:
     """The vision side of a scenario that has images."""
-    vision, software = scenario.vision, vision_software(scenario.software.date, scenario.config.name)
+    vision, software = scenario.vision, vision_software(scenario.software.date, scenario.config.known_name)
     assert vision is not None
     assert isinstance(vision.tower, LlamaTower)
     tower = vision.tower

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ttsim.explore.advice import Advice
 from ttsim.explore.estimate import NOT_MODELLED, Estimate, op_record, record
+from ttsim.models.identity import describe_identity
 from ttsim.proof.intervals import Interval, chip_name
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.timing import Breakdown, OpTime
@@ -159,6 +160,7 @@ def figure(value: float) -> str:
 
 def _remarks(item: Estimate) -> list[Block]:
     notes: list[Block] = [Paragraph(interval_note(item) + ".", "faint")]
+    notes.append(Paragraph(f"presets and paddings: {describe_identity(item.report.scenario.config)}", "faint"))
     notes += [Paragraph(f"outside the checked range: {note}", "warn") for note in item.outside]
     if not item.accuracy.in_range:
         notes.append(Paragraph("accuracy: outside the range of models and precisions that it was fitted on", "warn"))
@@ -226,6 +228,7 @@ OP_COLUMNS = (
     Column("count", right=True),
     Column("each", right=True),
     Column("MB", priority=7, right=True),
+    Column("GFLOP", priority=9, right=True),
     Column("GB/s", priority=4, right=True),
     Column("TFLOP/s", priority=6, right=True),
     Column("cores", priority=5),
@@ -247,6 +250,7 @@ def op_cells(line: OpLine) -> tuple[object, ...]:
         op.count,
         text.duration(line.each),
         f"{op.bytes / 1e6:.3g}" if op.bytes else "",
+        f"{op.flops / 1e9:.3g}" if op.flops else "",
         f"{op.bandwidth / 1e9:.0f}/{op.possible_bandwidth / 1e9:.0f}" if op.bytes else "",
         f"{op.flop_rate / 1e12:.1f}/{op.possible_flop_rate / 1e12:.0f}" if op.flops else "",
         op.cores or None,
@@ -267,7 +271,7 @@ def _bar_name(line: OpLine) -> str:
 
 
 def phase_name(name: str) -> str:
-    return "decode step" if name == "decode" else "prefill"
+    return "decode step" if name == "decode" else name
 
 
 def phase_title(name: str, phase: Breakdown) -> str:

@@ -1,4 +1,4 @@
-"""`ttsim serve`: a model on a box under load."""
+"""`ttsim serving`: a model on a box under load."""
 
 from __future__ import annotations
 
@@ -100,14 +100,14 @@ def _run(values: Any) -> int | None:
 
 
 COMMANDS = {
-    "serve": Command(
-        "serve",
+    "serving": Command(
+        "serving",
         """Simulates a server under load: percentiles, throughput, saturation, and the box that meets a limit.
-        ttsim serve --model=8b --device=N300 --concurrency=32 --isl=1k
-        ttsim serve --model=8b --device=T3K --date=2026-09-10 --request_rate=2 --slo="ttft<=2s,tpot<=50ms"
-        ttsim serve --model=8b --device=N300 --sweep=concurrency=1..128 --format=html --out=load.html
-        ttsim serve --model=8b --concurrency=64 --goal="ttft<=3s,tpot<=60ms"
-        ttsim serve --model=8b --device=N300 --compare=result.json""",
+        ttsim serving --model=8b --device=N300 --concurrency=32 --isl=1k
+        ttsim serving --model=8b --device=T3K --date=2026-09-10 --request_rate=2 --slo="ttft<=2s,tpot<=50ms"
+        ttsim serving --model=8b --device=N300 --sweep=concurrency=1..128 --format=html --out=load.html
+        ttsim serving --model=8b --concurrency=64 --goal="ttft<=3s,tpot<=60ms"
+        ttsim serving --model=8b --device=N300 --compare=result.json""",
         _FLAGS,
         _run,
     )
