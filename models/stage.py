@@ -94,7 +94,7 @@ class Stage:
 
     def _linear(self, x, w, weight_format, setting, *, out_format, in_format, cores=None, pass_rows=None):
         if self.phase == "prefill":
-            kernel, cores = "mcast_2d", None
+            kernel, cores = "mcast_2d", cores if self.numerics == "decode" else None
         else:
             kernel, pass_rows = "mcast_1d" if self.layout.two_d else "dram_sharded", None
         return tt.linear(

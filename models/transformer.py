@@ -113,7 +113,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x, stage: Stage):
         p = stage.precision
-        cores = stage.layout.mlp_cores if stage.phase == "decode" else None
+        cores = stage.layout.mlp_cores if "decode" in (stage.phase, stage.numerics) else None
         gate, up = stage.gate_up(x, self.w1_df, self.w3_df, cores=cores)
         y = stage.gathered_product(tt.silu_mul(gate, up, out_format=p.mlp_product, cores=cores))
         return stage.row(y, self.w2_fd, p.ff2, p.li_ff2, in_format=p.mlp_product, cores=cores)

@@ -7,12 +7,16 @@ half-split order are permuted when they are loaded.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from ttsim.kernels import activations as tensix
 from ttsim.kernels import flash as attention
 from ttsim.kernels.shapes import tensor_bytes, tiles
+from ttsim.numerics import elementwise, switches
+from ttsim.numerics.destination import accumulate, registers_of
 from ttsim.numerics.fidelity import get_setting, mask_activations, mask_weights, srca_fraction_bits
 from ttsim.numerics.formats import get_format, round_to
 from ttsim.numerics.packer import pack
@@ -20,6 +24,7 @@ from ttsim.ops.core import op
 
 # Rows of queries that the simulator (not the device) computes at once: bounds the score matrix's memory.
 _QUERY_ROWS = 1024
+_CHUNK = 128  # positions that flash attention's kernels take at once
 
 
 @op
@@ -98,7 +103,13 @@ def rotary(x, cos, sin, *, out_format):
     """
     pairs = x.reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
-    rotated = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
+    along = jnp.stack([even * cos, odd * cos], axis=-1)
+    across = jnp.stack([-odd * sin, even * sin], axis=-1)
+    numerics = switches.current()
+    if numerics.intermediates and out_format != "fp32":  # the kernel keeps both products as bf16 tiles
+        along, across = pack(along, "bf16"), pack(across, "bf16")
+    exact = out_format == "fp32" or not numerics.addition
+    rotated = along + across if exact else elementwise.add(along, across)
     return pack(rotated.reshape(x.shape), out_format)
 
 
@@ -200,11 +211,11 @@ def sdpa_decode(q, keys, values, positions, *, setting, kv_format, out_format, w
     kv_heads = keys.shape[1]
     grouped = _activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), setting)
     keys, values = (_weights(x, setting, kv_format) for x in (keys, values))
-    scores = jnp.einsum("bkgd,bksd->bkgs", grouped, keys) * head_dim**-0.5
+    scores = _product(grouped, keys.swapaxes(-1, -2), setting, kv_format) * head_dim**-0.5
     visible = _visible(positions, keys.shape[2], window)
     scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
     weights = _activations(_softmax(scores, setting), setting)
-    return pack(jnp.einsum("bkgs,bksd->bkgd", weights, values).reshape(q.shape), out_format)
+    return pack(_product(weights, values, setting, kv_format).reshape(q.shape), out_format)
 
 
 @sdpa_decode.cost
@@ -234,11 +245,12 @@ def sdpa_prefill(q, keys, values, *, start, setting, kv_format, out_format, wind
     keys, values = (_weights(x, setting, kv_format) for x in (keys, values))
 
     def attend(q_block, first):
-        scores = jnp.einsum("kgqd,ksd->kgqs", q_block, keys) * head_dim**-0.5
+        scores = _product(q_block, keys.swapaxes(-1, -2), setting, kv_format) * head_dim**-0.5
         visible = _visible(start + first + jnp.arange(q_block.shape[2]), keys.shape[1], window)
         scores = jnp.where(visible[None, None], scores, -jnp.inf)
-        weights = _activations(_softmax(scores, setting), setting)
-        return jnp.einsum("kgqs,ksd->kgqd", weights, values)
+        # Prefill's kernel has no accurate exponential for 16-bit registers (tt-metal #51927; ttnn 0.81.1).
+        weights = _activations(_softmax(scores, setting, accurate=setting.fp32_dest), setting)
+        return _product(weights, values, setting, kv_format)
 
     if rows <= _QUERY_ROWS or rows % _QUERY_ROWS:
         out = attend(grouped, 0)
@@ -263,10 +275,35 @@ def _visible(rows, length, window):
     return visible if window is None else visible & (columns > rows[:, None] - window)
 
 
-def _softmax(scores, setting):
+def _softmax(scores, setting, *, accurate=True):
     """Softmax whose result is a bf16 tile, as the device keeps it (float32 for the exact setting)."""
-    weights = jax.nn.softmax(scores, axis=-1)
-    return weights if setting.fidelity is None else pack(weights, "bf16")
+    if setting.fidelity is None:
+        return jax.nn.softmax(scores, axis=-1)
+    numerics = switches.current()
+    if numerics.exponential == "accurate" and (accurate or not numerics.registers):
+        return pack(jax.nn.softmax(scores, axis=-1), "bf16")
+    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = elementwise.approximate_exponential(scores - largest)
+    return pack(weights / jnp.sum(weights, axis=-1, keepdims=True), "bf16")
+
+
+def _product(x, w, setting, fmt):
+    """x @ w, each row of x with the matrix of its leading axes. x: [*lead, *rows, K]; w: [*lead, K, N], in format fmt.
+
+    Sums in 16-bit registers are rounded as often as the device does it; flash attention's chunks leave the registers.
+    """
+    lead = w.ndim - 2
+    rows = x.reshape(*x.shape[:lead], -1, x.shape[-1])
+    if setting.fidelity is None or setting.fp32_dest or not switches.current().registers:
+        y = jnp.matmul(rows, w)
+    else:
+        bits = get_format(fmt).fraction_bits, get_format("bf16").fraction_bits
+        registers = registers_of(setting.fidelity.value, *bits, k_block=_CHUNK, l1_acc=True)
+        product = functools.partial(accumulate, jnp.matmul, registers=registers)
+        for _ in range(lead):
+            product = jax.vmap(product)
+        y = product(rows, w)
+    return y.reshape(*x.shape[:-1], w.shape[-1])
 
 
 def _activations(x, setting):

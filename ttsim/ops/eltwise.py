@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from ttsim.kernels import activations as tensix
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
+from ttsim.numerics import elementwise, switches
 from ttsim.numerics.formats import round_to
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import op
@@ -15,7 +17,7 @@ from ttsim.ops.core import op
 def add(x, y, *, out_format, cores=None):
     """x + y, the residual connection. Shapes are equal; float32 on `out_format`'s grid."""
     del cores
-    return pack(x + y, out_format)
+    return pack(_sum(x, y, out_format), out_format)
 
 
 @add.cost
@@ -30,7 +32,7 @@ def _(call, machine):
 @op
 def add_bias(x, bias, *, out_format):
     """x + bias, [..., N] + [...] whose axes flatten to N."""
-    return pack(x + bias.reshape((1,) * (x.ndim - 1) + (-1,)), out_format)
+    return pack(_sum(x, bias.reshape((1,) * (x.ndim - 1) + (-1,)), out_format), out_format)
 
 
 @add_bias.cost
@@ -46,7 +48,9 @@ def _(call, machine):
 def silu_mul(gate, up, *, out_format, cores=None):
     """silu(gate) * up, one kernel with the activation fused into the first operand."""
     del cores
-    return pack(jax.nn.silu(gate) * up, out_format)
+    if out_format == "fp32" or not switches.current().intermediates:
+        return pack(jax.nn.silu(gate) * up, out_format)
+    return pack(elementwise.multiply(elementwise.silu(gate), up), out_format)
 
 
 @silu_mul.cost
@@ -61,12 +65,12 @@ def _(call, machine):
 
 @op
 def typecast(x, *, in_format, out_format, precise=True):
-    """x converted to another format; the only op that packs block floats from all of bf16's bits.
+    """x converted to another format; the only op that packs bfp8 from all of bf16's bits.
 
-    `precise=False` packs as every other op does.
+    `precise=False` packs as every other op does, and bfp4 is packed so in any case (ttnn 0.81.1 on the simulator).
     """
     del in_format
-    return round_to(x, out_format, rounding="device_precise" if precise else "device")
+    return round_to(x, out_format, rounding="device_precise" if precise and out_format == "bfp8" else "device")
 
 
 @typecast.cost
@@ -76,3 +80,9 @@ def _(call, machine):
         return [tensix.small("typecast", 2.5e-6)]
     moved = tensor_bytes(rows, columns, call["in_format"]) + tensor_bytes(rows, columns, call["out_format"])
     return [tensix.stream("typecast", moved, machine)]
+
+
+def _sum(x, y, out_format):
+    """x + y before it is packed: exact, or through the matrix unit's alignment of both."""
+    exact = out_format == "fp32" or not switches.current().addition
+    return x + y if exact else elementwise.add(x.astype(jnp.float32), y.astype(jnp.float32))
