@@ -18,14 +18,16 @@ from ttsim.ops.attention import (
     update_cache,
 )
 from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
-from ttsim.ops.core import OPS, Op, OpCall, op
+from ttsim.ops.core import OPS, Noise, Op, OpCall, op
 from ttsim.ops.eltwise import add, add_bias, silu_mul, typecast
+from ttsim.ops.host import copy_to_device, read_back, traced
 from ttsim.ops.matrix import all_gather_matmul, embedding, linear
 from ttsim.ops.norm import rms_norm, rms_norm_apply, rms_norm_stats
 from ttsim.ops.resharding import argmax, reshard, select_rows, select_users, take_rows, untilize
 
 __all__ = [
     "OPS",
+    "Noise",
     "Op",
     "OpCall",
     "add",
@@ -36,12 +38,14 @@ __all__ = [
     "argmax",
     "concat_heads_decode",
     "concat_heads_prefill",
+    "copy_to_device",
     "create_heads_decode",
     "create_heads_prefill",
     "embedding",
     "fill_cache",
     "linear",
     "op",
+    "read_back",
     "read_cache",
     "reduce_scatter",
     "reshard",
@@ -56,6 +60,7 @@ __all__ = [
     "select_users",
     "silu_mul",
     "take_rows",
+    "traced",
     "typecast",
     "untilize",
     "update_cache",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.kernels import activations as tensix
+from ttsim.hardware.constants import ADD_TIME, SILU_MUL_TILE_TIME, TYPECAST_TIME
+from ttsim.kernels.activations import check_l1, small, stream
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import elementwise, switches
 from ttsim.numerics.formats import round_to
@@ -14,40 +15,47 @@ from ttsim.ops.core import op
 
 
 @op
-def add(x, y, *, out_format, cores=None):
-    """x + y, the residual connection. Shapes are equal; float32 on `out_format`'s grid."""
-    del cores
+def add(x, y, *, out_format, memory="dram", cores=None):
+    """x + y, the residual connection. Shapes are equal; float32 on `out_format`'s grid.
+
+    Args:
+      memory: where the three tensors lie: "l1" (one row of tiles, sharded over `cores`) or "dram".
+    """
+    del memory, cores
     return pack(_sum(x, y, out_format), out_format)
 
 
 @add.cost
 def _(call, machine):
-    if machine.phase == "decode":
-        return [tensix.small("add", 2.5e-6, cores=call.attributes.get("cores") or machine.chip.cores)]
     rows, columns = rows_and_columns(call.inputs[0])
+    if call["memory"] == "l1":
+        check_l1("add", rows, columns, "bf16", 3, machine.chip)
+        return [small("add", ADD_TIME, cores=call["cores"] or machine.chip.cores)]
     moved = 2 * tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.stream("add", moved, machine)]
+    return [stream("add", moved, machine.chip)]
 
 
-@op
-def add_bias(x, bias, *, out_format):
-    """x + bias, [..., N] + [...] whose axes flatten to N."""
+@op(weights=(1,))
+def add_bias(x, bias, *, out_format, memory="dram"):
+    """x + bias, [..., N] + [...] whose axes flatten to N; `memory` as in `add`."""
+    del memory
     return pack(_sum(x, bias.reshape((1,) * (x.ndim - 1) + (-1,)), out_format), out_format)
 
 
 @add_bias.cost
 def _(call, machine):
-    if machine.phase == "decode":
-        return [tensix.small("add", 2.5e-6)]
     rows, columns = rows_and_columns(call.inputs[0])
+    if call["memory"] == "l1":
+        check_l1("add_bias", rows, columns, "bf16", 3, machine.chip)
+        return [small("add", ADD_TIME)]
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.stream("add", moved, machine)]
+    return [stream("add", moved, machine.chip)]
 
 
 @op
-def silu_mul(gate, up, *, out_format, cores=None):
-    """silu(gate) * up, one kernel with the activation fused into the first operand."""
-    del cores
+def silu_mul(gate, up, *, out_format, memory="dram", cores=None):
+    """silu(gate) * up, one kernel with the activation fused into the first operand; `memory` as in `add`."""
+    del memory, cores
     if out_format == "fp32" or not switches.current().intermediates:
         return pack(jax.nn.silu(gate) * up, out_format)
     return pack(elementwise.multiply(elementwise.silu(gate), up), out_format)
@@ -56,30 +64,33 @@ def silu_mul(gate, up, *, out_format, cores=None):
 @silu_mul.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    if machine.phase == "decode":
-        cores = call.attributes.get("cores") or machine.chip.cores
-        return [tensix.small("silu_mul", 4.2e-6 * -(-tiles(columns) // cores), cores=cores)]
+    if call["memory"] == "l1":
+        check_l1("silu_mul", rows, columns, "bf16", 3, machine.chip)
+        cores = call["cores"] or machine.chip.cores
+        return [small("silu_mul", -(-tiles(columns) // cores) * SILU_MUL_TILE_TIME, cores=cores)]
     moved = 2 * tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.stream("silu_mul", moved, machine)]
+    return [stream("silu_mul", moved, machine.chip)]
 
 
 @op
-def typecast(x, *, in_format, out_format, precise=True):
+def typecast(x, *, in_format, out_format, precise=True, memory="dram"):
     """x converted to another format; the only op that packs bfp8 from all of bf16's bits.
 
-    `precise=False` packs as every other op does, and bfp4 is packed so in any case (ttnn 0.81.1 on the simulator).
+    `precise=False` packs as every other op does, and bfp4 is packed so in any case (ttnn 0.81.1 on the simulator);
+    `memory` as in `add`.
     """
-    del in_format
+    del in_format, memory
     return round_to(x, out_format, rounding="device_precise" if precise and out_format == "bfp8" else "device")
 
 
 @typecast.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    if machine.phase == "decode":
-        return [tensix.small("typecast", 2.5e-6)]
+    if call["memory"] == "l1":
+        check_l1("typecast", rows, columns, "bf16", 2, machine.chip)
+        return [small("typecast", TYPECAST_TIME)]
     moved = tensor_bytes(rows, columns, call["in_format"]) + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.stream("typecast", moved, machine)]
+    return [stream("typecast", moved, machine.chip)]
 
 
 def _sum(x, y, out_format):
