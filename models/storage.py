@@ -9,7 +9,6 @@ from math import prod
 
 import jax
 
-from ttsim.hardware.chips import CHIPS
 from ttsim.models.layout import LM_HEAD_COLUMNS, Layout, round_up
 from ttsim.models.parameters import is_variable, key_names
 from ttsim.models.transformer import Transformer
@@ -102,7 +101,7 @@ def _bytes(name: str, local: tuple[int, ...], fmt: str, layout: Layout) -> int:
     if name == "lm_head_dv":
         pieces = [min(LM_HEAD_COLUMNS, columns - first) for first in range(0, columns, LM_HEAD_COLUMNS)]
     if _is_bank_sharded(name, layout):
-        pieces = [round_up(piece, 32 * CHIPS[layout.system.chip].dram_banks) for piece in pieces]
+        pieces = [round_up(piece, 32 * layout.system.chip.dram_banks) for piece in pieces]
     return sum(tile_padded_bytes((rows, piece), fmt) for piece in pieces)
 
 

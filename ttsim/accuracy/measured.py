@@ -8,9 +8,7 @@ decode's formats and settings computes all of them: what runs is the program tha
 
 Source: tt-metal models/tt_transformers/tests/test_accuracy.py, May 2025.
 
-Not modelled: the vector unit's approximations of exp, silu and rsqrt, the order of flash attention's sums, the matrix
-unit's alignment of products within a sum (`ttsim.numerics.reference.datapath` has it) and its 16-bit destination
-registers before the last sum, rounding after each hop of a collective.
+The device's numerics are those of `ttsim.numerics.switches`, whose `LEFT_OUT` says what is not modelled.
 """
 
 from __future__ import annotations
@@ -25,11 +23,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ttsim import ops as tt
 from ttsim.accuracy.refpt import ReferenceFile, read_refpt
 from ttsim.accuracy.results import PUBLISHED, AccuracyReport, Outputs, Protocol, Score
+from ttsim.accuracy.saved import SavedWindows, identity, joined
 from ttsim.meshes.systems import System, get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.loading import Checkpoint, Storage, load_model, open_checkpoint
@@ -39,6 +38,7 @@ from ttsim.models.layerwise import AheadOfTime, prefill_by_layer
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place_cache, prefill_step
 from ttsim.models.transformer import Transformer
+from ttsim.numerics import switches
 from ttsim.precision.values import Precision, preset, resolve
 from ttsim.ui.progress import Progress
 
@@ -73,7 +73,7 @@ class Runner:
         build = functools.partial(prefill_by_layer, layout, precision, 1, mesh=self.mesh, on_compile=self._count)
         self._prefill = build()
         self._decode = build(start=protocol.prefill, logits="all", numerics="decode")
-        self._statistics = AheadOfTime(self._read, (), self._count)
+        self._statistics = AheadOfTime(self._everywhere, (), self._count)
 
     def _count(self, seconds: float) -> None:
         self.compile_seconds += seconds
@@ -94,6 +94,11 @@ class Runner:
         _, cache = self._prefill(model, prompt, jnp.arange(first), zero, last, cache)
         logits, _ = self._decode(model, rest, jnp.arange(first, first + count), zero, last, cache)
         return self._statistics(logits, tokens_wt[:, first + 1 :])
+
+    def _everywhere(self, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
+        """`_read` with its results on all devices, so that every process has those of all replicas."""
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        return tuple(jax.lax.with_sharding_constraint(x, whole) for x in self._read(logits, targets))
 
     def _read(self, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
         """Choices, -log p of the targets and, if asked for, the five best, each [replicas, positions, ...].
@@ -221,6 +226,7 @@ def measure_accuracy(
     precision: str | Precision = "performance",
     *,
     data_parallel: int = 1,
+    numerics: str | switches.Numerics = "device",
     protocol: Protocol = PUBLISHED,
     windows: int = 1,
     text: str | None = None,
@@ -231,6 +237,7 @@ def measure_accuracy(
     label: str | None = None,
     progress: bool | None = None,
     log: Callable[[str], None] | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> AccuracyReport:
     """Top-1 and Top-5 of a checkpoint on a system under a precision.
 
@@ -242,6 +249,8 @@ def measure_accuracy(
       device: "N150", "N300", "T3K", "TG", or a system; needs as many JAX devices (virtual CPU devices will do).
       precision: a preset's name, a `precision_cfg = {...}, fidelity_cfg = {...}` text, or a value.
       data_parallel: replicas, which share the windows.
+      numerics: effects of the device beyond formats and operand bits: "device", "masked" (none), or a value
+        (`ttsim.numerics.switches`). The reference has none in any case.
       protocol: lengths of prefill and decode.
       windows: consecutive pieces of the text; several give a mean and a spread.
       text: text to run; by default the bundled one.
@@ -252,6 +261,7 @@ def measure_accuracy(
       label: what the report calls the precision; by default its name or text.
       progress: bars on stderr; None: on a terminal.
       log: told the running accuracy, line by line.
+      resume: a file that finished windows are kept in, and taken from if it is there.
 
     Raises:
       ValueError: unknown names, a text that is too short or `CheckpointError`.
@@ -259,36 +269,53 @@ def measure_accuracy(
     began = time.perf_counter()
     checkpoint = weights if isinstance(weights, Checkpoint) else open_checkpoint(weights)
     config, system = checkpoint.config, get_system(device, data_parallel)
+    numerics = switches.get_numerics(numerics)
     layout = Layout(config, system, max_seq_len=-(-protocol.length // 32) * 32)
     label = label or (precision if isinstance(precision, str) else precision.to_text())
     mesh, storage = _mesh(system), storage or _storage(config)
     seconds = {"load": 0.0, "compile": 0.0}
+    file = None if reference_file is None else read_refpt(reference_file)
+    if file is not None:
+        cut, best = _reference_windows(file, protocol, windows)
+    else:
+        cut = _windows(checkpoint, protocol, windows, text) if tokens is None else np.asarray(tokens, np.int32)
+    precision = resolve(precision, config.name)
+    about = {"config": config, "device": system.label, "precision": precision.to_text(), "protocol": protocol}
+    about["numerics"] = numerics
+    run_id = identity(weights=checkpoint.path.resolve(), **about, storage=storage, tokens=cut)
+    saved = SavedWindows(resume, run_id, writes=jax.process_index() == 0)
 
     def run(part: str, precision: Precision, top5: bool = False, score: Callable[[Outputs], str] | None = None):
+        done = saved.of(part, protocol.decode)
+        first = 0 if done is None else len(done.choice)
+        if done is not None and first >= len(cut):
+            seconds[part] = done.seconds
+            return done
         start = time.perf_counter()
         model = load_model(checkpoint, layout, precision, mesh, storage=storage, progress=progress)
         jax.block_until_ready(jax.tree.leaves(model))
         seconds["load"] += time.perf_counter() - start
-        with Progress(part, -(-len(cut) // system.data_parallel), progress) as bar:
+        with Progress(part, -(-(len(cut) - first) // system.data_parallel), progress) as bar:
 
-            def on_window(outputs: Outputs) -> None:
+            def on_window(new: Outputs) -> None:
+                outputs = joined(done, new)
+                saved.keep(part, outputs)
                 line = score(outputs) if score else ""
                 bar.advance(line)
                 if log and line:
                     log(f"{part}: {len(outputs.choice)}/{len(cut)} windows, {line}")
 
             runner = Runner(layout, precision, protocol, mesh, top5=top5)
-            outputs = runner(model, cut, on_window)
+            with switches.using(numerics):
+                outputs = joined(done, runner(model, cut[first:], on_window))
         seconds[part] = outputs.seconds
         seconds["compile"] += runner.compile_seconds
         return outputs
 
     nll: np.ndarray | None = None
     if reference_file is not None:
-        cut, best = _reference_windows(read_refpt(reference_file), protocol, windows)
         source = Path(reference_file).name
     else:
-        cut = _windows(checkpoint, protocol, windows, text) if tokens is None else np.asarray(tokens, np.int32)
         exact = run("reference", preset("fp32", config.name), top5=True)
         assert exact.top5 is not None
         best, nll, source = exact.top5, exact.nll, "the same checkpoint in fp32"
@@ -298,7 +325,7 @@ def measure_accuracy(
         return f"Top-1: {score.top1.mean():.1f} % | Top-5: {score.top5.mean():.1f} %"
 
     bf16 = Score.of(run("bf16", preset("bf16", config.name), score=running), best, nll) if compare_bf16 else None
-    score = Score.of(run("run", resolve(precision, config.name), score=running), best, nll)
+    score = Score.of(run("run", precision, score=running), best, nll)
     seconds["total"] = time.perf_counter() - began
     return AccuracyReport(
         model=config.name,

@@ -24,8 +24,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from ttsim.errors import unknown
 from ttsim.numerics.destination import accumulate, registers_of
-from ttsim.numerics.formats import FORMATS, BlockArray, Format, dequantize, get_format, round_to, unknown_name
+from ttsim.numerics.formats import FORMATS, BlockArray, Format, dequantize, get_format, round_to
 
 
 class MathFidelity(enum.Enum):
@@ -81,7 +82,7 @@ def get_setting(name_or_setting: str | ComputeSetting) -> ComputeSetting:
     if isinstance(name_or_setting, ComputeSetting):
         return name_or_setting
     if name_or_setting not in SETTINGS:
-        raise unknown_name("compute setting", name_or_setting, SETTINGS)
+        raise unknown("compute setting", name_or_setting, SETTINGS)
     return SETTINGS[name_or_setting]
 
 

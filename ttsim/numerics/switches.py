@@ -18,7 +18,7 @@ from typing import Literal
 
 import jax
 
-from ttsim.numerics.formats import unknown_name
+from ttsim.errors import unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def get_numerics(numerics: str | Numerics) -> Numerics:
     if isinstance(numerics, Numerics):
         return numerics
     if numerics not in NUMERICS:
-        raise unknown_name("numerics", numerics, NUMERICS)
+        raise unknown("numerics", numerics, NUMERICS)
     return NUMERICS[numerics]
 
 
