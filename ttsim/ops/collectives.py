@@ -9,8 +9,9 @@ from ttsim.kernels.activations import stream
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics import elementwise, switches
 from ttsim.numerics.formats import TILE
+from ttsim.numerics.noise import rounding
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import op
+from ttsim.ops.core import OpNoise, op
 
 
 @op
@@ -45,6 +46,11 @@ def reduce_scatter(x, *, axis, dim, format, memory="dram"):
     return _reduce_scatter(x, axis, dim, format)
 
 
+@reduce_scatter.noise
+def _(call):
+    return OpNoise(rounding(call["format"]).power)
+
+
 @reduce_scatter.cost
 def _(call, machine):
     tensor = tensor_bytes(*rows_and_columns(call.inputs[0]), call["format"])
@@ -67,6 +73,11 @@ def all_reduce(x, *, axis, format, memory="dram", composite=False):
     if composite and x.shape[last] % jax.lax.axis_size(axis) == 0:
         return jax.lax.all_gather(_reduce_scatter(x, axis, last, format), axis, axis=last, tiled=True)
     return pack(jax.lax.psum(x, axis), format)
+
+
+@all_reduce.noise
+def _(call):
+    return OpNoise(rounding(call["format"]).power)
 
 
 @all_reduce.cost

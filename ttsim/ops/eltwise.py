@@ -10,8 +10,9 @@ from ttsim.kernels.activations import check_l1, small, stream
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import elementwise, switches
 from ttsim.numerics.formats import round_to
+from ttsim.numerics.noise import rounding
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import op
+from ttsim.ops.core import OpNoise, op
 
 
 @op
@@ -23,6 +24,11 @@ def add(x, y, *, out_format, memory="dram", cores=None):
     """
     del memory, cores
     return pack(_sum(x, y, out_format), out_format)
+
+
+@add.noise
+def _(call):
+    return OpNoise(rounding(call["out_format"]).power)
 
 
 @add.cost
@@ -59,6 +65,11 @@ def silu_mul(gate, up, *, out_format, memory="dram", cores=None):
     if out_format == "fp32" or not switches.current().intermediates:
         return pack(jax.nn.silu(gate) * up, out_format)
     return pack(elementwise.multiply(elementwise.silu(gate), up), out_format)
+
+
+@silu_mul.noise
+def _(call):
+    return OpNoise(rounding(call["out_format"]).power)
 
 
 @silu_mul.cost
