@@ -140,7 +140,7 @@ class Attention(nnx.Module):
     def _projected(self, x, stage: Stage, setting):
         """Queries, keys and values of every head of this device, with their bias."""
         p = stage.precision
-        cores = stage.layout.attention_cores if stage.memory == "l1" else None
+        cores = stage.layout.attention_cores if stage.numerics == "decode" else None
         qkv = stage.column(x, self.wqkv_dkgh, p.wqkv, setting, cores=cores, pass_rows=2048)
         return (
             qkv

@@ -33,7 +33,7 @@ class MLP(nnx.Module):
         """MLP of the normalised h; `residual` is what the norm was given."""
         del residual
         p, c = stage.precision, stage.layout.config
-        cores = stage.layout.mlp_cores if stage.memory == "l1" else None
+        cores = stage.layout.mlp_cores if stage.numerics == "decode" else None
         if self.w3_df is None:
             up = _biased(stage.column(h, self.w1_df, p.ff1_3, p.li_ff1_3, cores=cores), self.bias1_f, stage)
             y = tt.activate(up, activation=c.activation, out_format=p.mlp_product, memory=stage.memory, cores=cores)

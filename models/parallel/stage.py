@@ -103,7 +103,9 @@ class Stage:
         """x w: with decode's kernel on one row of tiles in L1, on the whole grid for rows in DRAM."""
         rows: dict[str, Any] = {"kernel": kernel, "cores": cores}
         if self.memory == "dram":
-            rows = {"kernel": "mcast_2d", "pass_rows": pass_rows}
+            # A prompt that computes decode's numbers sums K in the blocks of decode's kernel.
+            decode_cores = cores if self.numerics == "decode" else None
+            rows = {"kernel": "mcast_2d", "pass_rows": pass_rows, "cores": decode_cores}
         formats = {"weight_format": weight_format, "in_format": in_format, "out_format": out_format}
         return tt.linear(x, w[...], setting=setting, **formats, **rows)
 

@@ -84,6 +84,14 @@ def test_stops_at_end_of_sequence():
     assert seen[first][1][0] is False
 
 
+def test_the_nucleus_ends_where_the_tokens_before_sum_to_top_p():
+    """Two equal tokens and top_p = 1/2: the first alone is the nucleus. Were it closed, half of the draws differed."""
+    params = SamplingParams(temperature=1.0, top_p=0.5, seed=0)
+    logits = jnp.where(jnp.arange(8) < 2, 0.0, -1e9)
+    drawn = sample(jnp.tile(logits, (64, 1)), jnp.arange(64, dtype=jnp.uint32), jnp.zeros(64, jnp.int32), params)
+    assert np.unique(drawn).tolist() == [0]
+
+
 def test_top_p_samples_the_nucleus_and_is_the_same_in_any_batch():
     params = SamplingParams(temperature=1.0, top_p=0.6, seed=3)
     prompts = prompts_of([4, 9, 30, 60])

@@ -52,6 +52,16 @@ def test_masks_equal_the_model():
     np.testing.assert_array_equal(rest, GOLDEN["split_srcB_phase2"])
 
 
+def test_masks_of_a_value_with_all_bits_set():
+    """SrcA multiplies 4 fraction bits, from HiFi2 on 9 (never TF32's last); SrcB 6, from HiFi3 on 10."""
+    x = np.array([0x3FFFFFFF, 0xBFFFFFFF], np.uint32).view(np.float32)
+    for level in MathFidelity:
+        weights = 0xFFF80000 if level is MathFidelity.LOFI else 0xFFFFC000
+        activations = 0xFFFE0000 if level.value <= 2 else 0xFFFFE000
+        np.testing.assert_array_equal(bits(fidelity.mask_weights(x, level)), bits(x) & np.uint32(weights))
+        np.testing.assert_array_equal(bits(fidelity.mask_activations(x, level)), bits(x) & np.uint32(activations))
+
+
 @pytest.mark.parametrize("mask", [fidelity.mask_weights, fidelity.mask_activations])
 @pytest.mark.parametrize("level", list(MathFidelity))
 def test_bf16_operands_are_masked_like_float32_ones(mask, level):

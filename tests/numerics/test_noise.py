@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ttsim.numerics import fidelity, noise
+from ttsim.numerics.destination import registers_of
 from ttsim.numerics.fidelity import ComputeSetting, MathFidelity
 from ttsim.numerics.formats import round_to
 from ttsim.numerics.reference.datapath import datapath_matmul
@@ -106,9 +107,11 @@ def test_float32_registers_leave_the_alignment():
 def test_noise_grows_with_k_and_with_what_is_multiplied():
     powers = [noise.destination("lofi", k, weight_format="bfp4").power for k in (32, 128, 512, 2048)]
     assert all(a < b for a, b in itertools.pairwise(powers))
-    assert noise.roundings_per_step(MathFidelity.HIFI4, "bfp4", "bfp8") == (1, 1)
-    assert noise.roundings_per_step(MathFidelity.HIFI4, "bf16", "bfp8") == (2, 1.9)
-    assert noise.roundings_per_step(MathFidelity.HIFI2, "bf16", "bf16") == (2, 1.9)
+    roundings = [
+        registers_of(*phases_and_bits, None, True).noise for phases_and_bits in ((4, 2, 6), (4, 7, 6), (4, 7, 7))
+    ]
+    assert roundings == [1, 2, 2.5]  # bfp4 x bfp8 has one phase with anything to multiply, bf16 x bfp8 two
+    assert registers_of(2, 7, 7, None, True).noise == 2
 
 
 def test_steps_add_up():

@@ -8,9 +8,7 @@ decode's formats and settings computes all of them: what runs is the program tha
 
 Source: tt-metal models/tt_transformers/tests/test_accuracy.py, May 2025.
 
-Not modelled: the vector unit's approximations of exp, silu and rsqrt, the order of flash attention's sums, the matrix
-unit's alignment of products within a sum (`ttsim.numerics.reference.datapath` has it) and its 16-bit destination
-registers before the last sum, rounding after each hop of a collective.
+The device's numerics are those of `ttsim.numerics.switches`, whose `LEFT_OUT` says what is not modelled.
 """
 
 from __future__ import annotations
@@ -40,6 +38,7 @@ from ttsim.models.layerwise import AheadOfTime, prefill_by_layer
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place_cache, prefill_step
 from ttsim.models.transformer import Transformer
+from ttsim.numerics import switches
 from ttsim.precision.values import Precision, preset, resolve
 from ttsim.ui.progress import Progress
 
@@ -227,6 +226,7 @@ def measure_accuracy(
     precision: str | Precision = "performance",
     *,
     data_parallel: int = 1,
+    numerics: str | switches.Numerics = "device",
     protocol: Protocol = PUBLISHED,
     windows: int = 1,
     text: str | None = None,
@@ -249,6 +249,8 @@ def measure_accuracy(
       device: "N150", "N300", "T3K", "TG", or a system; needs as many JAX devices (virtual CPU devices will do).
       precision: a preset's name, a `precision_cfg = {...}, fidelity_cfg = {...}` text, or a value.
       data_parallel: replicas, which share the windows.
+      numerics: effects of the device beyond formats and operand bits: "device", "masked" (none), or a value
+        (`ttsim.numerics.switches`). The reference has none in any case.
       protocol: lengths of prefill and decode.
       windows: consecutive pieces of the text; several give a mean and a spread.
       text: text to run; by default the bundled one.
@@ -267,6 +269,7 @@ def measure_accuracy(
     began = time.perf_counter()
     checkpoint = weights if isinstance(weights, Checkpoint) else open_checkpoint(weights)
     config, system = checkpoint.config, get_system(device, data_parallel)
+    numerics = switches.get_numerics(numerics)
     layout = Layout(config, system, max_seq_len=-(-protocol.length // 32) * 32)
     label = label or (precision if isinstance(precision, str) else precision.to_text())
     mesh, storage = _mesh(system), storage or _storage(config)
@@ -278,6 +281,7 @@ def measure_accuracy(
         cut = _windows(checkpoint, protocol, windows, text) if tokens is None else np.asarray(tokens, np.int32)
     precision = resolve(precision, config.known_name)
     about = {"config": config, "device": system.label, "precision": precision.to_text(), "protocol": protocol}
+    about["numerics"] = numerics
     run_id = identity(weights=checkpoint.path.resolve(), **about, storage=storage, tokens=cut)
     saved = SavedWindows(resume, run_id, writes=jax.process_index() == 0)
 
@@ -302,7 +306,8 @@ def measure_accuracy(
                     log(f"{part}: {len(outputs.choice)}/{len(cut)} windows, {line}")
 
             runner = Runner(layout, precision, protocol, mesh, top5=top5)
-            outputs = joined(done, runner(model, cut[first:], on_window))
+            with switches.using(numerics):
+                outputs = joined(done, runner(model, cut[first:], on_window))
         seconds[part] = outputs.seconds
         seconds["compile"] += runner.compile_seconds
         return outputs

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ttsim.cli.flags import DATA_PARALLEL, DECODER_CONFIG, DEVICE, FORMAT, OUT, PRECISION, PROCESSES, WEIGHTS, Flag
+from ttsim.cli.flags import (
+    DATA_PARALLEL,
+    DECODER_CONFIG,
+    DEVICE,
+    FORMAT,
+    NUMERICS,
+    OUT,
+    PRECISION,
+    PROCESSES,
+    WEIGHTS,
+    Flag,
+)
 from ttsim.cli.main import Command
 
 if TYPE_CHECKING:
@@ -17,6 +28,7 @@ _FLAGS = (
     DEVICE.but(default="N150"),
     DATA_PARALLEL.but(help="Replicas the system is cut into; they share the windows."),
     PRECISION,
+    NUMERICS,
     DECODER_CONFIG.but(help="tt_transformers' decoder JSON, over --precision."),
     Flag("reference_file", "A .refpt file in place of the text and reference run."),
     Flag("text_file", "UTF-8 text; by default the opening of A Tale of Two Cities."),
@@ -91,6 +103,7 @@ def _measure(values: Any, system: System, text: str | None, group: Group) -> Acc
         checkpoint,
         system,
         precision,
+        numerics=values.numerics,
         protocol=Protocol(values.prefill, values.decode),
         windows=values.windows,
         text=text,

@@ -16,6 +16,7 @@ from ttsim.cli.flags import (
     IMAGES,
     MODEL,
     NEW_TOKENS,
+    NUMERICS,
     PRECISION,
     PROCESSES,
     WEIGHTS,
@@ -32,6 +33,7 @@ def _switch(name: str, meaning: str) -> Flag:
 
 
 _FLAGS = (
+    NUMERICS,
     Flag(
         "test",
         "Test id: batch-1, batch-32, long-context-64k, long-context-16k, reasoning-1, ci-1, ci-32, DP-4-b1, DP-8-b1, "
@@ -112,10 +114,14 @@ def _run(values: Any) -> None:
     else:
         from ttsim.meshes.processes import join
         from ttsim.meshes.systems import get_system
+        from ttsim.numerics import switches
         from ttsim.ui import console
 
         chips = get_system(device, settings.data_parallel).num_chips
-        with join(chips, values.coordinator, values.processes, values.process_id) as group:
+        with (
+            join(chips, values.coordinator, values.processes, values.process_id) as group,
+            switches.using(values.numerics),
+        ):
             if not group.first:
                 console.silence()
             _generate(values, settings, test, device, precision_text)

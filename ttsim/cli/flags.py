@@ -143,6 +143,13 @@ IMAGES = Flag(
 DATE = Flag("date", "State of the software, ISO format; by default that of the published tables.")
 CONSTANTS = Flag("constants", "File of fitted constants, as `ttsim calibrate --out=DIR` writes it.")
 FORMAT = Flag("format", "How the answer is written.", default="text", choices=FORMS)
+NUMERICS = Flag(
+    "numerics",
+    "device: all that is known of the chip's rounding; device_fast_exp: attention with the approximate exponential; "
+    "masked: formats and operand bits only.",
+    default="device",
+    choices=("device", "device_fast_exp", "masked"),
+)
 PROCESSES = (
     Flag("coordinator", "HOST:PORT of process 0, for a run in several processes; by default $JAX_COORDINATOR_ADDRESS."),
     Flag("processes", "How many processes run this together; by default $JAX_NUM_PROCESSES.", "number", least=1),

@@ -134,10 +134,16 @@ def unpack_codes(packed: jax.Array, per_byte: int) -> jax.Array:
 
 
 def round_bf16(bits: jax.Array, rounding: str) -> jax.Array:
-    """Rounds float32 bits to bf16: half to even on the host, half away from zero in the device packer; one NaN.
+    """Rounds float32 bits to bf16: half to even on the host, half away from zero in the device packer.
 
-    On bits, because XLA may drop a cast to bf16 that is undone later, and a cast keeps the sign of a NaN.
+    The host has one NaN. The packer has none (NaN becomes infinity), no denormals and no negative zero (ttnn 0.81.1 on
+    Tenstorrent's simulator). On bits, because XLA may drop a cast to bf16 that is undone later, and a cast keeps the
+    sign of a NaN.
     """
-    half = 0x8000 if rounding != "host" else 0x7FFF + ((bits >> 16) & 1)
     is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
-    return jnp.where(is_nan, jnp.uint32(0x7FC00000), (bits + half) & jnp.uint32(0xFFFF0000))
+    if rounding == "host":
+        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) & jnp.uint32(0xFFFF0000)
+        return jnp.where(is_nan, jnp.uint32(0x7FC00000), rounded)
+    rounded = (bits + 0x8000) & jnp.uint32(0xFFFF0000)
+    rounded = jnp.where(is_nan, bits & jnp.uint32(0xFF800000), rounded)
+    return jnp.where((bits & 0x7F800000) == 0, jnp.uint32(0), rounded)

@@ -25,6 +25,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from ttsim.errors import unknown
+from ttsim.numerics.destination import accumulate, registers_of
 from ttsim.numerics.formats import FORMATS, BlockArray, Format, dequantize, get_format, round_to
 
 
@@ -183,6 +184,18 @@ def _phases(
     return product(a, b0) + product(lax.stop_gradient(_truncate(a, low)), b2)
 
 
+def _all_phases(
+    product: Callable[[jax.Array, jax.Array], jax.Array],
+    w_bits: int,
+    x_bits: int,
+    fidelity: MathFidelity,
+    x: jax.Array,
+    w: jax.Array,
+) -> jax.Array:
+    """`_phases` of x and w, the weights being SrcA."""
+    return _phases(product, w, x, w_bits, x_bits, fidelity)
+
+
 def _matmul(x: jax.Array, w: jax.Array) -> jax.Array:
     """Returns x @ w with exact products and float32 sums; one native bf16 matmul where both operands are bf16."""
     if x.dtype != w.dtype:
@@ -210,8 +223,10 @@ def matmul(
     out_format: str | Format | None = None,
     out_rounding: str = "device",
     weights_masked: bool = False,
+    registers: bool = False,
+    k_block: int | None = None,
 ) -> jax.Array:
-    """Returns x @ w as the matrix unit multiplies it, with float32 accumulation.
+    """Returns x @ w as the matrix unit multiplies it, with float32 accumulation or, if asked for, in its registers.
 
     The operands are truncated to the bits that the setting's fidelity multiplies: ``mask_activations(x) @
     mask_weights(w)`` for LoFi, HiFi2 and HiFi4, and the sum of two such products for HiFi3. Masks that cannot change
@@ -227,6 +242,9 @@ def matmul(
       out_rounding: rule of that rounding, see `ttsim.numerics.formats.quantize`. With 16-bit destination registers the
         result is rounded to bf16 before it.
       weights_masked: w has been through `mask_weights` for this setting.
+      registers: with 16-bit destination registers, accumulate as they do (`ttsim.numerics.destination`): noise that
+        grows with K. Otherwise they only round the whole sum.
+      k_block: values of K in one block of the kernel, between which partial sums leave the registers; None: one block.
 
     Returns:
       float32 [..., N].
@@ -255,7 +273,13 @@ def matmul(
     def product(w: jax.Array, x: jax.Array) -> jax.Array:
         return _matmul(x.astype(w.dtype) if x_fits_bf16 else x, w)
 
-    y = _phases(product, w, x, w_bits, x_bits, setting.fidelity)
+    whole = functools.partial(_all_phases, product, w_bits, x_bits, setting.fidelity)
+    if registers and not setting.fp32_dest:
+        run = registers_of(setting.fidelity.value, w_bits, x_bits, k_block, setting.l1_acc)
+        y = accumulate(whole, x.reshape(-1, x.shape[-1]), w, run)
+        y = y.reshape(*x.shape[:-1], w.shape[1])
+    else:
+        y = whole(x, w)
     return _pack(y, setting, out_format, out_rounding)
 
 

@@ -14,7 +14,8 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from ttsim.numerics.fidelity import ComputeSetting, MathFidelity, get_setting, srca_fraction_bits, srcb_fraction_bits
+from ttsim.numerics.destination import BF16_ROUNDING, BIAS, ROUNDING, STEP, registers_of
+from ttsim.numerics.fidelity import ComputeSetting, get_setting, srca_fraction_bits, srcb_fraction_bits
 from ttsim.numerics.formats import Format, get_format
 
 
@@ -38,15 +39,15 @@ class Noise:
 # Rounding normal float32 values. Source: the conversions of `ttsim.numerics.formats`, a million values each.
 _ROUNDING: Mapping[tuple[str, str], Noise] = MappingProxyType(
     {
-        ("bf16", "host"): Noise(2.77e-6),
+        ("bf16", "host"): Noise(BF16_ROUNDING),
         ("bfp8", "host"): Noise(5.27e-5),
         ("bfp4", "host"): Noise(1.37e-2, -4.6e-3),
         ("bfp2", "host"): Noise(2.20e-1, -1.10e-1),
-        ("bf16", "device"): Noise(2.77e-6),
+        ("bf16", "device"): Noise(BF16_ROUNDING),
         ("bfp8", "device"): Noise(6.07e-5, 2.5e-3),
         ("bfp4", "device"): Noise(2.34e-2, -1.44e-1),
         ("bfp2", "device"): Noise(1.57e-1, -5.89e-1),
-        ("bf16", "device_precise"): Noise(2.77e-6),
+        ("bf16", "device_precise"): Noise(BF16_ROUNDING),
         ("bfp8", "device_precise"): Noise(5.27e-5),
         ("bfp4", "device_precise"): Noise(2.34e-2, -1.46e-1),
         ("bfp2", "device_precise"): Noise(1.56e-1, -5.90e-1),
@@ -70,11 +71,6 @@ _CUT: Mapping[tuple[int, str], Noise] = MappingProxyType(
 # Products are aligned to the largest of their group of 8 with 10 fraction bits, also where the destination registers
 # hold float32. Source: `ttsim.numerics.reference.datapath`, K = 512.
 _ALIGNMENT = 9.6e-8
-
-# One rounding of a 16-bit destination register: to 10 fraction bits and then, half away from zero, to 7. The last
-# three bits are a tie once in eight, which moves half a step outwards: 2**-11 of the binade, 0.70 of that of the value.
-_DEST_ROUNDING = 3.0e-6
-_DEST_BIAS = 0.705 * 2.0**-11
 
 
 def rounding(fmt: str | Format, rule: str = "host") -> Noise:
@@ -110,21 +106,6 @@ def fidelity(
     return weights + activations
 
 
-def roundings_per_step(
-    level: MathFidelity, weight_format: str | Format = "bf16", activation_format: str | Format = "bf16"
-) -> tuple[float, float]:
-    """Returns what the phases of 16 products count in a 16-bit destination, in roundings: (for noise, for bias).
-
-    A phase whose slice of an operand is empty changes nothing: bfp4 weights have only the first, bfp8 activations no
-    third and fourth. The second phase counts in full; the last two add products so small that they count half in noise,
-    and spread the ties, which takes bias away.
-    """
-    weights, activations = get_format(weight_format).fraction_bits, get_format(activation_format).fraction_bits
-    second = level.value >= 2 and weights > srca_fraction_bits(MathFidelity.LOFI)
-    third = level.value >= 3 and activations > srcb_fraction_bits(MathFidelity.LOFI)
-    return 1.0 + second + 0.5 * third, 1.0 + 0.9 * second - 0.4 * third
-
-
 def destination(
     setting: str | ComputeSetting,
     k: int,
@@ -144,6 +125,8 @@ def destination(
         n blocks in L1: each block but the last as above, n - 2 bf16 additions in L1, and the last block, which starts
                         from the sum of the others: power q T, gain b T
 
+    (b T stands for the drift of all phases, of which the later ones fade as the sum grows.)
+
     Without accumulation in L1 a 16-bit sum is spilled and reloaded as it is, which is one block.
 
     Args:
@@ -157,16 +140,20 @@ def destination(
         return Noise()
     if setting.fp32_dest:
         return Noise(_ALIGNMENT)
-    for_noise, for_bias = roundings_per_step(setting.fidelity, weight_format, activation_format)
+    bits = get_format(weight_format).fraction_bits, get_format(activation_format).fraction_bits
+    run = registers_of(setting.fidelity.value, *bits, k_block, setting.l1_acc)
     blocks = max(1, round(k / k_block)) if k_block and setting.l1_acc else 1
-    steps = k / blocks / 16
-    noisy, drift = for_noise * steps, _DEST_BIAS * for_bias * steps
-    block = Noise(_DEST_ROUNDING * (noisy + 1) / 2 + drift**2 / 12, drift / 2)
+    steps = k / blocks / STEP
+    fade = steps / run.fading
+    later_phases = run.extra * run.fading / fade * (1 - math.exp(-fade) * (1 + fade))  # the integral of their drift
+    noisy, gain = run.noise * steps, BIAS * (steps / 2 + later_phases)
+    block = Noise(ROUNDING * (noisy + 1) / 2 + gain**2 / 3, gain)
     if blocks == 1:
         return block
     share = 1 - 1 / blocks
-    in_l1 = _ROUNDING["bf16", "host"].power * (blocks * (blocks - 1) / 2 - 1) / blocks
-    last = Noise(_DEST_ROUNDING * noisy * (1 - 1 / (2 * blocks)) + drift**2 / (3 * blocks), drift * (1 + share) / 2)
+    in_l1 = BF16_ROUNDING * (blocks * (blocks - 1) / 2 - 1) / blocks
+    drift = BIAS * steps * run.drift((blocks - 0.5) * steps)
+    last = Noise(ROUNDING * noisy * (1 - 1 / (2 * blocks)) + drift**2 / (3 * blocks), drift * (1 + share) / 2)
     return Noise(share * block.power + in_l1 + last.power, share * block.gain + last.gain)
 
 

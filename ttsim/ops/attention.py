@@ -7,6 +7,8 @@ half-split order are permuted when they are loaded.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -27,6 +29,8 @@ from ttsim.kernels import flash
 from ttsim.kernels.activations import fixed, small, stream, stream_rows
 from ttsim.kernels.kernel import host_work
 from ttsim.kernels.shapes import tensor_bytes, tiles
+from ttsim.numerics import elementwise, switches
+from ttsim.numerics.destination import accumulate, registers_of
 from ttsim.numerics.fidelity import get_setting, mask_activations, mask_weights, srca_fraction_bits
 from ttsim.numerics.formats import get_format, round_to
 from ttsim.numerics.noise import destination_roundings, rounding
@@ -35,6 +39,7 @@ from ttsim.ops.core import OpNoise, array_shape, op, words
 
 # Rows of queries that the simulator (not the device) computes at once: bounds the score matrix's memory.
 _QUERY_ROWS = 1024
+_CHUNK = 128  # positions that flash attention's kernels take at once
 
 
 @op(in_l1=True)
@@ -119,7 +124,14 @@ def rotary(x, cos, sin, *, out_format, memory="dram"):
     turning, passing = x[..., :columns], x[..., columns:]
     pairs = turning.reshape(*turning.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
-    rotated = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1).reshape(turning.shape)
+    along = jnp.stack([even * cos, odd * cos], axis=-1)
+    across = jnp.stack([-odd * sin, even * sin], axis=-1)
+    numerics = switches.current()
+    if numerics.intermediates and out_format != "fp32":  # the kernel keeps both products as bf16 tiles
+        along, across = pack(along, "bf16"), pack(across, "bf16")
+    exact = out_format == "fp32" or not numerics.addition
+    rotated = along + across if exact else elementwise.add(along, across)
+    rotated = rotated.reshape(turning.shape)
     return pack(jnp.concatenate([rotated, passing], axis=-1) if passing.shape[-1] else rotated, out_format)
 
 
@@ -274,12 +286,13 @@ def sdpa_decode(
     kv_heads = keys.shape[1]
     grouped = _activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), setting)
     keys, values = (_weights(x, setting, kv_format) for x in (keys, values))
-    scores = _scores(jnp.einsum("bkgd,bksd->bkgs", grouped, keys), head_dim, scale, softcap)
+    products = _product(grouped, keys.swapaxes(-1, -2), setting, kv_format)
+    scores = _scores(products, head_dim, scale, softcap)
     visible = _visible(positions, keys.shape[2], window, chunk)
     scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
     sinks = None if sinks is None else sinks.reshape(1, kv_heads, -1, 1)
     weights = _activations(_softmax(scores, setting, sinks), setting)
-    return pack(jnp.einsum("bkgs,bksd->bkgd", weights, values).reshape(q.shape), out_format)
+    return pack(_product(weights, values, setting, kv_format).reshape(q.shape), out_format)
 
 
 @sdpa_decode.describe
@@ -335,11 +348,13 @@ def sdpa_prefill(
     columns = None if sinks is None else sinks.reshape(kv_heads, -1, 1, 1)
 
     def attend(q_block, first):
-        scores = _scores(jnp.einsum("kgqd,ksd->kgqs", q_block, keys), head_dim, scale, softcap)
+        products = _product(q_block, keys.swapaxes(-1, -2), setting, kv_format)
+        scores = _scores(products, head_dim, scale, softcap)
         visible = _visible(start + first + jnp.arange(q_block.shape[2]), keys.shape[1], window, chunk)
         scores = jnp.where(visible[None, None], scores, -jnp.inf)
-        weights = _activations(_softmax(scores, setting, columns), setting)
-        return jnp.einsum("kgqs,ksd->kgqd", weights, values)
+        # Prefill's kernel has no accurate exponential for 16-bit registers (tt-metal #51927; ttnn 0.81.1).
+        weights = _activations(_softmax(scores, setting, columns, accurate=setting.fp32_dest), setting)
+        return _product(weights, values, setting, kv_format)
 
     if rows <= _QUERY_ROWS or rows % _QUERY_ROWS:
         out = attend(grouped, 0)
@@ -377,17 +392,47 @@ def _visible(rows, length, window, chunk=None):
     return visible if chunk is None else visible & (columns // chunk == rows[:, None] // chunk)
 
 
-def _softmax(scores, setting, sinks=None):
+def _softmax(scores, setting, sinks=None, *, accurate=True):
     """Softmax whose result is a bf16 tile, as the device keeps it (float32 for the exact setting).
 
     `sinks`, broadcastable to one more column of the scores, take part and are dropped.
     """
     if sinks is not None:
         column = jnp.broadcast_to(sinks.astype(scores.dtype), (*scores.shape[:-1], 1))
-        weights = jax.nn.softmax(jnp.concatenate([scores, column], axis=-1), axis=-1)[..., :-1]
+        scores = jnp.concatenate([scores, column], axis=-1)
+    weights = _normalised_weights(scores, setting, accurate)
+    return weights if sinks is None else weights[..., :-1]
+
+
+def _normalised_weights(scores, setting, accurate):
+    """Softmax over the last axis, as a bf16 tile unless the setting is exact."""
+    if setting.fidelity is None:
+        return jax.nn.softmax(scores, axis=-1)
+    numerics = switches.current()
+    if numerics.exponential == "accurate" and (accurate or not numerics.registers):
+        return pack(jax.nn.softmax(scores, axis=-1), "bf16")
+    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = elementwise.approximate_exponential(scores - largest)
+    return pack(weights / jnp.sum(weights, axis=-1, keepdims=True), "bf16")
+
+
+def _product(x, w, setting, fmt):
+    """x @ w, each row of x with the matrix of its leading axes. x: [*lead, *rows, K]; w: [*lead, K, N], in format fmt.
+
+    Sums in 16-bit registers are rounded as often as the device does it; flash attention's chunks leave the registers.
+    """
+    lead = w.ndim - 2
+    rows = x.reshape(*x.shape[:lead], -1, x.shape[-1])
+    if setting.fidelity is None or setting.fp32_dest or not switches.current().registers:
+        y = jnp.matmul(rows, w)
     else:
-        weights = jax.nn.softmax(scores, axis=-1)
-    return weights if setting.fidelity is None else pack(weights, "bf16")
+        bits = get_format(fmt).fraction_bits, get_format("bf16").fraction_bits
+        registers = registers_of(setting.fidelity.value, *bits, k_block=_CHUNK, l1_acc=True)
+        product = functools.partial(accumulate, jnp.matmul, registers=registers)
+        for _ in range(lead):
+            product = jax.vmap(product)
+        y = product(rows, w)
+    return y.reshape(*x.shape[:-1], w.shape[-1])
 
 
 def _activations(x, setting):

@@ -7,6 +7,7 @@ import jax
 from ttsim.kernels import links
 from ttsim.kernels.activations import stream
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
+from ttsim.numerics import elementwise, switches
 from ttsim.numerics.formats import TILE
 from ttsim.numerics.noise import rounding
 from ttsim.numerics.packer import pack
@@ -39,11 +40,10 @@ def _(call, machine):
 def reduce_scatter(x, *, axis, dim, format, memory="dram"):
     """Sums over the devices and leaves each with its slice of `dim`. [..., N, ...] -> [..., N / devices, ...].
 
-    The sum is rounded once to `format`; the device rounds after each hop, which for two devices is the same.
-    Arguments as in `all_gather`.
+    Each device's sum so far is packed to `format` before it is sent on. Arguments as in `all_gather`.
     """
     del memory
-    return pack(jax.lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True), format)
+    return _reduce_scatter(x, axis, dim, format)
 
 
 @reduce_scatter.noise
@@ -68,7 +68,10 @@ def all_reduce(x, *, axis, format, memory="dram", composite=False):
       memory: see `all_gather`.
       composite: reduce-scatter + all-gather; otherwise all-gather + a local reduction over the gathered copies.
     """
-    del memory, composite
+    del memory
+    last = x.ndim - 1
+    if composite and x.shape[last] % jax.lax.axis_size(axis) == 0:
+        return jax.lax.all_gather(_reduce_scatter(x, axis, last, format), axis, axis=last, tiled=True)
     return pack(jax.lax.psum(x, axis), format)
 
 
@@ -89,3 +92,26 @@ def _(call, machine):
         ]
     reduce = stream("fast_reduce_nc", (devices + 1) * tensor, machine.chip)
     return [links.all_gather(devices * tensor, devices, memory, system), reduce]
+
+
+def _reduce_scatter(x, axis, dim, format):
+    """This device's slice of the sum, which passed every other device on its way round the ring.
+
+    Device i begins with its part of slice i - 1, and at each hop adds its part of the slice that it is sent.
+    """
+    devices = jax.lax.axis_size(axis)
+    if format == "fp32" or devices == 1 or not switches.current().hops:
+        return pack(jax.lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True), format)
+    width = x.shape[dim] // devices
+    ring = [(i, (i + 1) % devices) for i in range(devices)]
+    me = jax.lax.axis_index(axis)
+
+    def part(hop):
+        return jax.lax.dynamic_slice_in_dim(x, (me - 1 - hop) % devices * width, width, axis=dim)
+
+    total = part(0)
+    for hop in range(1, devices):
+        received, mine = jax.lax.ppermute(total, axis, ring), part(hop)
+        exact = not switches.current().addition
+        total = pack(received + mine if exact else elementwise.add(received, mine), format)
+    return total

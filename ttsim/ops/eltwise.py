@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ttsim.hardware.constants import ADD_TIME, SILU_MUL_TILE_TIME, TYPECAST_TIME
 from ttsim.kernels.activations import check_l1, small, stream
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
+from ttsim.numerics import elementwise, switches
 from ttsim.numerics.formats import round_to
 from ttsim.numerics.noise import rounding
 from ttsim.numerics.packer import pack
@@ -22,7 +23,7 @@ def add(x, y, *, out_format, memory="dram", cores=None):
       memory: where the three tensors lie: "l1" (one row of tiles, sharded over `cores`) or "dram".
     """
     del memory, cores
-    return pack(x + y, out_format)
+    return pack(_sum(x, y, out_format), out_format)
 
 
 @add.noise
@@ -44,7 +45,7 @@ def _(call, machine):
 def add_bias(x, bias, *, out_format, memory="dram"):
     """x + bias, [..., N] + [...] whose axes flatten to N; `memory` as in `add`."""
     del memory
-    return pack(x + bias.reshape((1,) * (x.ndim - 1) + (-1,)), out_format)
+    return pack(_sum(x, bias.reshape((1,) * (x.ndim - 1) + (-1,)), out_format), out_format)
 
 
 @add_bias.cost
@@ -61,7 +62,9 @@ def _(call, machine):
 def silu_mul(gate, up, *, out_format, memory="dram", cores=None):
     """silu(gate) * up, one kernel with the activation fused into the first operand; `memory` as in `add`."""
     del memory, cores
-    return pack(jax.nn.silu(gate) * up, out_format)
+    if out_format == "fp32" or not switches.current().intermediates:
+        return pack(jax.nn.silu(gate) * up, out_format)
+    return pack(elementwise.multiply(elementwise.silu(gate), up), out_format)
 
 
 @silu_mul.noise
@@ -170,12 +173,13 @@ def _elementwise(name, call, machine, operands=1):
 
 @op
 def typecast(x, *, in_format, out_format, precise=True, memory="dram"):
-    """x converted to another format; the only op that packs block floats from all of bf16's bits.
+    """x converted to another format; the only op that packs bfp8 from all of bf16's bits.
 
-    `precise=False` packs as every other op does; `memory` as in `add`.
+    `precise=False` packs as every other op does, and bfp4 is packed so in any case (ttnn 0.81.1 on the simulator);
+    `memory` as in `add`.
     """
     del in_format, memory
-    return round_to(x, out_format, rounding="device_precise" if precise else "device")
+    return round_to(x, out_format, rounding="device_precise" if precise and out_format == "bfp8" else "device")
 
 
 @typecast.cost
@@ -186,3 +190,9 @@ def _(call, machine):
         return [small("typecast", TYPECAST_TIME)]
     moved = tensor_bytes(rows, columns, call["in_format"]) + tensor_bytes(rows, columns, call["out_format"])
     return [stream("typecast", moved, machine.chip)]
+
+
+def _sum(x, y, out_format):
+    """x + y before it is packed: exact, or through the matrix unit's alignment of both."""
+    exact = out_format == "fp32" or not switches.current().addition
+    return x + y if exact else elementwise.add(x.astype(jnp.float32), y.astype(jnp.float32))

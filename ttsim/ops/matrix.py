@@ -12,12 +12,13 @@ from ttsim.kernels import links, matmul
 from ttsim.kernels.activations import fixed, stream_rows
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
-from ttsim.numerics import fidelity
+from ttsim.numerics import fidelity, switches
 from ttsim.numerics.formats import TILE, dequantize, round_to
 from ttsim.numerics.noise import destination_roundings, rounding
 from ttsim.numerics.noise import fidelity as fidelity_noise
 from ttsim.ops.core import OpNoise, array_shape, op
 
+_GRID_ROWS = 8  # of the 2-D kernels' grid on Wormhole
 KERNELS = ("dram_sharded", "mcast_1d", "mcast_2d")
 
 
@@ -43,7 +44,7 @@ def linear(
     """
     if kernel not in KERNELS:
         raise ValueError(f"linear: kernel must be {', '.join(map(repr, KERNELS))}, not {kernel!r}")
-    del cores, pass_rows, columns  # they decide the time, not the result
+    del pass_rows, columns  # they decide the time, not the result
     w = dequantize(w)
     return fidelity.matmul(
         x,
@@ -52,12 +53,23 @@ def linear(
         weight_format=weight_format,
         activation_format=in_format,
         out_format=out_format,
+        registers=switches.current().registers,
+        k_block=_k_block(w.shape[0], cores or _GRID_ROWS),
     )
 
 
 @linear.noise
 def _(call):
     return _product_noise(call)
+
+
+def _k_block(k, cores):
+    """Values of K in one block of the kernel: the most tiles, at most 8, that divide a core's share of K.
+
+    Source: tt_transformers model_config.py, `find_largest_divisor(k // (tile * cores))`; 2-D kernels count the grid's
+    rows.
+    """
+    return TILE * largest_divisor(max(tiles(k) // cores, 1), matmul.MAX_BLOCK)
 
 
 @linear.cost
@@ -98,10 +110,16 @@ def all_gather_matmul(x, w, *, axis, weight_format, setting, out_format, in_form
     Returns:
       [..., N / devices] float32 on `out_format`'s grid: no reduction is needed after it.
     """
-    del cores
     x = jax.lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True)
     return fidelity.matmul(
-        x, dequantize(w), setting, weight_format=weight_format, activation_format=in_format, out_format=out_format
+        x,
+        dequantize(w),
+        setting,
+        weight_format=weight_format,
+        activation_format=in_format,
+        out_format=out_format,
+        registers=switches.current().registers,
+        k_block=_k_block(w.shape[0], cores),
     )
 
 

@@ -15,6 +15,8 @@ from ttsim.hardware.constants import (
 )
 from ttsim.kernels.activations import check_l1, small, stream_rows
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
+from ttsim.numerics import switches
+from ttsim.numerics.fidelity import MathFidelity, mask_activations
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import op
 
@@ -34,8 +36,7 @@ def rms_norm(x, weight, *, eps, out_format, memory="dram", cores=None):
       [..., H] float32.
     """
     del memory, cores
-    y = x * jax.lax.rsqrt(_mean_square(x) + eps)
-    return pack(y if weight is None else y * _row(weight, x), out_format)
+    return _normalise(x, _mean_square(x, out_format), weight, eps, out_format)
 
 
 @rms_norm.cost
@@ -84,7 +85,7 @@ def rms_norm_stats(x, *, out_format, memory="dram", cores=None):
       [..., 1] float32. (The device writes a tile column of 32.)
     """
     del memory, cores
-    return pack(_mean_square(x), out_format)
+    return pack(_mean_square(x, out_format), out_format)
 
 
 @rms_norm_stats.cost
@@ -118,7 +119,7 @@ def rms_norm_apply(x, stats, weight, *, axis, eps, out_format, memory="dram", co
     if weight.shape[0] != width:
         weight = jax.lax.dynamic_slice_in_dim(weight, jax.lax.axis_index(axis) * width, width)
     mean_square = jnp.mean(stats, axis=-1, keepdims=True)
-    return pack(x * jax.lax.rsqrt(mean_square + eps) * _row(weight, x), out_format)
+    return _normalise(x, mean_square, weight, eps, out_format)
 
 
 @rms_norm_apply.cost
@@ -134,14 +135,40 @@ def _(call, machine):
     return [stream_rows("rms_norm_post_all_gather", moved, rows, machine.chip, rate=NORM_BANDWIDTH)]
 
 
-def _mean_square(x):
+# Of every norm, whatever the model's precision: tt-metal models/common/rmsnorm.py, `compute_kernel_config_hifi2`.
+_FIDELITY = MathFidelity.HIFI2
+
+
+def _as_the_kernel(out_format):
+    return out_format != "fp32" and switches.current().norms
+
+
+def _second(x, out_format):
+    """What the second operand of a product contributes in the norms' fidelity: 6 fraction bits."""
+    return mask_activations(x, _FIDELITY) if _as_the_kernel(out_format) else x
+
+
+def _normalise(x, mean_square, weight, eps, out_format):
+    """x / sqrt(mean_square + eps) * weight; the kernel keeps the root and the first product as bf16 tiles.
+
+    Equal to ttnn 0.81.1's norm without a weight in all bits (tests/numerics/test_device_operations.py).
+    """
+    scale, row = jax.lax.rsqrt(mean_square + eps), None if weight is None else _row(weight, x)
+    if not _as_the_kernel(out_format):
+        y = x * scale
+        return pack(y if row is None else y * row, out_format)
+    y = pack(x * _second(pack(scale, "bf16"), out_format), "bf16")
+    return pack(y if row is None else y * _second(row, out_format), out_format)
+
+
+def _mean_square(x, out_format):
     """mean(x^2) over the last axis, [..., 1].
 
     A matmul with ones: XLA's CPU reduction sums fewer than 8 rows in another order than more of them, and a user's
     tokens would depend on the batch. (Eight columns, since one would be a matrix-vector product.)
     """
     ones = jnp.ones((x.shape[-1], 8), x.dtype)
-    return jnp.matmul(jnp.square(x), ones, precision=jax.lax.Precision.HIGHEST)[..., :1] / x.shape[-1]
+    return jnp.matmul(x * _second(x, out_format), ones, precision=jax.lax.Precision.HIGHEST)[..., :1] / x.shape[-1]
 
 
 def _row(weight, x):

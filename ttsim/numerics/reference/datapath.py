@@ -248,3 +248,31 @@ def datapath_matmul(
             spilled = spilled if setting.fp32_dest else round_to(spilled, "bf16")
         in_l1 = spilled
     return y if out_format is None else round_to(y, out_format, out_rounding)
+
+
+@functools.partial(jax.jit, static_argnames="setting")
+def elementwise_multiply(x: ArrayLike, w: ArrayLike, setting: str | ComputeSetting) -> jax.Array:
+    """Returns x * w as the matrix unit multiplies two tensors of which one is a block float, x in SrcA.
+
+    One product for each phase, added to the destination register. (Two bf16 tensors are multiplied by the vector unit:
+    `ttsim.numerics.elementwise.multiply`.)
+
+    Args:
+      x: float32, the first operand. w: the second, same shape.
+      setting: compute setting or name, not "exact".
+    """
+    setting = get_setting(setting)
+    if setting.fidelity is None:
+        raise ValueError(f"setting {setting.name!r} has no math fidelity to model")
+    x_bits, w_bits = _bits(jnp.asarray(x, jnp.float32)), _bits(jnp.asarray(w, jnp.float32))
+    (x_exponent, x_significand, _), (w_exponent, w_significand, _) = _slices(x_bits), _slices(w_bits)
+    live = (x_exponent > 0) & (w_exponent > 0)
+    dst = jnp.zeros_like(x_bits)
+    for phase in range(setting.fidelity.value):
+        product = _srcb_phase(w_significand, jnp.int32(phase)) * _srca_phase(x_significand, jnp.int32(phase))
+        exponent = jnp.where(live, x_exponent + w_exponent - 127 - 5 * (phase & 1) - 7 * (phase >> 1), 0)
+        exponent = jnp.maximum(exponent, 0)
+        total = jnp.where(exponent > 0, _signed(x_bits ^ w_bits, product) << 13, 0)
+        sums = jnp.stack([total, jnp.zeros_like(total)])
+        dst = _accumulate(sums, jnp.stack([exponent, jnp.zeros_like(exponent)]), dst, setting.fp32_dest, True)
+    return lax.bitcast_convert_type(dst, jnp.float32)

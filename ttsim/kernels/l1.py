@@ -1,0 +1,93 @@
+"""What a DRAM-sharded matmul needs of one core's L1: its circular buffers, from shapes, formats and cores.
+
+Equal to ttnn 0.81.1's own allocation on a mock N150, byte for byte (tests/kernels/test_l1.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ttsim.kernels.shapes import largest_divisor, tiles
+from ttsim.numerics.fidelity import ComputeSetting, get_setting
+from ttsim.numerics.formats import Format, get_format
+
+# Of a core's L1: ttnn 0.81.1 counts it as used by every program.
+RESERVED_BYTES = 105_824
+
+_INPUT_BLOCKS, _WEIGHT_BLOCKS = 2, 3  # in flight: matmul_op_multi_core_reuse_mcast_dram_sharded_program_factory.cpp
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Bytes of one core's circular buffers: activations, weights, result, partial sums (0: kept in the result's)."""
+
+    in0: int
+    in1: int
+    out: int
+    partials: int
+
+    @property
+    def total(self) -> int:
+        return self.in0 + self.in1 + self.out + self.partials
+
+    def fit(self, l1_bytes: int) -> bool:
+        """Whether they fit a core's L1 beside what is reserved there."""
+        return self.total + RESERVED_BYTES <= l1_bytes
+
+
+def dram_sharded_buffers(
+    k: int,
+    n: int,
+    *,
+    weight_format: str | Format,
+    setting: str | ComputeSetting,
+    cores: int,
+    in_format: str | Format = "bf16",
+    out_format: str | Format = "bf16",
+    block: int | None = None,
+    banks: int = 12,
+) -> Buffers:
+    """The circular buffers of [32, k] @ [k, n] with its weight in one shard per DRAM bank.
+
+        in0 = 2 blocks of K, in1 = 3 blocks of K x the columns of a bank, out = the columns of a bank,
+        partials = the same, float32 or bf16 by the destination registers
+
+    The columns of a bank are padded to whole subblocks of at most 4 tiles (8 with 16-bit registers): the fewest
+    subblocks, and of those the narrowest.
+
+    Args:
+      k, n: sizes of the weight.
+      weight_format, in_format, out_format: formats of weight, activations and result.
+      setting: compute setting, for the registers' width and where partial sums are kept.
+      cores: cores that the activations are sharded over.
+      block: tiles of K in one block; by default a core's share of K.
+      banks: DRAM banks.
+    """
+    setting = get_setting(setting)
+    block = block or max(tiles(k) // cores, 1)
+    columns = -(-tiles(n) // banks)
+    result, partial = get_format(out_format), _partial_format(setting, get_format(out_format))
+    padded = _whole_subblocks(columns, 4 if setting.fp32_dest else 8)
+    return Buffers(
+        in0=_INPUT_BLOCKS * block * get_format(in_format).tile_bytes,
+        in1=_WEIGHT_BLOCKS * block * columns * get_format(weight_format).tile_bytes,
+        out=padded * result.tile_bytes,
+        partials=0 if partial == result else padded * partial.tile_bytes,
+    )
+
+
+def _partial_format(setting: ComputeSetting, result: Format) -> Format:
+    """Format in which sums of some blocks of K wait for the others."""
+    if setting.fp32_dest:
+        return get_format("fp32")
+    return get_format("bf16") if setting.l1_acc else result
+
+
+def _whole_subblocks(columns: int, widest: int) -> int:
+    """Tiles of a bank's columns, padded to whole subblocks."""
+    width = largest_divisor(columns, widest)
+    count = columns // width
+    for wider in range(width + 1, widest + 1):
+        if -(-columns // wider) < count:
+            width, count = wider, -(-columns // wider)
+    return width * count
