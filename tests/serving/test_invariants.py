@@ -353,7 +353,7 @@ def test_cached_blocks_are_lost_to_those_who_need_them():
 def test_an_idle_prefix_takes_free_blocks_when_it_is_used():
     """Five blocks: the second request holds three, so the prefix's two and one more don't fit beside it."""
     policy = Policy(max_num_seqs=4, max_num_batched_tokens=100, blocks=5, block_size=4, prefix_caching=True)
-    asked = Requests([9, 12, 9], [1, 5, 1], [0, -1, 0], [8, 0, 8])
+    asked = Requests([9, 9, 9], [1, 3, 1], [0, -1, 0], [8, 0, 8])
     run(asked, Load(arrivals=[0.0, 1.0, 1.025]), Pool(policy=policy, prices=_flat()))
     assert asked.admitted[2] == asked.done[1]
 
