@@ -82,9 +82,9 @@ def prefill_by_layer(
         keys, values = cache_specs.keys[slot], cache_specs.values[slot]
         return compiled(
             functools.partial(prefill_layer, start=start, stage=stage, kind=kind),
-            (specs.layers[index], residual, replicated, replicated, keys, values),
+            (specs.layers[index], residual, replicated, replicated, replicated, keys, values),
             (residual, keys, values),
-            donate=(4, 5),
+            donate=(5, 6),
         )
 
     def run(model, tokens_t, positions_t, user, last, cache):
@@ -94,7 +94,7 @@ def prefill_by_layer(
         for slot, (layer, kind, layer_precision) in enumerate(model.text_layers(layout.config, precision)):
             program = layer_program(Stage.prefill(layout, layer_precision, cache, numerics), kind)
             rotary = table_of(kind, tables, layout)
-            x, keys[slot], values[slot] = program(layer, x, rotary, user, keys[slot], values[slot])
+            x, keys[slot], values[slot] = program(layer, x, rotary, user, None, keys[slot], values[slot])
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
         return (None if logits == "none" else read(model, x)), cache
 

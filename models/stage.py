@@ -45,6 +45,11 @@ class Stage:
     def prefill(cls, layout: Layout, precision: AnyLayerPrecision, cache: KVCache, numerics) -> Stage:
         return cls(layout, precision, "prefill", users_axis=cache.users_axis, numerics=numerics)
 
+    @property
+    def memory(self) -> str:
+        """Where activations lie: a row of tiles in decode fits L1, a prompt's rows are in DRAM."""
+        return "l1" if self.phase == "decode" else "dram"
+
     # Settings and formats of prefill.
 
     @property
@@ -74,6 +79,8 @@ class Stage:
         `move`: whether one chip's decode moves x to the norm's cores first (it does before attention).
         """
         layout, fmt = self.layout, self.precision.residual
+        if layout.placement.one_core_norm:  # interleaved, a core per row of tiles
+            return tt.rms_norm(x, weight[...], eps=layout.config.rms_norm_eps, out_format=fmt)
         cores = layout.norm_cores(cores)
         eps = layout.config.rms_norm_eps
         axis = layout.residual_axis
@@ -146,9 +153,25 @@ class Stage:
         y = self._linear(x, w, weight_format, setting, out_format=out, in_format=in_format, cores=cores, pass_rows=1024)
         if layout.two_d:
             y = tt.all_reduce(y, axis=ROW_AXIS, format=out, composite=layout.composite_reduce)
-        elif layout.ways > 1:
-            y = tt.reduce_scatter(y, axis=layout.axis, dim=y.ndim - 1, format=out)
+        else:
+            y = self.reduce(y, format=out)
         return tt.reshard(y, format=out, cores=layout.residual_cores) if self.phase == "decode" else y
+
+    def reduce(self, partial, *, format=None):
+        """Sums of the chips' partial results [rows, d], in the residual stream's sharding."""
+        layout, fmt = self.layout, format or self.precision.linear_out
+        if layout.ways == 1:
+            return partial
+        if layout.placement.replicated:
+            return tt.all_reduce_residual(partial, axis=layout.axis, format=fmt, memory=self.memory)
+        return tt.reduce_scatter(partial, axis=layout.axis, dim=partial.ndim - 1, format=fmt)
+
+    def plain_linear(self, x, w, weight_format, setting, *, in_format=None):
+        """A matmul without communication, in the formats of the residual stream."""
+        p = self.precision
+        return self._linear(
+            x, w, weight_format, setting, out_format=p.linear_out, in_format=in_format or p.residual, pass_rows=1024
+        )
 
     def attention_output(self, x, w, weight_format, setting):
         """wo: fused with the gathering of its input on a ring, row-parallel elsewhere."""

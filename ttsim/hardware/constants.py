@@ -18,6 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from ttsim.hardware import expert_constants
+
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
@@ -232,7 +234,9 @@ _ALL = (
     ),
 )
 
-CONSTANTS: Mapping[str, Constant] = MappingProxyType({constant.name: constant for constant in _ALL})
+_EXPERTS = tuple(_sourced(name, value, unit, source) for name, value, unit, _, source in expert_constants.SOURCED)
+
+CONSTANTS: Mapping[str, Constant] = MappingProxyType({constant.name: constant for constant in (*_ALL, *_EXPERTS)})
 FITTED: tuple[str, ...] = tuple(constant.name for constant in _ALL if constant.kind == "fitted")
 
 

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
+from ttsim.hardware import expert_constants
 from ttsim.hardware.chips import WORMHOLE, Chip
 from ttsim.kernels.kernel import SECONDS, Kernel, Terms
 
@@ -49,6 +50,7 @@ DEPENDS_ON: Mapping[str, str] = {
     "host_op_chip": "none",
     "host_prompt": "none",
     "program_one_off": "none",
+    **{name: depends_on for name, _, _, depends_on, _ in expert_constants.SOURCED},
 }
 
 

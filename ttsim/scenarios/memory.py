@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
+
 from ttsim.hardware.chips import Chip
-from ttsim.models.cache import users_partition
+from ttsim.models.cache import local_states, users_axis
 from ttsim.models.layout import Layout
 from ttsim.models.storage import parameters
 from ttsim.numerics.formats import get_format, tile_padded_bytes
@@ -16,6 +20,13 @@ from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program
 
 TRACE_REGION = 23_887_872  # trace_region_size of tt_transformers' demo (simple_text_demo.py)
+_CACHE_OPS = frozenset(
+    {"fill_cache", "read_cache", "fill_latent_cache", "read_latent_cache", "read_state", "write_state", "embedding"}
+)
+_WEIGHT_OPS = frozenset(
+    {"linear", "all_gather_matmul", "rms_norm", "router_linear", "expert_linear", "head_linear", "delta_projections"}
+    | {"local_heads"}
+)
 CACHE_BLOCK = 32  # positions of one block of the paged KV cache
 
 
@@ -57,16 +68,21 @@ def weight_bytes(layout: Layout, precision: Precision) -> int:
 
 
 def kv_cache_bytes(layout: Layout, precision: Precision, batch: int, sequence: int) -> int:
-    """Bytes of one chip's keys and values for `batch` users of `sequence` positions, in whole blocks."""
-    users = batch
-    if isinstance(users_partition(layout, batch), tuple):
-        users //= layout.residual_ways
-    positions = -(-sequence // CACHE_BLOCK) * CACHE_BLOCK
-    kinds = Counter((kind, precision.layer(i).kv_cache) for i, kind in enumerate(layout.config.text_kinds))
-    return sum(
-        2 * count * tile_padded_bytes((users * layout.local_kv_heads(kind) * positions, kind.head_dim), fmt)
-        for (kind, fmt), count in kinds.items()
+    """Bytes that one chip remembers of `batch` users of `sequence` positions: keys and values, latents, states."""
+    axis = users_axis(layout, batch)
+    users = (
+        batch
+        if axis is None
+        else batch // dict(zip(layout.system.axis_names, layout.system.mesh_shape, strict=True))[axis]
     )
+    layout = dataclasses.replace(layout, max_seq_len=-(-sequence // CACHE_BLOCK) * CACHE_BLOCK)
+    kinds = Counter((kind, precision.layer(i).kv_cache) for i, kind in enumerate(layout.config.text_kinds))
+    total = 0
+    for (kind, kv_format), count in kinds.items():
+        for shape, own in local_states(layout, kind):
+            rows, width = users * math.prod(shape[:-1]), shape[-1]
+            total += count * tile_padded_bytes((rows, width), kv_format if own == "kv_cache" else own)
+    return total
 
 
 def activation_bytes(program: Program) -> int:
@@ -81,10 +97,10 @@ def activation_bytes(program: Program) -> int:
         size = get_format(fmt).bytes_per_value
         if call.name == "embedding":
             residual = int(call.outputs[0].size * size)
-        if call.name in ("fill_cache", "read_cache", "embedding"):
+        if call.name in _CACHE_OPS:
             continue
-        inputs = call.inputs[:1] if call.name in ("linear", "all_gather_matmul", "rms_norm") else call.inputs
-        values = sum(x.size for x in (*inputs, *call.outputs))
+        inputs = call.inputs[:1] if call.name in _WEIGHT_OPS else call.inputs
+        values = sum(x.size for x in (*jax.tree.leaves(inputs), *call.outputs))
         largest = max(largest, int(values * size))
     return largest + residual
 

@@ -1,0 +1,85 @@
+"""Mixture-of-experts, latent-attention and delta-net models against transformers, on the meshes their code knows."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_weights import tensor
+
+from ttsim.meshes.systems import get_system
+from ttsim.models.cache import KVCache
+from ttsim.models.checkpoints.source import from_hf_tensors
+from ttsim.models.config import ModelConfig
+from ttsim.models.layout import Layout
+from ttsim.models.run import decode_step, place, place_cache, prefill_step
+from ttsim.precision.values import preset
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "experts"
+EXACT = preset("fp32", "Llama3.2-1B")
+CLOSE = {"atol": 1e-4, "rtol": 0}  # of logits whose standard deviation is 1.4
+
+
+@functools.cache
+def golden(case):
+    """Configuration, tensors by their names on disk, tokens and transformers' logits."""
+    data = np.load(GOLDEN / f"{case}.npz")
+    config = ModelConfig.from_hf(json.loads(str(data["config"])), name=case)
+    plus_one = config.family.startswith("qwen3_5")
+    shapes = json.loads(str(data["shapes"]))
+    tensors = {name: tensor(name, shape, plus_one=plus_one) for name, shape in shapes.items()}
+    return config, tensors, data["input_ids"], data["logits"]
+
+
+class Runner:
+    """A golden model on a system; `users` of each replica."""
+
+    def __init__(self, case, device, users=1):
+        config, tensors, self.tokens, self.expected = golden(case)
+        self.layout = Layout(config, get_system(device), max_seq_len=32)
+        self.mesh, self.users = self.layout.system.mesh(), users
+        self.replicas = self.layout.system.data_parallel
+        self.model = place(from_hf_tensors(self.layout, tensors), self.layout, self.mesh)
+        self.cache = place_cache(KVCache.zeros(self.layout, users), self.layout, users, self.mesh)
+
+    def prefill(self, tokens, *, start=0, last=None):
+        """Logits [T, V] of one prompt that every replica gets; with `last`, those of the 32 rows around it."""
+        what = "all" if last is None else "last"
+        step = jax.jit(prefill_step(self.layout, EXACT, self.users, start=start, logits=what, mesh=self.mesh))
+        rows = len(tokens)
+        prompt = jnp.asarray(np.tile(tokens, self.replicas))
+        ends = jnp.full(self.replicas, rows - 1 if last is None else last, jnp.int32)
+        logits, self.cache = step(self.model, prompt, jnp.arange(start, start + rows), jnp.int32(0), ends, self.cache)
+        return np.asarray(logits).reshape(self.replicas, rows, -1)[-1, :, : self.layout.config.vocab_size]
+
+    @functools.cached_property
+    def _decode(self):
+        return jax.jit(decode_step(self.layout, EXACT, self.users, mesh=self.mesh))
+
+    def decode(self, token, position):
+        """Logits [users of all replicas, V] of one token that every user gets."""
+        count = self.users * self.replicas
+        tokens, positions = jnp.full(count, token, jnp.int32), jnp.full(count, position, jnp.int32)
+        logits, self.cache = self._decode(self.model, tokens, positions, self.cache)
+        return np.asarray(logits)
+
+
+@pytest.mark.parametrize(
+    ("case", "device"),
+    [
+        ("mixtral", "T3K"),  # an expert a chip
+        ("qwen3-moe", "T3K"),  # two experts a chip, KV heads repeated
+        ("gpt-oss", "TG"),  # the width of an expert over rows, experts over columns
+        ("gemma-4-moe", "N300"),
+        ("deepseek-v3", "T3K DP=2"),  # experts over both replicas: tokens travel
+        ("kimi-k2", "N150"),
+        ("qwen3.5", "T3K"),
+        ("qwen3.5-moe", "N300"),
+    ],
+)
+def test_a_prompt_agrees_with_transformers(case, device):
+    runner = Runner(case, device)
+    np.testing.assert_allclose(runner.prefill(runner.tokens), runner.expected, **CLOSE)
