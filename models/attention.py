@@ -5,7 +5,7 @@ Axes in names: b users, t tokens of a prompt, d hidden size, k KV heads, g query
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -13,10 +13,12 @@ from flax import nnx
 from ttsim import ops as tt
 from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
+from ttsim.models.parallel import Galaxy, OneAxis
 from ttsim.models.parameters import parameter
 from ttsim.models.rope import inverse_frequencies
-from ttsim.models.stage import Stage
 from ttsim.precision.slots import AnyLayerPrecision
+
+Stage = OneAxis | Galaxy
 
 
 class Rotary(NamedTuple):
@@ -32,22 +34,23 @@ class Rotary(NamedTuple):
     growth: Any = None
 
 
-def rotary_tables(positions, layout: Layout, precision: AnyLayerPrecision, *, axis: int) -> tuple[Rotary, ...]:
-    """The tables of each embedding of `ModelConfig.ropes`; `axis` is where the axis of heads goes."""
+def rotary_tables(
+    positions, layout: Layout, precision: AnyLayerPrecision, memory: Literal["l1", "host"]
+) -> tuple[Rotary, ...]:
+    """The tables of each embedding of `ModelConfig.ropes`: of one token a user ("l1"), or of a prompt ("host")."""
+    axis = 1 if memory == "l1" else 0  # where the axis of heads goes
     tables = []
     for rope, head_dim in layout.config.ropes:
         radians, scaling = inverse_frequencies(rope, head_dim, layout.max_seq_len)
         frequencies = jnp.asarray(radians, jnp.float32)
-        cos, sin = tt.rotary_tables(positions, frequencies, scaling=float(scaling), format=precision.rope_in)
+        cos, sin = tt.rotary_tables(
+            positions, frequencies, scaling=float(scaling), format=precision.rope_in, memory=memory
+        )
         growth = None
         if rope.query_growth:
-            growth = tt.query_growth(
-                positions,
-                beta=rope.query_growth,
-                original=rope.original_max_position_embeddings,
-                format=precision.rope_in,
-            )
-            growth = jnp.expand_dims(growth[:, None], axis)
+            original = rope.original_max_position_embeddings
+            options = {"beta": rope.query_growth, "original": original, "format": precision.rope_in, "memory": memory}
+            growth = jnp.expand_dims(tt.query_growth(positions, **options)[:, None], axis)
         tables.append(Rotary(jnp.expand_dims(cos, axis), jnp.expand_dims(sin, axis), growth))
     return tuple(tables)
 
@@ -103,7 +106,7 @@ class Attention(nnx.Module):
         """One user's prompt, or the chunk of it from `start` on: x [T, d] -> (attention, keys, values)."""
         del last  # decode overwrites what padding leaves in the cache
         p, layout = stage.precision, stage.layout
-        setting_qkv, setting_o, setting_sdpa = stage.prefill_settings
+        setting_qkv, setting_o, setting_sdpa = stage.settings
         qkv = self._projected(x_td, stage, setting_qkv)
         q, k, v = tt.create_heads_prefill(
             qkv, kv_heads=layout.local_kv_heads(kind), head_dim=kind.head_dim, format=p.linear_out
@@ -138,9 +141,13 @@ class Attention(nnx.Module):
     def _projected(self, x, stage: Stage, setting):
         """Queries, keys and values of every head of this device, with their bias."""
         p = stage.precision
-        cores = stage.layout.attention_cores if stage.phase == "decode" else None
+        cores = stage.layout.attention_cores if stage.memory == "l1" else None
         qkv = stage.column(x, self.wqkv_dkgh, p.wqkv, setting, cores=cores, pass_rows=2048)
-        return qkv if self.bias_kgh is None else tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out)
+        return (
+            qkv
+            if self.bias_kgh is None
+            else tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out, memory=stage.memory)
+        )
 
     def _ready(self, q, k, v, rotary: Rotary | None, stage: Stage):
         """Queries and keys normalised and rotated, and values normalised, where the model does so."""
@@ -151,10 +158,10 @@ class Attention(nnx.Module):
         if c.value_norm:
             v = _head_norm(v, None, stage)
         if rotary is not None:
-            q = tt.rotary(q, rotary.cos, rotary.sin, out_format=p.rope_in)
-            k = tt.rotary(k, rotary.cos, rotary.sin, out_format=p.rope_in)
+            q = tt.rotary(q, rotary.cos, rotary.sin, out_format=p.rope_in, memory=stage.memory)
+            k = tt.rotary(k, rotary.cos, rotary.sin, out_format=p.rope_in, memory=stage.memory)
             if rotary.growth is not None:
-                q = tt.multiply(q, rotary.growth, out_format=p.rope_in)
+                q = tt.multiply(q, rotary.growth, out_format=p.rope_in, memory=stage.memory)
         return q, k, v
 
     def _sinks(self) -> tuple[Any, ...]:
@@ -165,9 +172,13 @@ class Attention(nnx.Module):
         p = stage.precision
         if self.gate_dkgh is not None:
             gate = stage.column(x, self.gate_dkgh, p.wqkv, setting_gate, pass_rows=2048)
-            out = tt.gated_mul(gate, out, activation="sigmoid", out_format=stage.query_format)
+            out = tt.gated_mul(gate, out, activation="sigmoid", out_format=stage.query_format, memory=stage.memory)
         y = stage.attention_output(out, self.wo_qd, p.wo, setting_o)
-        return y if self.bias_d is None else tt.add_bias(y, self.bias_d[...], out_format=stage.wo_format)
+        return (
+            y
+            if self.bias_d is None
+            else tt.add_bias(y, self.bias_d[...], out_format=stage.wo_format, memory=stage.memory)
+        )
 
 
 def _score_options(layout: Layout, kind: LayerKind) -> dict[str, Any]:
@@ -184,25 +195,23 @@ def _score_options(layout: Layout, kind: LayerKind) -> dict[str, Any]:
 
 def _head_norm(x, weight, stage: Stage):
     """RMSNorm of each head; decode moves the heads to an interleaved tensor and back."""
-    p, eps = stage.precision, stage.layout.config.rms_norm_eps
-    if stage.phase == "decode":
-        x = tt.reshard(x, format=p.linear_out)
-    x = tt.rms_norm(x, None if weight is None else weight[...], eps=eps, out_format=p.linear_out)
-    return tt.reshard(x, format=p.linear_out) if stage.phase == "decode" else x
+    fmt, eps = stage.precision.linear_out, stage.layout.config.rms_norm_eps
+    x = stage.reshard(x, fmt, None)
+    # The rows are heads of all users: more than one row of tiles, in L1 as in DRAM.
+    x = tt.rms_norm(x, None if weight is None else weight[...], eps=eps, out_format=fmt)
+    return stage.reshard(x, fmt, None)
 
 
 def _width_norm(x, weight, stage: Stage):
     """RMSNorm over all heads of all chips, [b, heads, h] in decode and [heads, T, h] in prefill."""
-    p, layout = stage.precision, stage.layout
-    eps, fmt = layout.config.rms_norm_eps, p.linear_out
-    decode = stage.phase == "decode"
-    rows = x if decode else x.transpose(1, 0, 2)
+    layout, fmt, memory = stage.layout, stage.precision.linear_out, stage.memory
+    eps = layout.config.rms_norm_eps
+    rows = x if memory == "l1" else x.transpose(1, 0, 2)
     flat, weight = rows.reshape(rows.shape[0], -1), weight[...].reshape(-1)
     if layout.ways == 1:
-        flat = tt.rms_norm(flat, weight, eps=eps, out_format=fmt)
+        flat = tt.rms_norm(flat, weight, eps=eps, out_format=fmt, memory=memory)
     else:
-        stats = tt.rms_norm_stats(flat, out_format=fmt)
-        stats = tt.all_gather(stats, axis=layout.axis, dim=1, format=fmt)
-        flat = tt.rms_norm_apply(flat, stats, weight, axis=layout.axis, eps=eps, out_format=fmt)
+        stats = stage.all_gather(tt.rms_norm_stats(flat, out_format=fmt, memory=memory), layout.axis, fmt)
+        flat = tt.rms_norm_apply(flat, stats, weight, axis=layout.axis, eps=eps, out_format=fmt, memory=memory)
     rows = flat.reshape(rows.shape)
-    return rows if decode else rows.transpose(1, 0, 2)
+    return rows if memory == "l1" else rows.transpose(1, 0, 2)

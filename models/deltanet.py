@@ -17,8 +17,8 @@ from flax import nnx
 from ttsim import ops as tt
 from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
+from ttsim.models.parallel import OneAxis
 from ttsim.models.parameters import parameter
-from ttsim.models.stage import Stage
 
 
 class DeltaNet(nnx.Module):
@@ -39,7 +39,7 @@ class DeltaNet(nnx.Module):
         self.norm_v = parameter((g.value_dim,), (None,), rngs, scale=0)
         self.wo_qd = parameter((g.value_heads * g.value_dim, hidden), ("mlp", "w2_out"), rngs)
 
-    def decode(self, x_bd, rotary: None, positions, state, conv, stage: Stage, kind: LayerKind):
+    def decode(self, x_bd, rotary: None, positions, state, conv, stage: OneAxis, kind: LayerKind):
         """x [B, d] whole; state [B, n, k, v] float32; conv [B, channels, taps - 1]."""
         del rotary, positions, kind
         p = stage.precision
@@ -52,11 +52,11 @@ class DeltaNet(nnx.Module):
         )
         return self._output(out, z, p.li_o_decode, stage), state, conv
 
-    def prefill(self, x_td, rotary: None, user, last, state, conv, stage: Stage, kind: LayerKind, start: int):
+    def prefill(self, x_td, rotary: None, user, last, state, conv, stage: OneAxis, kind: LayerKind, start: int):
         """x [T, d] whole; `last`: the last row that is no padding, None if all count."""
         del rotary, kind
         p = stage.precision
-        setting_qkv, setting_o, _ = stage.prefill_settings
+        setting_qkv, setting_o, _ = stage.settings
         last = jnp.int32(x_td.shape[0] - 1) if last is None else last
         mine, mine_conv = (tt.read_state(each, user, keep=start > 0) for each in (state, conv))
         qkv, z, a, b = self._project(x_td, setting_qkv, stage)
@@ -71,7 +71,7 @@ class DeltaNet(nnx.Module):
     def _taps(self):
         return self.conv_jcw[...].reshape(-1, self.conv_jcw.shape[-1])
 
-    def _project(self, x, setting: str, stage: Stage):
+    def _project(self, x, setting: str, stage: OneAxis):
         p = stage.precision
         weights = tuple(w[...] for w in (self.wqkv_djc, self.wz_dnv, self.wa_dn, self.wb_dn))
         return tt.delta_projections(
@@ -85,7 +85,7 @@ class DeltaNet(nnx.Module):
             cores=None,
         )
 
-    def _split(self, qkv, stage: Stage):
+    def _split(self, qkv, stage: OneAxis):
         """q, k [rows, key heads, k] and v [rows, value heads, v] of this chip."""
         g = stage.layout.delta
         values = qkv.reshape(qkv.shape[0], -1, self.wqkv_djc.shape[-1])
@@ -93,7 +93,7 @@ class DeltaNet(nnx.Module):
         q, k, v = tt.split_columns(values, sizes=sizes, format=stage.precision.linear_out, memory=stage.memory)
         return q, k, v.reshape(v.shape[0], -1, g.value_dim)
 
-    def _output(self, out, z, setting: str, stage: Stage):
+    def _output(self, out, z, setting: str, stage: OneAxis):
         p, c = stage.precision, stage.layout.config
         z = z.reshape(out.shape)
         y = tt.gated_norm(out, z, self.norm_v[...], eps=c.rms_norm_eps, out_format=p.linear_out, memory=stage.memory)

@@ -21,8 +21,8 @@ from ttsim import ops as tt
 from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS
 from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
+from ttsim.models.parallel import OneAxis
 from ttsim.models.parameters import parameter
-from ttsim.models.stage import Stage
 
 
 class Router(nnx.Module):
@@ -37,7 +37,7 @@ class Router(nnx.Module):
         self.scale_d = parameter((c.hidden_size,), (None,), rngs, scale=0) if e.beside_dense else None
         self.expert_scale_e = parameter((e.count,), (None,), rngs, scale=0) if e.beside_dense else None
 
-    def __call__(self, x_td, stage: Stage):
+    def __call__(self, x_td, stage: OneAxis):
         p, c, e = stage.precision, stage.layout.config, stage.layout.experts
         if self.scale_d is not None:
             factor = c.hidden_size**-0.5
@@ -50,11 +50,12 @@ class Router(nnx.Module):
             self.router_de[...],
             weight_format=p.router,
             setting=p.li_router,
+            in_format=p.residual,
             out_format=p.residual,
             memory=stage.memory,
         )
         if self.bias_e is not None:
-            logits = tt.add_bias(logits, self.bias_e[...], out_format=p.residual)
+            logits = tt.add_bias(logits, self.bias_e[...], out_format=p.residual, memory=stage.memory)
         weights = tt.route(
             logits,
             None if self.selection_bias_e is None else self.selection_bias_e[...],
@@ -82,11 +83,11 @@ class SharedMLP(nnx.Module):
         self.shared_w2_fd = parameter((inner, hidden), ("mlp", "w2_out"), rngs)
         self.shared_gate_d1 = parameter((hidden, 1), (None, None), rngs) if gated else None
 
-    def __call__(self, x_td, stage: Stage):
+    def __call__(self, x_td, stage: OneAxis):
         p, activation = stage.precision, stage.layout.config.activation
         gate = stage.plain_linear(x_td, self.shared_w1_df, p.shared, p.li_shared)
         up = stage.plain_linear(x_td, self.shared_w3_df, p.shared, p.li_shared)
-        y = tt.gated_mul(gate, up, activation=activation, out_format=p.mlp_product)
+        y = tt.gated_mul(gate, up, activation=activation, out_format=p.mlp_product, memory=stage.memory)
         y = stage.plain_linear(y, self.shared_w2_fd, p.shared, p.li_shared, in_format=p.mlp_product)
         if self.shared_gate_d1 is None:
             return y
@@ -95,6 +96,7 @@ class SharedMLP(nnx.Module):
             self.shared_gate_d1[...],
             weight_format=p.router,
             setting=p.li_router,
+            in_format=p.residual,
             out_format=p.residual,
             memory=stage.memory,
         )
@@ -127,15 +129,16 @@ class Experts(nnx.Module):
         shared = e.shared_intermediate_size
         self.shared = SharedMLP(layout, shared, rngs, gated=e.shared_gate) if shared else None
 
-    def __call__(self, x_td, stage: Stage, residual):
+    def __call__(self, x_td, stage: OneAxis, residual):
         """x [T, d] whole on every chip -> the experts' output in the residual stream's sharding."""
         # Gemma-4's router reads what the norm was given.
         partial = self.routed(x_td, stage, residual if stage.layout.experts.beside_dense else x_td)
         if self.shared is not None:
-            partial = tt.add(partial, self.shared(x_td, stage), out_format=stage.precision.linear_out)
-        return stage.reduce(partial)
+            shared = self.shared(x_td, stage)
+            partial = tt.add(partial, shared, out_format=stage.precision.linear_out, memory=stage.memory)
+        return stage.reduce(partial, stage.precision.linear_out)
 
-    def routed(self, x_td, stage: Stage, router_x_td):
+    def routed(self, x_td, stage: OneAxis, router_x_td):
         """This chip's share of the routed experts' output: partial sums [T, d]."""
         p, layout, e = stage.precision, stage.layout, stage.layout.experts
         weights = self.router(router_x_td, stage)
@@ -189,9 +192,10 @@ class BesideDense(nnx.Module):
         self.experts_norm_d = parameter((hidden,), ("norm",), rngs, scale=0)
         self.experts_out_norm_d = parameter((hidden,), ("norm",), rngs, scale=0)
 
-    def __call__(self, x_td, stage: Stage, residual):
+    def __call__(self, x_td, stage: OneAxis, residual):
         """x: the residual stream after the layer's own norm; residual: before it. Both whole on every chip."""
         fmt = stage.precision.residual
-        dense = stage.norm(stage.reduce(self.dense(x_td, stage)), self.dense_norm_d)
+        dense = stage.norm(stage.reduce(self.dense(x_td, stage), stage.precision.linear_out), self.dense_norm_d)
         routed = self.experts(stage.norm(residual, self.experts_norm_d), stage, residual)
-        return tt.add(dense, stage.norm(routed, self.experts_out_norm_d), out_format=fmt)
+        routed = stage.norm(routed, self.experts_out_norm_d)
+        return tt.add(dense, routed, out_format=fmt, memory=stage.memory)

@@ -16,11 +16,12 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ttsim.meshes.systems import DATA_AXIS
+from ttsim.models.attention import rotary_tables
 from ttsim.models.cache import KVCache
 from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
+from ttsim.models.parallel import Stage, prefill_stage
 from ttsim.models.parameters import partition_specs
-from ttsim.models.stage import Stage
 from ttsim.models.transformer import Transformer, prefill_layer, table_of
 from ttsim.precision.values import Precision
 
@@ -58,17 +59,17 @@ def prefill_by_layer(
     """
     specs = partition_specs(Transformer(layout), layout.rules)
     cache_specs = KVCache.specs(layout, batch)
-    residual, replicated = P(DATA_AXIS, layout.residual_axis), P()
+    residual, replicated = P(DATA_AXIS, layout.rules.mesh_axis("residual")), P()
 
     def compiled(function: Callable[..., Any], in_specs: Any, out_specs: Any, donate: tuple[int, ...] = ()) -> Any:
         mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
         return AheadOfTime(mapped, donate, on_compile)
 
-    embed = compiled(
-        functools.partial(Transformer.embed_prompt, layout=layout, precision=precision),
-        (specs, P(DATA_AXIS), replicated),
-        (residual, replicated),
-    )
+    def embed_and_slice(model, tokens_t, positions_t):
+        tables = rotary_tables(positions_t, layout, precision.layer(0), "host")
+        return model.embed(tokens_t, layout=layout, precision=precision), tables
+
+    embed = compiled(embed_and_slice, (specs, P(DATA_AXIS), replicated), (residual, replicated))
     read = compiled(
         lambda model, x: model.prompt_logits(x, None, layout=layout, precision=precision),
         (specs, residual),
@@ -92,7 +93,7 @@ def prefill_by_layer(
         x, tables = embed(model, tokens_t, positions_t)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, kind, layer_precision) in enumerate(model.text_layers(layout.config, precision)):
-            program = layer_program(Stage.prefill(layout, layer_precision, cache, numerics), kind)
+            program = layer_program(prefill_stage(layout, layer_precision, cache.users_axis, numerics), kind)
             rotary = table_of(kind, tables, layout)
             x, keys[slot], values[slot] = program(layer, x, rotary, user, None, keys[slot], values[slot])
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)

@@ -50,6 +50,18 @@ def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
+def padded_prefill_length(tokens: int) -> int:
+    """The length a prompt is padded to: 128, else the next power of 2 or multiple of 2048, whichever is less.
+
+    Source: tt-metal models/tt_transformers/tt/common.py, `get_padded_prefill_len`.
+    """
+    if tokens < 1:
+        raise ValueError(f"a prompt has at least one token, not {tokens}")
+    if tokens <= 128:
+        return 128
+    return min(1 << (tokens - 1).bit_length(), -(-tokens // 2048) * 2048)
+
+
 def _is_grid(cores: int) -> bool:
     """Whether so many cores form a rectangle of at most 8 x 8."""
     return any(cores % rows == 0 and cores // rows <= MAX_GRID_SIDE for rows in range(1, MAX_GRID_SIDE + 1))
@@ -134,10 +146,8 @@ class Layout:
         return ROW_AXIS if self.grid else TENSOR_AXIS
 
     @property
-    def residual_axis(self) -> str | None:
-        """Mesh axis of the residual stream; None where it is whole on every chip."""
-        if self.placement.replicated:
-            return None
+    def residual_axis(self) -> str:
+        """Mesh axis along which the residual stream is cut, if it is (`residual_ways`)."""
         return COLUMN_AXIS if self.two_d else TENSOR_AXIS
 
     @property

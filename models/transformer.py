@@ -2,7 +2,7 @@
 
 Modules hold parameters in their *global* shapes with logical axes; `Transformer.decode` and `Transformer.prefill` run
 inside `jax.shard_map`, where every array is this device's slice. One code covers one chip, a line or ring of chips
-(1-D tensor parallel) and a Galaxy (2-D); `Stage` holds the differences.
+(1-D tensor parallel) and a Galaxy (2-D); `ttsim.models.parallel` holds the differences.
 
 Axes in names: b users, t tokens of a prompt, d hidden size, f intermediate size, k KV heads, g query heads of a KV
 head, h head size, v vocabulary.
@@ -29,9 +29,12 @@ from ttsim.models.features import LayerKind
 from ttsim.models.latent import LatentAttention
 from ttsim.models.layout import Layout
 from ttsim.models.mlp import MLP
+from ttsim.models.parallel import Galaxy, OneAxis, decode_stage, prefill_stage
 from ttsim.models.parameters import parameter
-from ttsim.models.stage import Stage
-from ttsim.precision.slots import AnyLayerPrecision, AnyPrecision
+from ttsim.precision.slots import AnyPrecision
+
+Stage = OneAxis | Galaxy
+Sample = Literal["device", "host", "none"]
 
 # How a layer's tokens see each other, and what follows: classes by `LayerKind.mixer` and `LayerKind.mlp`.
 #
@@ -116,7 +119,7 @@ class Transformer(nnx.Module):
         *,
         layout: Layout,
         precision: AnyPrecision,
-        sample: Literal["device", "host"] = "host",
+        sample: Sample = "none",
     ):
         """One token for every user (inside `shard_map`).
 
@@ -125,33 +128,38 @@ class Transformer(nnx.Module):
           positions: [b] int32, its position; b are the users whose cache this device holds (B, or B / columns).
           cache: keys and values so far.
           layout, precision: static.
-          sample: "device" takes the argmax there, "host" leaves the logits to the host.
+          sample: where the argmax is taken: on the "device", by the "host", or "none": the caller wants the logits.
 
         Returns:
           ([B] int32 tokens or [B, V] logits, the cache with this token).
         """
-        first = Stage.decode(layout, precision.layer(0), tokens_b.shape[0])
-        x = self._embedded(tokens_b, layout, first.precision)
-        tables = rotary_tables(positions, layout, first.precision, axis=1)
+        tokens_b, positions = tt.copy_to_device(tokens_b, positions, work="step")
+        step = functools.partial(Transformer.device_step, layout=layout, precision=precision, argmax=sample == "device")
+        result, cache = tt.traced(step)(self, tokens_b, positions, cache)
+        result = tt.read_back(result, work="step")
+        if sample == "host":
+            result = tt.argmax(result, ties=precision.argmax_ties, memory="host")
+        return result, cache
+
+    def device_step(
+        self, tokens_b, positions, cache: KVCache, *, layout: Layout, precision: AnyPrecision, argmax: bool
+    ):
+        """What the device runs of `decode`, from tokens to logits or, with `argmax`, tokens."""
+        first = decode_stage(layout, precision.layer(0))
+        x = self.embed(tokens_b, layout=layout, precision=precision)
+        tables = rotary_tables(positions, layout, first.precision, "l1")
         x = tt.reshard(x, format=first.precision.residual, cores=layout.residual_cores)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, kind, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
             rotary = table_of(kind, tables, layout)
+            cached = keys[slot], values[slot]
             x, keys[slot], values[slot] = decode_layer(
-                layer,
-                x,
-                rotary,
-                positions,
-                keys[slot],
-                values[slot],
-                layout=layout,
-                precision=layer_precision,
-                kind=kind,
+                layer, x, rotary, positions, *cached, layout=layout, precision=layer_precision, kind=kind
             )
-        stage = Stage.decode(layout, precision.layer(len(keys) - 1), tokens_b.shape[0])
+        stage = decode_stage(layout, precision.layer(len(keys) - 1))
         logits = self._logits(x, stage, precision, gather=True)
         logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
-        result = tt.argmax(logits, ties=precision.argmax_ties) if sample == "device" else logits
+        result = tt.argmax(logits, ties=precision.argmax_ties) if argmax else logits
         return result, KVCache(tuple(keys), tuple(values), cache.users_axis)
 
     def prefill(
@@ -167,6 +175,8 @@ class Transformer(nnx.Module):
         start: int = 0,
         logits: Literal["none", "last", "all"] = "last",
         numerics: Literal["prefill", "decode"] = "prefill",
+        traced: bool = False,
+        untilize: Literal["dram", "host"] = "dram",
     ):
         """One user's prompt, or a chunk of it (inside `shard_map`).
 
@@ -179,11 +189,47 @@ class Transformer(nnx.Module):
           logits: "last" computes those of the 32 rows around `last`, "all" of every row, "none" only fills the cache.
           numerics: "decode" uses decode's formats and settings: with teacher forcing this one pass computes what T
             decode steps would.
+          traced: whether the device's ops are recorded in one trace. untilize: where logits become rows.
 
         Returns:
           (this device's slice of the logits [rows, V / devices] or None, the cache with these rows).
         """
-        x, tables = self.embed_prompt(tokens_t, positions_t, layout=layout, precision=precision)
+        if not start:
+            tokens_t, positions_t = tt.copy_to_device(tokens_t, positions_t, work="prompt")
+        tables = rotary_tables(positions_t, layout, precision.layer(0), "host")
+        run = functools.partial(
+            Transformer.device_prompt,
+            layout=layout,
+            precision=precision,
+            start=start,
+            logits=logits,
+            numerics=numerics,
+            untilize=untilize,
+        )
+        result, cache = (tt.traced(run) if traced else run)(self, tokens_t, tables, user, last, cache)
+        if result is not None:
+            result = tt.read_back(result, work="prompt")
+            if untilize == "host":
+                result = tt.untilize(result, format=precision.logits, memory="host")
+        return result, cache
+
+    def device_prompt(
+        self,
+        tokens_t,
+        tables: tuple[Rotary, ...],
+        user,
+        last,
+        cache: KVCache,
+        *,
+        layout: Layout,
+        precision: AnyPrecision,
+        start: int,
+        logits: Literal["none", "last", "all"],
+        numerics: Literal["prefill", "decode"],
+        untilize: Literal["dram", "host"],
+    ):
+        """What the device runs of `prefill`, from tokens to logits or, without them, to the filled cache."""
+        x = self.embed(tokens_t, layout=layout, precision=precision)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, kind, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
             x, keys[slot], values[slot] = prefill_layer(
@@ -195,31 +241,31 @@ class Transformer(nnx.Module):
                 keys[slot],
                 values[slot],
                 start=start,
-                stage=Stage.prefill(layout, layer_precision, cache, numerics),
+                stage=prefill_stage(layout, layer_precision, cache.users_axis, numerics),
                 kind=kind,
             )
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
         if logits == "none":
             return None, cache
-        return self.prompt_logits(x, last if logits == "last" else None, layout=layout, precision=precision), cache
+        row = last if logits == "last" else None
+        return self.prompt_logits(x, row, layout=layout, precision=precision, untilize=untilize), cache
 
-    def embed_prompt(self, tokens_t, positions_t, *, layout: Layout, precision: AnyPrecision):
-        """The residual stream [T, d / devices] that enters the first layer, and the tables of each rotary embedding."""
-        first = precision.layer(0)
-        return self._embedded(tokens_t, layout, first), rotary_tables(positions_t, layout, first, axis=0)
+    def embed(self, tokens, *, layout: Layout, precision: AnyPrecision):
+        """The residual stream [T, d / devices] that enters the first layer."""
+        residual, factor = precision.layer(0).residual, layout.config.embedding_scale
+        x = tt.embedding(tokens, self.embedding_vd[...], out_format=residual)
+        return x if factor == 1 else tt.scale(x, factor=factor, out_format=residual)
 
-    def _embedded(self, tokens, layout: Layout, precision: AnyLayerPrecision):
-        x = tt.embedding(tokens, self.embedding_vd[...], out_format=precision.residual)
-        factor = layout.config.embedding_scale
-        return x if factor == 1 else tt.scale(x, factor=factor, out_format=precision.residual)
-
-    def prompt_logits(self, x, last, *, layout: Layout, precision: AnyPrecision):
+    def prompt_logits(
+        self, x, last, *, layout: Layout, precision: AnyPrecision, untilize: Literal["dram", "host"] = "dram"
+    ):
         """Logits of the 32 rows around `last`, or of all rows. [T, d / devices] -> [rows, V / devices]."""
         last_layer = precision.layer(len(layout.config.self_attention_layers) - 1)
-        stage = Stage.decode(layout, last_layer, x.shape[0])  # both phases end in decode's kernels
+        stage = decode_stage(layout, last_layer)  # both phases end in decode's kernels
         if last is not None:
             x = tt.take_rows(x, last, rows=min(32, x.shape[0]), format=stage.precision.residual)
-        return tt.untilize(self._logits(x, stage, precision, gather=False), format=precision.logits)
+        y = self._logits(x, stage, precision, gather=False)
+        return tt.untilize(y, format=precision.logits) if untilize == "dram" else y
 
     def _logits(self, x, stage: Stage, precision: AnyPrecision, *, gather: bool):
         """The last norm, the LM head, and the model's scale and cap of logits."""
@@ -250,7 +296,7 @@ DECODE_LAYER, PREFILL_LAYER = "decode_layer", "prefill_layer"
 
 @functools.partial(jax.jit, static_argnames=("layout", "precision", "kind"))
 def decode_layer(layer, x, rotary, positions, keys, values, *, layout, precision, kind):
-    stage = Stage.decode(layout, precision, x.shape[0])
+    stage = decode_stage(layout, precision)
     cache = keys, values
 
     def attend(h):
@@ -275,19 +321,19 @@ def prefill_layer(layer, x, rotary, user, last, keys, values, *, start, stage, k
 
 def _layer(layer, x, attend: Callable[..., Any], stage: Stage):
     """One layer of either phase: the norms around the mixer and the MLP, and the residual stream past them."""
-    config, layout = stage.layout.config, stage.layout
-    decode = stage.phase == "decode"
-    if config.block == "parallel":
-        h = _normalised(x, layer.attention_norm_d, stage, cores=layout.attention_cores if decode else None)
-        out = tt.add(attend(h), layer.mlp(h, stage, x), out_format=stage.precision.residual)
+    layout, fmt = stage.layout, stage.precision.residual
+    in_l1 = stage.memory == "l1"
+    attention_cores, mlp_cores = (layout.attention_cores, layout.mlp_cores) if in_l1 else (None, None)
+    h = _normalised(x, layer.attention_norm_d, stage, cores=attention_cores)
+    if layout.config.block == "parallel":
+        out = tt.add(attend(h), layer.mlp(h, stage, x), out_format=fmt, memory=stage.memory)
         return _added(x, out, stage)
-    h = _normalised(x, layer.attention_norm_d, stage, cores=layout.attention_cores if decode else None)
     x = _added(x, _post_norm(attend(h), layer.attention_out_norm_d, stage), stage)
-    h = _normalised(x, layer.mlp_norm_d, stage, cores=layout.mlp_cores if decode else None, move=False)
+    h = _normalised(x, layer.mlp_norm_d, stage, cores=mlp_cores, move=False)
     x = _added(x, _post_norm(layer.mlp(h, stage, x), layer.mlp_out_norm_d, stage), stage)
     if layer.scale is None:
         return x
-    return tt.multiply(x, layer.scale[...].reshape((1,) * x.ndim), out_format=stage.precision.residual)
+    return tt.multiply(x, layer.scale[...].reshape((1,) * x.ndim), out_format=fmt, memory=stage.memory)
 
 
 def _normalised(x, weight, stage: Stage, *, cores, move: bool = True):
@@ -296,8 +342,8 @@ def _normalised(x, weight, stage: Stage, *, cores, move: bool = True):
         return stage.norm(_centered(x, stage), weight, cores=cores, move=move)
     layout, fmt = stage.layout, stage.precision.residual
     if not layout.two_d and layout.residual_ways > 1:
-        return tt.all_gather(x, axis=layout.residual_axis, dim=x.ndim - 1, format=fmt)
-    return tt.reshard(x, format=fmt, cores=cores) if stage.phase == "decode" else x
+        return stage.all_gather(x, layout.residual_axis, fmt)
+    return stage.reshard(x, fmt, cores)
 
 
 def _centered(x, stage: Stage):
@@ -306,32 +352,30 @@ def _centered(x, stage: Stage):
     if layout.config.norm == "rms":
         return x
     axis = layout.residual_axis if layout.residual_ways > 1 else None
-    return tt.center(x, axis=axis, out_format=stage.precision.residual)
+    return tt.center(x, axis=axis, out_format=stage.precision.residual, memory=stage.memory)
 
 
 def _post_norm(out, weight, stage: Stage):
-    """A branch's output normalised before it joins the residual stream, in whose sharding it stays."""
+    """A branch's output normalised before it joins the residual stream, in whose sharding it stays.
+
+    On a line or ring decode gathers, normalises and cuts again; wide prompts and a Galaxy gather statistics only.
+    """
     if weight is None:
         return out
-    layout, fmt, eps = stage.layout, stage.precision.residual, stage.layout.config.rms_norm_eps
-    axis, last = layout.residual_axis, out.ndim - 1
-    if layout.two_d or (stage.phase == "prefill" and layout.distributed_prefill_norm):
-        stats = tt.all_gather(tt.rms_norm_stats(out, out_format=fmt), axis=axis, dim=last, format=fmt)
-        return tt.rms_norm_apply(out, stats, weight[...], axis=axis, eps=eps, out_format=fmt)
-    cores = layout.residual_cores if stage.phase == "decode" else None
+    layout, fmt = stage.layout, stage.precision.residual
+    cores = layout.residual_cores if stage.memory == "l1" else None
+    if layout.two_d or (stage.memory == "dram" and layout.distributed_prefill_norm):
+        return stage.norm_apply(out, stage.norm_stats(out, None), weight, None)
     if layout.residual_ways == 1:
-        return tt.rms_norm(out, weight[...], eps=eps, out_format=fmt, cores=cores)
-    whole = tt.all_gather(out, axis=axis, dim=last, format=fmt)
-    return tt.mesh_partition(
-        tt.rms_norm(whole, weight[...], eps=eps, out_format=fmt, cores=cores), axis=axis, format=fmt
-    )
+        return stage.rms_norm(out, weight, cores)
+    whole = stage.rms_norm(stage.all_gather(out, layout.residual_axis, fmt), weight, cores)
+    return tt.mesh_partition(whole, axis=layout.residual_axis, format=fmt, memory=stage.memory)
 
 
 def _added(x, out, stage: Stage):
     """The residual stream with a branch's output."""
     fmt, factor = stage.precision.residual, stage.layout.config.residual_scale
     if factor != 1:
-        out = tt.scale(out, factor=factor, out_format=fmt)
-    if stage.phase == "decode":
-        return tt.add(x, out, out_format=fmt, cores=stage.layout.residual_cores)
-    return tt.add(x, out, out_format=fmt)
+        out = tt.scale(out, factor=factor, out_format=fmt, memory=stage.memory)
+    cores = stage.layout.residual_cores if stage.memory == "l1" else None
+    return tt.add(x, out, out_format=fmt, memory=stage.memory, cores=cores)

@@ -177,6 +177,7 @@ def load_model(
     checkpoint = weights if isinstance(weights, Checkpoint) else open_checkpoint(weights)
     mesh = layout.system.mesh() if mesh is None else mesh
     config = layout.config
+    precision.check_depth(len(config.self_attention_layers))
     where = {_path(keys): sharding for keys, sharding in _expected_shardings(layout, mesh)}
 
     with Progress(f"loading {config.name}", 7 * config.num_layers + 3, progress) as bar:

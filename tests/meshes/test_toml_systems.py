@@ -6,11 +6,12 @@ import pytest
 
 import ttsim
 from ttsim.hardware.chips import CHIPS, WORMHOLE
-from ttsim.hardware.constants import CONSTANTS
-from ttsim.kernels.kernel import Kernel, over, seconds, times
+from ttsim.hardware.constants import CONSTANTS, DRAM_SHARDED_BANDWIDTH, HOP_LATENCY, SDPA_MERGE
+from ttsim.hardware.quantities import seconds
+from ttsim.kernels.kernel import Kernel
 from ttsim.meshes.systems import SYSTEMS, Topology, get_system
 from ttsim.meshes.toml_systems import SystemFileError, load_system, parse_system, print_systems, to_toml
-from ttsim.pricing.scaling import DEPENDS_ON, scaled, speedups
+from ttsim.pricing.scaling import scaled, speedups
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -124,26 +125,25 @@ def test_a_chip_s_name_keeps_its_figures():
 # Scaling
 
 
-def test_every_constant_says_what_it_depends_on():
-    assert set(DEPENDS_ON) == set(CONSTANTS)
-    assert set(DEPENDS_ON.values()) <= set(speedups(WORMHOLE))
+def test_every_constant_says_what_it_scales_with():
+    assert {constant.scales_with for constant in CONSTANTS.values()} <= set(speedups(WORMHOLE))
+    for constant in CONSTANTS.values():
+        assert constant.unit != "1" or constant.scales_with == "nothing", constant.name
 
 
 def test_wormhole_is_not_scaled():
-    kernels = [Kernel("k", start=seconds(1.0), limits={"dram": over(1.0, "dram_sharded_bandwidth")})]
+    kernels = [Kernel("k", start=seconds(1.0), limits={"dram": 1 / DRAM_SHARDED_BANDWIDTH})]
     assert scaled(kernels, WORMHOLE) is kernels
 
 
 def test_each_term_is_scaled_by_its_own_figure():
     chip = dataclasses.replace(WORMHOLE, name="x", clock=2e9, dram_bandwidth=4 * 288e9)
-    kernel = Kernel(
-        "k",
-        start=seconds(1.0) + times(1.0, "sdpa_merge") + times(1.0, "hop_latency"),
-        limits={"dram": over(1.0, "dram_sharded_bandwidth"), "compute": seconds(1.0)},
-    )
+    start = seconds(1.0) + SDPA_MERGE + HOP_LATENCY
+    kernel = Kernel("k", start=start, limits={"dram": 1 / DRAM_SHARDED_BANDWIDTH, "compute": seconds(1.0)})
     (found,) = scaled([kernel], chip)
-    assert found.start == {"": 0.5, "sdpa_merge": 0.5, "hop_latency": 1.0}
-    assert found.limits == {"dram": {"/dram_sharded_bandwidth": 0.25}, "compute": {"": 1.0}}
+    assert found.start == {(): 1.0, (("sdpa_merge", 1),): 0.5, (("hop_latency", 1),): 1.0}
+    assert found.limits["dram"] == {(("dram_sharded_bandwidth", -1),): 0.25}
+    assert found.limits["compute"] == {(): 1.0}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ class Chip:
       link_bandwidth: one Ethernet link, one direction, bytes per second.
       hop_latency: seconds to forward a packet through one chip.
       noc_bytes_per_cycle: over one link of the on-chip network.
+      l1_bytes: SRAM of one core that tensors and circular buffers can use.
       dispatch_ratio: gap between traced kernels against Wormhole's with the same software.
       flops_per_cycle: of one core's matrix engine at LoFi; the phases of a fidelity divide it.
     """
@@ -37,6 +38,7 @@ class Chip:
     link_bandwidth: float
     hop_latency: float
     noc_bytes_per_cycle: float
+    l1_bytes: int = 1_499_136  # 1.5 MB less 73 KiB of firmware and mailboxes: ttnn 0.81.1, on Wormhole and Blackhole
     dispatch_ratio: float = 1.0
     flops_per_cycle: int = 4096  # 8 x 16 times 16 x 16 a cycle: tech_reports/matrix_engine
 

@@ -6,20 +6,34 @@ for the times.
 
 from __future__ import annotations
 
-from ttsim.kernels import activations as tensix
+from ttsim.hardware.chips import Chip
+from ttsim.hardware.constants import ADD_TIME, CORE_BANDWIDTH, HOP_LATENCY, INTERLEAVED_BANDWIDTH, SMALL_KERNEL_SCALE
+from ttsim.hardware.expert_constants import (
+    COMBINE_BANDWIDTH,
+    COMBINE_LINK_BANDWIDTH,
+    FILL_PAD,
+    FILL_PAD_BLACKHOLE,
+    GATE_SIGMOID,
+    ROUTER_FUSED,
+    SPARSE_BLOCK,
+    SPARSE_SLOT,
+    SPARSE_TILE,
+    TILED_RESHAPE,
+    TOPK_COLUMN,
+)
+from ttsim.hardware.quantities import Terms
 from ttsim.kernels import matmul
-from ttsim.kernels.kernel import Kernel, over, seconds, times
-from ttsim.kernels.machine import Machine
+from ttsim.kernels.activations import small
+from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.shapes import largest_divisor, tensor_bytes, tiles
 from ttsim.numerics.formats import TILE, get_format
 
 SPARSE_BLOCK_TILES = 30  # tiles of K in one block: the most that the gpt-oss demo's configurations take
 SPARSE_GRIDS = (12, 30)  # cores of its gate and up, and of its down projection: 3 x 4 and 5 x 6
-SMALL_TIME = 2.5e-6  # s, an elementwise kernel on one row of tiles, as in `ttsim.ops.eltwise`
 
 
 def sparse_matmul(
-    experts: int, k: int, n: int, *, active: float, wide: bool, fmt: str, setting: str, inferred: bool, machine: Machine
+    experts: int, k: int, n: int, *, active: float, wide: bool, fmt: str, setting: str, inferred: bool, chip: Chip
 ) -> Kernel:
     """`ttnn.sparse_matmul`: one row of tiles times the weights of `active` of `experts` experts, one after the other.
 
@@ -34,11 +48,11 @@ def sparse_matmul(
     per_core = tiles(k) * -(-tiles(n) // cores)
     blocks = -(-tiles(k) // SPARSE_BLOCK_TILES)
     moved = active * tensor_bytes(k, n, fmt)
-    chain = times(active * per_core, "sparse_tile") + times(active * blocks, "sparse_block")
+    chain = active * per_core * SPARSE_TILE + active * blocks * SPARSE_BLOCK
     return Kernel(
         "sparse_matmul",
-        start=times(experts, "sparse_slot") if inferred else seconds(0.0),
-        limits={"core": chain, "dram": over(moved, "interleaved_bandwidth")},
+        start=experts * SPARSE_SLOT if inferred else Terms(),
+        limits={"core": chain, "dram": moved / INTERLEAVED_BANDWIDTH},
         bytes=moved,
         flops=2 * TILE * k * n * active,
         cores=cores,
@@ -50,36 +64,36 @@ def sparse_matmul(
 def layout_changes(count: int) -> list[Kernel]:
     """Reshapes, transposes and permutes of tiled [experts, 32, width] tensors."""
     source = "tt-metal models/demos/gpt_oss/tt/experts: around each sparse_matmul"
-    return [Kernel("reshape (tiled)", start=times(1, "tiled_reshape"), source=source) for _ in range(count)]
+    return [Kernel("reshape (tiled)", start=1 * TILED_RESHAPE, source=source) for _ in range(count)]
 
 
-def on_experts(name: str, experts: int, rows: int, columns: int, operands: int, machine: Machine) -> Kernel:
+def on_experts(name: str, experts: int, rows: int, columns: int, operands: int, chip: Chip) -> Kernel:
     """An elementwise kernel over [experts, rows, columns] bf16 values on the whole grid, without padding of rows."""
     moved = (operands + 1) * tensor_bytes(experts * rows, columns, "bf16")
-    cores = machine.chip.cores
+    cores = chip.cores
     return Kernel(
         name,
-        start=times(SMALL_TIME, "small_kernel_scale"),
-        limits={"core": over(moved / cores, "core_bandwidth"), "dram": over(moved, "interleaved_bandwidth")},
+        start=ADD_TIME * SMALL_KERNEL_SCALE,
+        limits={"core": (moved / cores) / CORE_BANDWIDTH, "dram": moved / INTERLEAVED_BANDWIDTH},
         bytes=moved,
         cores=cores,
         source="binary kernels on interleaved tensors",
     )
 
 
-def route(rows: int, experts: int, scoring: str, fused: bool, machine: Machine) -> list[Kernel]:
+def route(rows: int, experts: int, scoring: str, fused: bool, chip: Chip) -> list[Kernel]:
     """From logits to weights: top-k on one core a row of tiles, softmax, zeros and scatter; or a fused op's share.
 
     Args:
       fused: one op from the hidden state to weights (gpt-oss: 128 experts and exactly 32 tokens).
     """
-    rounds = -(-tiles(rows) // machine.chip.cores)
+    rounds = -(-tiles(rows) // chip.cores)
     if fused:
-        return [Kernel("topk_router_gpt", start=times(1, "router_fused"), cores=12, source="tt-metal PR #38529")]
+        return [Kernel("topk_router_gpt", start=1 * ROUTER_FUSED, cores=12, source="tt-metal PR #38529")]
     if scoring == "sigmoid":
-        return [Kernel("moe_gate (25 ops)", start=times(rounds, "gate_sigmoid"), source="tt-metal PR #39337")]
-    top = Kernel("topk", start=times(rounds * max(experts, 2 * TILE), "topk_column"), cores=1, source="ttnn topk")
-    return [top, *(tensix.small(name, SMALL_TIME) for name in ("softmax", "zeros", "scatter"))]
+        return [Kernel("moe_gate (25 ops)", start=rounds * GATE_SIGMOID, source="tt-metal PR #39337")]
+    top = Kernel("topk", start=rounds * max(experts, 2 * TILE) * TOPK_COLUMN, cores=1, source="ttnn topk")
+    return [top, *(small(name, ADD_TIME) for name in ("softmax", "zeros", "scatter"))]
 
 
 def exchange(name: str, rows: int, columns: int, active: int, devices: int, *, fused: bool, links: int) -> Kernel:
@@ -90,17 +104,17 @@ def exchange(name: str, rows: int, columns: int, active: int, devices: int, *, f
         the plain all-to-all ops, whose rate is that of a link.
     """
     moved = min(active, devices) * rows * columns * get_format("bf16").bytes_per_value
-    limit = over(moved, "combine_bandwidth") if fused else over(moved / links, "combine_link_bandwidth")
+    limit = moved / COMBINE_BANDWIDTH if fused else (moved / links) / COMBINE_LINK_BANDWIDTH
     return Kernel(
         name,
-        start=times(devices / 2, "hop_latency"),
+        start=devices / 2 * HOP_LATENCY,
         limits={"link": limit},
         bytes=moved,
         source="ttnn operations/ccl all_to_all_dispatch, all_to_all_combine, selective_reduce_combine",
     )
 
 
-def fill_pad(machine: Machine) -> Kernel:
+def fill_pad(chip: Chip) -> Kernel:
     """Zeros in the padding of gathered rows, before they are summed."""
-    name = "fill_pad_blackhole" if machine.chip.name.startswith("blackhole") else "fill_pad"
-    return Kernel("fill_pad", start=times(1, name), cores=8, source="tt-mlir #7718; tt-metal qwen3_coder_30b_a3b")
+    time = FILL_PAD_BLACKHOLE if chip.name.startswith("blackhole") else FILL_PAD
+    return Kernel("fill_pad", start=1 * time, cores=8, source="tt-mlir #7718; tt-metal qwen3_coder_30b_a3b")

@@ -6,8 +6,21 @@ Source of the configurations: tt-metal models/tt_transformers/tt/model_config.py
 
 from __future__ import annotations
 
-from ttsim.kernels.kernel import Kernel, Terms, over, seconds, times
-from ttsim.kernels.machine import Machine
+from ttsim.hardware.chips import Chip
+from ttsim.hardware.constants import (
+    BLOCK_LATENCY,
+    DRAM_SHARDED_BANDWIDTH,
+    DRAM_SHARDED_START,
+    INTERLEAVED_BANDWIDTH,
+    MCAST_1D_FLOOR,
+    MCAST_2D_START,
+    MCAST_2D_WEIGHT_BANDWIDTH,
+    PHASE_OVERHEAD,
+    TILE_OVERHEAD,
+    TILE_PACK,
+)
+from ttsim.hardware.quantities import Terms, seconds
+from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.shapes import largest_divisor, tensor_bytes, tiles
 from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import TILE, get_format
@@ -21,9 +34,21 @@ def phases(setting: str) -> int:
     return 4 if fidelity is None else fidelity.value
 
 
-def tile_math(setting: str, machine: Machine) -> float:
-    """Seconds of a 32 x 32 x 32 tile product on one core: 16 cycles per phase (tech_reports/matrix_engine)."""
-    return 16 * phases(setting) / machine.chip.clock
+def tile_math(setting: str, chip: Chip) -> Terms:
+    """A 32 x 32 x 32 tile product on one core: 16 cycles per phase (tech_reports/matrix_engine)."""
+    return seconds(16 * phases(setting) / chip.clock)
+
+
+def check_one_tile(kernel: str, rows: int) -> None:
+    """Refuses more rows than one tile has.
+
+    Raises:
+      UnpricedError: with the rows.
+    """
+    if rows > TILE:
+        raise UnpricedError(
+            f'kernel="{kernel}" multiplies one row of tiles, at most {TILE} rows, and got {rows}: say "mcast_2d"'
+        )
 
 
 def fidelity_name(setting: str) -> str:
@@ -31,7 +56,7 @@ def fidelity_name(setting: str) -> str:
     return "" if fidelity is None else fidelity.name
 
 
-def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, machine: Machine) -> Kernel:
+def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, chip: Chip) -> Kernel:
     """One row of tiles times a weight that lies in one shard per DRAM bank: [32, k] @ [k, n].
 
     One worker per bank reads its shard in blocks of K, as long as the blocks of the input's shards. A worker's chain is
@@ -39,18 +64,18 @@ def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, machine:
     register has two halves, so that one half is packed while the other is computed: of the shorter of the two, half
     hides. DRAM streams beside the chain. N is padded to whole tiles in every bank.
     """
-    banks = machine.chip.dram_banks
+    banks = chip.dram_banks
     k_tiles, n_tiles = tiles(k), -(-tiles(n) // banks)
     blocks = k_tiles // largest_divisor(max(k_tiles // cores, 1), MAX_BLOCK)
     moved = k_tiles * n_tiles * banks * get_format(fmt).tile_bytes
-    latency = times(blocks, "block_latency")
-    math = seconds(k_tiles * n_tiles * tile_math(setting, machine))
-    pack = times(blocks * n_tiles, "tile_pack")
+    latency = blocks * BLOCK_LATENCY
+    math = k_tiles * n_tiles * tile_math(setting, chip)
+    pack = blocks * n_tiles * TILE_PACK
     return Kernel(
         "matmul (DRAM-sharded)",
-        start=times(1, "dram_sharded_start"),
+        start=1 * DRAM_SHARDED_START,
         limits={
-            "dram": over(moved, "dram_sharded_bandwidth"),
+            "dram": moved / DRAM_SHARDED_BANDWIDTH,
             "compute": latency + math + pack * 0.5,
             "pack": latency + pack + math * 0.5,
         },
@@ -62,15 +87,15 @@ def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, machine:
     )
 
 
-def mcast_1d(k: int, n: int, *, fmt: str, setting: str, machine: Machine) -> Kernel:
+def mcast_1d(k: int, n: int, *, fmt: str, setting: str, chip: Chip) -> Kernel:
     """One row of tiles times an interleaved weight, the input multicast to all cores: a floor, or DRAM."""
     moved = tensor_bytes(k, n, fmt)
     return Kernel(
         "matmul (1-D mcast)",
-        limits={"compute": times(1, "mcast_1d_floor"), "dram": over(moved, "interleaved_bandwidth")},
+        limits={"compute": 1 * MCAST_1D_FLOOR, "dram": moved / INTERLEAVED_BANDWIDTH},
         bytes=moved,
         flops=2 * TILE * k * n,
-        cores=machine.chip.cores,
+        cores=chip.cores,
         fidelity=fidelity_name(setting),
         source="ttnn matmul_op_multi_core_reuse_mcast_1d_program_factory",
     )
@@ -86,27 +111,27 @@ def mcast_2d(
     out_format: str,
     setting: str,
     pass_rows: int,
-    machine: Machine,
+    chip: Chip,
 ) -> Kernel:
     """[rows, k] @ [k, n] on the whole grid: rows over the grid's rows, columns over its columns.
 
     `rows` are computed in passes of at most `pass_rows`; every pass reads the weight again, through the cores of one
     row of the grid. The tile products of a core are padded to its share of the pass.
     """
-    grid_rows, grid_columns = machine.chip.compute_grid
+    grid_rows, grid_columns = chip.compute_grid
     block_rows = min(rows, pass_rows)
     passes = -(-rows // block_rows)
     products = -(-tiles(block_rows) // grid_rows) * -(-tiles(n) // grid_columns) * tiles(k)
-    math: Terms = times(tile_math(setting, machine), "phase_overhead") + times(1, "tile_overhead")
+    math = tile_math(setting, chip) * PHASE_OVERHEAD + TILE_OVERHEAD
     weight = tensor_bytes(k, n, fmt)
     activations = tensor_bytes(block_rows, k, in_format) + tensor_bytes(block_rows, n, out_format)
     return Kernel(
         "matmul (2-D mcast)",
-        start=seconds(5e-6),
+        start=1 * MCAST_2D_START,
         limits={
             "compute": passes * products * math,
-            "weights": over(passes * weight, "mcast_2d_weight_bandwidth"),
-            "dram": over(passes * activations, "interleaved_bandwidth"),
+            "weights": passes * weight / MCAST_2D_WEIGHT_BANDWIDTH,
+            "dram": passes * activations / INTERLEAVED_BANDWIDTH,
         },
         bytes=passes * (weight + activations),
         flops=2 * rows * k * n,

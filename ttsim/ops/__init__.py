@@ -19,7 +19,7 @@ from ttsim.ops.attention import (
     update_cache,
 )
 from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
-from ttsim.ops.core import OPS, Op, OpCall, op
+from ttsim.ops.core import OPS, Noise, Op, OpCall, op
 from ttsim.ops.deltanet import (
     conv_decode,
     conv_prefill,
@@ -46,6 +46,7 @@ from ttsim.ops.experts import (
     scale_experts,
     sigmoid_scale,
 )
+from ttsim.ops.host import copy_to_device, read_back, traced
 from ttsim.ops.latent import (
     fill_latent_cache,
     head_linear,
@@ -65,6 +66,7 @@ from ttsim.ops.resharding import argmax, mesh_partition, reshard, select_rows, s
 
 __all__ = [
     "OPS",
+    "Noise",
     "Op",
     "OpCall",
     "activate",
@@ -81,6 +83,7 @@ __all__ = [
     "concat_heads_prefill",
     "conv_decode",
     "conv_prefill",
+    "copy_to_device",
     "create_heads_decode",
     "create_heads_prefill",
     "delta_decode",
@@ -109,6 +112,7 @@ __all__ = [
     "my_rows",
     "op",
     "query_growth",
+    "read_back",
     "read_cache",
     "read_latent_cache",
     "read_state",
@@ -133,6 +137,7 @@ __all__ = [
     "softcap",
     "split_columns",
     "take_rows",
+    "traced",
     "typecast",
     "untilize",
     "update_cache",

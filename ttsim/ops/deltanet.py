@@ -15,18 +15,17 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ttsim.kernels import activations as tensix
+from ttsim.hardware.constants import ADD_TIME
 from ttsim.kernels import delta, matmul
+from ttsim.kernels.activations import small, stream, stream_rows
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
 from ttsim.numerics.formats import dequantize, get_format
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import op
 
-SMALL_TIME = 2.5e-6  # s, an elementwise kernel on one row of tiles, as in `ttsim.ops.eltwise`
 
-
-@op
+@op(weights=(1,))
 def delta_projections(x, weights, *, kernel, weight_format, setting, out_format, in_format="bf16", cores=None):
     """x times several weights in one matmul: q, k and v; z; a and b. Args: see `linear`; returns one array a weight."""
     del kernel, cores
@@ -51,13 +50,13 @@ def _(call, machine):
     fmt, setting = call["weight_format"], call["setting"]
     if call["kernel"] == "dram_sharded":
         cores = call["cores"] or largest_divisor(tiles(k), machine.chip.cores)
-        matmuls = [matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, machine=machine)]
-        return [*matmuls, *(tensix.small("slice", SMALL_TIME) for _ in weights)]
+        matmuls = [matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, chip=machine.chip)]
+        return [*matmuls, *(small("slice", ADD_TIME) for _ in weights)]
     options = {"fmt": fmt, "in_format": call["in_format"], "out_format": call["out_format"], "setting": setting}
-    return [matmul.mcast_2d(rows, k, n, pass_rows=rows, machine=machine, **options)]
+    return [matmul.mcast_2d(rows, k, n, pass_rows=rows, chip=machine.chip, **options)]
 
 
-@op
+@op(weights=(2,), caches=(1,))
 def conv_decode(x_bc, state_bcw, w_cw, *, out_format):
     """One step of a causal convolution with SiLU: y = silu(sum_w taps[c, w] inputs[c, w]), the last tap the newest.
 
@@ -75,10 +74,10 @@ def conv_decode(x_bc, state_bcw, w_cw, *, out_format):
 @conv_decode.cost
 def _(call, machine):
     moved = 2 * math.prod(call.inputs[1].shape) * get_format("bf16").bytes_per_value
-    return [tensix.stream("causal_conv1d_update", moved, machine)]
+    return [stream("causal_conv1d_update", moved, machine.chip)]
 
 
-@op
+@op(weights=(2,))
 def conv_prefill(x_tc, state_cw, w_cw, last, *, out_format):
     """The same over the rows of one user's prompt.
 
@@ -99,10 +98,10 @@ def conv_prefill(x_tc, state_cw, w_cw, last, *, out_format):
 @conv_prefill.cost
 def _(call, machine):
     rows, columns = call.inputs[0].shape
-    return [tensix.stream("causal_conv1d", 2 * tensor_bytes(rows, columns, "bf16"), machine)]
+    return [stream("causal_conv1d", 2 * tensor_bytes(rows, columns, "bf16"), machine.chip)]
 
 
-@op
+@op(weights=(5, 6), caches=(7,))
 def delta_decode(q, k, v, a, b, decay_n, dt_bias_n, state, *, out_format):
     """One token of every user through the state.
 
@@ -122,10 +121,10 @@ def delta_decode(q, k, v, a, b, decay_n, dt_bias_n, state, *, out_format):
 def _(call, machine):
     # The fused step: every head's state is read and written once.
     moved = 2 * math.prod(call.inputs[7].shape) * get_format("fp32").bytes_per_value
-    return [tensix.stream("gated_delta_step", moved, machine)]
+    return [stream("gated_delta_step", moved, machine.chip)]
 
 
-@op
+@op(weights=(5, 6))
 def delta_prefill(q, k, v, a, b, decay_n, dt_bias_n, state, last, *, out_format):
     """One user's prompt, or a chunk of it, through the state.
 
@@ -150,7 +149,7 @@ def delta_prefill(q, k, v, a, b, decay_n, dt_bias_n, state, last, *, out_format)
 @delta_prefill.cost
 def _(call, machine):
     rows, heads, value = call.inputs[2].shape
-    return delta.scan(rows, heads, call.inputs[0].shape[-1], value, machine)
+    return delta.scan(rows, heads, call.inputs[0].shape[-1], value, machine.chip)
 
 
 def _prepare(q, k, a, b, a_log, dt_bias, heads):
@@ -174,7 +173,7 @@ def _step(state, q, k, v, decay, beta):
     return state, jnp.einsum("nkv,nk->nv", state, q, precision=jax.lax.Precision.HIGHEST)
 
 
-@op
+@op(weights=(2,))
 def gated_norm(x, z, weight, *, eps, out_format, memory):
     """x / sqrt(mean(x^2) + eps) * weight * silu(z) over the last axis. x, z: [..., v]; weight: [v], used as it is."""
     del memory
@@ -186,12 +185,12 @@ def gated_norm(x, z, weight, *, eps, out_format, memory):
 def _(call, machine):
     rows, columns = call.inputs[0].shape[0], math.prod(call.inputs[0].shape[1:])
     if call["memory"] == "l1":
-        return [tensix.small(name, SMALL_TIME) for name in ("rms_norm", "silu_mul")]
+        return [small(name, ADD_TIME) for name in ("rms_norm", "silu_mul")]
     moved = 3 * tensor_bytes(rows, columns, "bf16")
-    return [tensix.stream_rows("gated_norm", moved, rows, machine)]
+    return [stream_rows("gated_norm", moved, rows, machine.chip)]
 
 
-@op
+@op(caches=(0,))
 def read_state(state, user, *, keep):
     """One user's state [...] of [B, ...]; zeros unless `keep` (the prompt's first chunk starts from nothing)."""
     row = jax.lax.dynamic_index_in_dim(state, user, axis=0, keepdims=False)
@@ -200,10 +199,10 @@ def read_state(state, user, *, keep):
 
 @read_state.cost
 def _(call, machine):
-    return [tensix.small("slice", SMALL_TIME)] if call["keep"] else []
+    return [small("slice", ADD_TIME)] if call["keep"] else []
 
 
-@op
+@op(caches=(0,))
 def write_state(states, state, user):
     """The states [B, ...] with one user's replaced."""
     return jax.lax.dynamic_update_index_in_dim(states, state.astype(states.dtype), user, axis=0)
@@ -212,4 +211,4 @@ def write_state(states, state, user):
 @write_state.cost
 def _(call, machine):
     moved = 2 * math.prod(call.inputs[1].shape) * get_format("fp32").bytes_per_value
-    return [tensix.stream("write_state", moved, machine)]
+    return [stream("write_state", moved, machine.chip)]

@@ -8,10 +8,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.kernels import activations as tensix
+from ttsim.hardware.constants import ADD_TIME, DRAM_SHARDED_BANDWIDTH
+from ttsim.hardware.expert_constants import REDUCE_SLICE
 from ttsim.kernels import experts as kernels
 from ttsim.kernels import links, matmul
-from ttsim.kernels.kernel import Kernel, over, times
+from ttsim.kernels.activations import small, stream, stream_rows
+from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
 from ttsim.numerics.formats import TILE, dequantize
@@ -21,14 +23,15 @@ from ttsim.ops.core import op
 SWIGLU_ALPHA = 1.702  # gpt-oss: the gate's sigmoid of 1.702 x is close to GELU
 
 
-@op
-def router_linear(x, w_de, *, weight_format, setting, out_format, memory):
+@op(weights=(1,))
+def router_linear(x, w_de, *, weight_format, setting, in_format, out_format, memory):
     """The router's logits, every expert on every chip. [T, D], [D, E] -> [T, E].
 
     `memory`: where x lies, "l1" (one row of tiles) or "dram".
     """
     del memory
-    return fidelity.matmul(x, dequantize(w_de), setting, weight_format=weight_format, out_format=out_format)
+    formats = {"weight_format": weight_format, "activation_format": in_format, "out_format": out_format}
+    return fidelity.matmul(x, dequantize(w_de), setting, **formats)
 
 
 @router_linear.cost
@@ -36,12 +39,12 @@ def _(call, machine):
     rows, k = rows_and_columns(call.inputs[0])
     n, fmt, setting = call.inputs[1].shape[1], call["weight_format"], call["setting"]
     if call["memory"] == "l1":
-        return [matmul.mcast_1d(k, n, fmt=fmt, setting=setting, machine=machine)]
-    options = {"fmt": fmt, "in_format": "bf16", "out_format": call["out_format"], "setting": setting}
-    return [matmul.mcast_2d(rows, k, n, pass_rows=rows, machine=machine, **options)]
+        return [matmul.mcast_1d(k, n, fmt=fmt, setting=setting, chip=machine.chip)]
+    options = {"fmt": fmt, "in_format": call["in_format"], "out_format": call["out_format"], "setting": setting}
+    return [matmul.mcast_2d(rows, k, n, pass_rows=rows, chip=machine.chip, **options)]
 
 
-@op
+@op(weights=(1,))
 def router_input(x, scale_d, *, eps, factor, out_format, memory):
     """x / sqrt(mean(x^2) + eps) * scale * factor: what Gemma-4's router reads of the residual stream. [T, D]."""
     del memory
@@ -53,13 +56,13 @@ def router_input(x, scale_d, *, eps, factor, out_format, memory):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     moved = 2 * tensor_bytes(rows, columns, "bf16")
-    norm = tensix.stream_rows("rms_norm", moved, rows, machine)
+    norm = stream_rows("rms_norm", moved, rows, machine.chip)
     if call["memory"] == "l1":
-        return [norm, tensix.small("multiply", kernels.SMALL_TIME), tensix.small("multiply", kernels.SMALL_TIME)]
-    return [norm, tensix.stream("multiply", moved, machine), tensix.stream("multiply", moved, machine)]
+        return [norm, small("multiply", ADD_TIME), small("multiply", ADD_TIME)]
+    return [norm, stream("multiply", moved, machine.chip), stream("multiply", moved, machine.chip)]
 
 
-@op
+@op(weights=(1,))
 def scale_experts(weights_te, scale_e, *, out_format):
     """The routing weights times a learned scale of each expert. [T, E], [E] -> [T, E]."""
     return pack(weights_te * scale_e[None].astype(jnp.float32), out_format)
@@ -67,10 +70,10 @@ def scale_experts(weights_te, scale_e, *, out_format):
 
 @scale_experts.cost
 def _(call, machine):
-    return [tensix.small("multiply", kernels.SMALL_TIME)]
+    return [small("multiply", ADD_TIME)]
 
 
-@op
+@op(weights=(1,))
 def route(
     logits_te,
     selection_bias_e,
@@ -128,7 +131,7 @@ def route(
 @route.cost
 def _(call, machine):
     rows, experts = call.inputs[0].shape
-    return kernels.route(rows, experts, call["scoring"], call["fused"], machine)
+    return kernels.route(rows, experts, call["scoring"], call["fused"], machine.chip)
 
 
 def _one_hot(index, count):
@@ -156,10 +159,10 @@ def local_experts(weights_te, *, axes, format):
 def _(call, machine):
     if all(call.axis_sizes[axis] == 1 for axis in call["axes"]):
         return []
-    return [tensix.small("moe_routing_remap", kernels.SMALL_TIME)]
+    return [small("moe_routing_remap", ADD_TIME)]
 
 
-@op
+@op(weights=(1,))
 def expert_linear(
     x, w_ekn, *, kernel, active, weight_format, setting, out_format, memory, in_format="bf16", inferred=False
 ):
@@ -197,23 +200,23 @@ def _(call, machine):
     fmt, setting = call["weight_format"], call["setting"]
     if call["kernel"] == "sparse":
         wide = x.ndim == 2
-        options = {"fmt": fmt, "setting": setting, "inferred": call["inferred"], "machine": machine}
+        options = {"fmt": fmt, "setting": setting, "inferred": call["inferred"], "chip": machine.chip}
         kernel = kernels.sparse_matmul(experts, k, n, active=call["active"], wide=wide, **options)
         # Prefill runs the reader per 32 rows and expert; its layout changes stream with the rows.
         return [kernel, *kernels.layout_changes(3)]
     if call["kernel"] == "streamed":  # moe_gpt: the weights of a chunk of 32 tokens from the DRAM banks
         moved = call["active"] * tensor_bytes(k, n, fmt)
-        limits = {"dram": over(moved, "dram_sharded_bandwidth")}
+        limits = {"dram": moved / DRAM_SHARDED_BANDWIDTH}
         return [Kernel("moe_gpt (part)", limits=limits, bytes=moved, cores=12, source="tt-metal PR #38443")]
     if call["memory"] == "l1":
         cores = largest_divisor(tiles(k), 8)
-        one = matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, machine=machine)
+        one = matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, chip=machine.chip)
         return [one] * (experts * -(-rows // TILE))
     options = {"fmt": fmt, "in_format": call["in_format"], "out_format": call["out_format"], "setting": setting}
-    return [matmul.mcast_2d(rows, k, n, pass_rows=512, machine=machine, **options)] * experts
+    return [matmul.mcast_2d(rows, k, n, pass_rows=512, chip=machine.chip, **options)] * experts
 
 
-@op
+@op(weights=(1,))
 def expert_bias(y_etn, bias_en, *, axis=None, out_format):
     """y[e, t] + bias[e]. `axis`: the sum over this mesh axis follows, so that only its first device adds the bias."""
     if axis is not None:
@@ -224,7 +227,7 @@ def expert_bias(y_etn, bias_en, *, axis=None, out_format):
 @expert_bias.cost
 def _(call, machine):
     experts, rows, columns = call.inputs[0].shape
-    return [kernels.on_experts("add", experts, rows, columns, 1, machine)]
+    return [kernels.on_experts("add", experts, rows, columns, 1, machine.chip)]
 
 
 @op
@@ -246,7 +249,7 @@ def _(call, machine):
     experts, rows, columns = call.inputs[0].shape
     clamped = ("clamp", "clamp", "multiply", "sigmoid", "multiply", "add", "multiply")
     names = ("multiply",) if call["clamp"] is None else clamped
-    return [kernels.on_experts(name, experts, rows, columns, 2, machine) for name in names]
+    return [kernels.on_experts(name, experts, rows, columns, 2, machine.chip) for name in names]
 
 
 @op
@@ -260,8 +263,8 @@ def expert_sum(y_etd, weights_te, *, out_format):
 def _(call, machine):
     experts, rows, columns = call.inputs[0].shape
     return [
-        kernels.on_experts("multiply", experts, rows, columns, 1, machine),
-        kernels.on_experts("fast_reduce_nc", experts, rows, columns, 1, machine),
+        kernels.on_experts("multiply", experts, rows, columns, 1, machine.chip),
+        kernels.on_experts("fast_reduce_nc", experts, rows, columns, 1, machine.chip),
     ]
 
 
@@ -274,7 +277,7 @@ def sigmoid_scale(y_td, logit_t1, *, out_format):
 @sigmoid_scale.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    return [kernels.on_experts(name, 1, rows, columns, 1, machine) for name in ("sigmoid", "multiply")]
+    return [kernels.on_experts(name, 1, rows, columns, 1, machine.chip) for name in ("sigmoid", "multiply")]
 
 
 @op
@@ -333,10 +336,11 @@ def all_reduce_residual(x, *, axis, format, memory):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
+    where = call["memory"], machine.system
     if columns % (TILE * devices) == 0:
-        return [links.reduce_scatter(tensor, devices, machine), links.all_gather(tensor, devices, machine)]
+        return [links.reduce_scatter(tensor, devices, *where), links.all_gather(tensor, devices, *where)]
     # Shards that are no whole tiles: every device gathers whole rows and sums them.
-    parts = [links.all_gather(devices * tensor, devices, machine)]
+    parts = [links.all_gather(devices * tensor, devices, *where)]
     if rows % TILE:
-        parts.append(kernels.fill_pad(machine))
-    return [*parts, Kernel("fast_reduce_nc, slice", start=times(1, "reduce_slice"), source="tt-mlir #7718")]
+        parts.append(kernels.fill_pad(machine.chip))
+    return [*parts, Kernel("fast_reduce_nc, slice", start=1 * REDUCE_SLICE, source="tt-mlir #7718")]

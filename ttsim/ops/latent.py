@@ -15,8 +15,9 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from ttsim.kernels import activations as tensix
+from ttsim.hardware.constants import ADD_TIME, UPDATE_CACHE_TILE_TIME, UPDATE_CACHE_TIME
 from ttsim.kernels import flash, links, matmul
+from ttsim.kernels.activations import fixed, small, stream
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
 from ttsim.numerics.fidelity import get_setting
@@ -25,12 +26,8 @@ from ttsim.numerics.packer import pack
 from ttsim.ops.attention import _activations, _softmax, _visible, _weights
 from ttsim.ops.core import op
 
-# Seconds, as those of the same kernels in `ttsim.ops.attention` and `ttsim.ops.eltwise`.
-MOVE_TIME = 2.5e-6
-CACHE_TIME, CACHE_TILE_TIME = 3.5e-6, 0.267e-6
 
-
-@op
+@op(weights=(1,))
 def head_linear(x, w_hkn, *, weight_format, setting, out_format, memory, in_format="bf16"):
     """y[..., h, n] = sum_k x[..., h, k] w[h, k, n]: each head's own weight, one batched matmul.
 
@@ -57,10 +54,10 @@ def _(call, machine):
     rows, (heads, k, n) = x.shape[0], w.shape
     fmt, setting = call["weight_format"], call["setting"]
     if call["memory"] == "l1":  # one DRAM-sharded matmul over all heads
-        one = matmul.dram_sharded(heads * k, n, fmt=fmt, setting=setting, cores=8, machine=machine)
+        one = matmul.dram_sharded(heads * k, n, fmt=fmt, setting=setting, cores=8, chip=machine.chip)
         return [one] * -(-rows // TILE)
     options = {"fmt": fmt, "in_format": call["in_format"], "out_format": call["out_format"], "setting": setting}
-    return [matmul.mcast_2d(rows, heads * k, n, pass_rows=rows, machine=machine, **options)]
+    return [matmul.mcast_2d(rows, heads * k, n, pass_rows=rows, chip=machine.chip, **options)]
 
 
 @op
@@ -90,7 +87,7 @@ def _(call, machine):
     return [_move("concat", rows, columns, call, machine)]
 
 
-@op
+@op(weights=(0,))
 def local_heads(w_hkn, *, axis):
     """This device's heads of a weight that all hold whole: a view, no bytes move. [H, ...] -> [H / n, ...]."""
     local = w_hkn.shape[0] // jax.lax.axis_size(axis)
@@ -113,10 +110,12 @@ def heads_to_users(x, *, axis, format):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     tensor = tensor_bytes(rows, columns, call["format"])
-    return [dataclasses.replace(links.reduce_scatter(tensor, call.num_devices, machine), name="all_to_all")]
+    return [
+        dataclasses.replace(links.reduce_scatter(tensor, call.num_devices, "l1", machine.system), name="all_to_all")
+    ]
 
 
-@op
+@op(caches=(0,))
 def update_latent_cache(cache, x, positions, *, format):
     """Writes one token per user into the cache of latents. cache [B, S, r + p]; x [B, r + p]; positions [B]."""
     x = pack(x, format).astype(cache.dtype)[:, None]
@@ -125,7 +124,7 @@ def update_latent_cache(cache, x, positions, *, format):
 
 @update_latent_cache.cost
 def _(call, machine):
-    return [tensix.fixed("paged_update_cache", CACHE_TIME + CACHE_TILE_TIME * tiles(call.inputs[1].shape[-1]))]
+    return [fixed("paged_update_cache", UPDATE_CACHE_TIME + tiles(call.inputs[1].shape[-1]) * UPDATE_CACHE_TILE_TIME)]
 
 
 @op
@@ -138,10 +137,10 @@ def my_rows(x, *, axis, format):
 
 @my_rows.cost
 def _(call, machine):
-    return [tensix.small("mesh_partition", MOVE_TIME)]
+    return [small("mesh_partition", ADD_TIME)]
 
 
-@op
+@op(caches=(0,))
 def fill_latent_cache(cache, x, user, *, start, format, users_axis=None):
     """Writes one user's prompt, or a chunk of it. cache [B, S, r + p]; x [T, r + p]; see `fill_cache`."""
     del format
@@ -159,10 +158,10 @@ def fill_latent_cache(cache, x, user, *, start, format, users_axis=None):
 @fill_latent_cache.cost
 def _(call, machine):
     rows, width = call.inputs[1].shape
-    return [tensix.stream("paged_fill_cache", 2 * tensor_bytes(rows, width, call["format"]), machine)]
+    return [stream("paged_fill_cache", 2 * tensor_bytes(rows, width, call["format"]), machine.chip)]
 
 
-@op
+@op(caches=(0,))
 def read_latent_cache(cache, user, *, length, users_axis=None):
     """One user's first `length` latents [length, r + p], from the chip that holds them."""
     if users_axis is None:
@@ -178,7 +177,7 @@ def _(call, machine):
     return []  # chunked attention reads the pages in place; mla_prefill pays for them
 
 
-@op
+@op(caches=(1,))
 def mla_decode(q, latents, positions, *, rank, scale, setting, kv_format, out_format):
     """Flash decode over latents: softmax(scale q K^T) V with K the latents and V their first `rank` columns.
 
@@ -225,12 +224,12 @@ def mla_prefill(q, latents, *, start, rank, scale, setting, kv_format, out_forma
 @mla_prefill.cost
 def _(call, machine):
     rows, heads, width = call.inputs[0].shape
-    options = {"fmt": call["kv_format"], "setting": call["setting"], "machine": machine}
+    options = {"fmt": call["kv_format"], "setting": call["setting"], "chip": machine.chip}
     return [flash.flash_attention(heads, 1, rows, call["start"], width, **options)]
 
 
 def _move(name, rows, columns, call, machine):
     """A copy of [rows, columns] in L1 or DRAM."""
     if call["memory"] == "l1":
-        return tensix.small(name, MOVE_TIME)
-    return tensix.stream(name, 2 * tensor_bytes(rows, columns, call["format"]), machine)
+        return small(name, ADD_TIME)
+    return stream(name, 2 * tensor_bytes(rows, columns, call["format"]), machine.chip)

@@ -7,7 +7,7 @@ from html import escape
 
 import ttsim.ui.estimate as est
 from ttsim.scenarios.question import NUMBERS
-from ttsim.scenarios.report import Breakdown
+from ttsim.scenarios.timing import Breakdown
 from ttsim.ui import svg, text
 from ttsim.ui.sweep_page import CURVES, HEADER, Sweep, curves_of, point_cells
 
