@@ -96,7 +96,7 @@ def test_both_spellings_of_a_config_agree(case):
     assert config_of(case) == config_of(case, "hub")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SHORT)
 def test_every_tensor_is_used(case):
     model = from_hf_tensors(Layout(config_of(case), get_system("N150")), tensors_of(case), lambda value, path: value)
     made = sum(leaf.size for leaf in jax.tree.leaves(model))
@@ -136,7 +136,7 @@ HOSTILE = {
         "gemma-2",
         {},
         {"model_type": "llama", "layer_types": None},
-        "final_logit_softcapping",
+        "attn_logit_softcapping=5.0",
     ),
     "granite relabelled llama": ("granite", {}, {"model_type": "llama"}, "attention_multiplier"),
     "olmo-2 relabelled llama": ("olmo-2", {}, {"model_type": "llama"}, "input_layernorm.weight is missing"),
