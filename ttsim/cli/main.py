@@ -167,7 +167,8 @@ def help_of(command: Command, program: str = "") -> str:
     lines += [f"usage: {program}{value} [--flag=value ...]"]
     if more.strip():
         for line in ("", *map(str.strip, more.strip().splitlines())):  # examples stay whole, to be copied
-            lines += [f"  {line}".rstrip()] if " --" in line or len(line) < 70 else _wrapped(line)
+            whole = line.startswith("ttsim ") or len(line) < 70
+            lines += [f"  {line}".rstrip()] if whole else _wrapped(line)
     lines += ["", *described(command.flags, _width())] if command.flags else []
     return "\n".join(lines) + "\n"
 

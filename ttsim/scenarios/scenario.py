@@ -29,7 +29,7 @@ from ttsim.precision.values import Precision, resolve
 from ttsim.pricing.price import Cost, price, totals
 from ttsim.pricing.program import Program
 from ttsim.scenarios.memory import Memory, check_fits, memory_of
-from ttsim.scenarios.seeing import Seeing, seeing_of, with_images
+from ttsim.scenarios.seeing import Seeing, seeing_of, vision_of, with_images
 
 _LONGEST = 2**26  # tokens of a sequence, so that whatever is counted in them is counted exactly
 _FEW_CHUNKS, _MOST_CHUNKS = 64, 1024  # of a prompt; a chunk takes some 10 ms to trace
@@ -133,7 +133,8 @@ class Scenario:
             raise ValueError(
                 f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}"
             )
-        config = get_config(model)
+        vision = vision_of(model) if images else None
+        config = vision.text if vision else get_config(model)
         _check_sizes(config)
         system = get_system(device, data_parallel)
         day = day or system.software
@@ -146,7 +147,7 @@ class Scenario:
             max_generated_tokens=max_generated_tokens,
             software=software_for(system, day, stack=stack, model=config.known_name),
         )
-        return with_images(scenario, model, images) if images else scenario
+        return with_images(scenario, vision, images) if images else scenario
 
     @property
     def chip(self) -> Chip:
