@@ -9,6 +9,7 @@ Source: tt-metal models/tt_transformers tt/attention.py, mlp.py, lm_head.py (Sha
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -29,9 +30,16 @@ LOGICAL_AXES = {
     "heads": "attention output where wo contracts it and leaves partial sums, whatever the system's wo does",
     "wo_out": "hidden size where wo produces it",
     "mlp": "intermediate size",
+    "experts": "routed experts of a layer, where chips hold whole ones",
+    "expert_mlp": "width of every routed expert, where chips share each",
+    "latent_out": "hidden size where latent attention's wo produces it from all heads",
     "w2_out": "hidden size where w2 produces it",
     "vocab": "vocabulary where the LM head produces it",
 }
+
+
+# What a logical axis is cut along.
+MeshAxis = str | tuple[str, ...] | None
 
 
 class ShardingError(ValueError):
@@ -40,17 +48,17 @@ class ShardingError(ValueError):
 
 @dataclass(frozen=True)
 class ShardingRules:
-    """Logical axis -> mesh axis (None: every device has all of it)."""
+    """Logical axis -> mesh axis, or several, the first the major one (None: every device has all of it)."""
 
     name: str
-    mesh_axes: Mapping[str, str | None]
+    mesh_axes: Mapping[str, MeshAxis]
 
     def __post_init__(self) -> None:
         unknown = [axis for axis in self.mesh_axes if axis not in LOGICAL_AXES]
         if unknown:
             raise ShardingError(f"{self.name}: unknown logical axes {unknown}; known: {', '.join(LOGICAL_AXES)}")
 
-    def mesh_axis(self, logical_axis: str | None) -> str | None:
+    def mesh_axis(self, logical_axis: str | None) -> MeshAxis:
         if logical_axis is None:
             return None
         if logical_axis not in LOGICAL_AXES:
@@ -64,20 +72,27 @@ class ShardingRules:
           ShardingError: an axis is unknown, or two of them are cut along the same mesh axis.
         """
         mesh_axes = [self.mesh_axis(axis) for axis in logical_axes]
-        used = [axis for axis in mesh_axes if axis is not None]
+        used = [axis for axes in mesh_axes if axes is not None for axis in axis_names(axes)]
         if len(set(used)) != len(used):
             raise ShardingError(f"{self.name}: logical axes {logical_axes} collide on mesh axes {mesh_axes}")
         return PartitionSpec(*mesh_axes)
 
     def __hash__(self) -> int:
-        return hash((self.name, tuple(sorted((k, v or "") for k, v in self.mesh_axes.items()))))
+        return hash((self.name, tuple(sorted((k, axis_names(v)) for k, v in self.mesh_axes.items()))))
 
 
-def _rules(name: str, **mesh_axes: str | None) -> ShardingRules:
+def axis_names(axes: MeshAxis) -> tuple[str, ...]:
+    """The mesh axes that a logical axis is cut along, the major one first."""
+    if axes is None:
+        return ()
+    return (axes,) if isinstance(axes, str) else axes
+
+
+def _rules(name: str, **mesh_axes: MeshAxis) -> ShardingRules:
     return ShardingRules(name, MappingProxyType(mesh_axes))
 
 
-_ONE_D: dict[str, str | None] = {
+_ONE_D: dict[str, MeshAxis] = {
     "batch": DATA_AXIS,
     "residual": TENSOR_AXIS,
     "kv_heads": TENSOR_AXIS,
@@ -104,3 +119,20 @@ TWO_D = _rules(
     w2_out=COLUMN_AXIS,
     vocab=ROW_AXIS,
 )
+
+
+@functools.cache
+def replicated_residual(tensor_axis: str) -> ShardingRules:
+    """Tensor parallel along one mesh axis with the residual stream whole on every chip: all-reduces end each branch.
+
+    Source: tt-metal models/demos/{gpt_oss,gemma4}/tt.
+    """
+    axes = dict.fromkeys(("kv_heads", "wo_in", "mlp", "vocab"), tensor_axis)
+    return _rules(f"replicated residual over {tensor_axis}", batch=DATA_AXIS, **axes)
+
+
+@functools.cache
+def with_experts(rules: ShardingRules, experts: tuple[str, ...], width: str | None, latent_out: str | None):
+    """The rules, and how routed experts and latent attention are cut."""
+    added = {"experts": experts or None, "expert_mlp": width, "latent_out": latent_out}
+    return _rules(rules.name, **{**rules.mesh_axes, **added})

@@ -102,8 +102,9 @@ class Attention(nnx.Module):
         out = stage.all_users(tt.concat_heads_decode(out, format=p.sdpa_decode_out), x_bd.shape[0])
         return self._output(x_bd, out, stage, p.li_qkv_decode, p.li_o_decode), keys, values
 
-    def prefill(self, x_td, rotary: Rotary | None, user, keys, values, stage: Stage, kind: LayerKind, start: int):
+    def prefill(self, x_td, rotary: Rotary | None, user, last, keys, values, stage: Stage, kind: LayerKind, start: int):
         """One user's prompt, or the chunk of it from `start` on: x [T, d] -> (attention, keys, values)."""
+        del last  # decode overwrites what padding leaves in the cache
         p, layout = stage.precision, stage.layout
         setting_qkv, setting_o, setting_sdpa = stage.settings
         qkv = self._projected(x_td, stage, setting_qkv)

@@ -170,7 +170,19 @@ class ModelConfig:
     @property
     def layer_parameter_count(self) -> int:
         """Parameters of one self-attention layer of the model-wide sizes: projections, biases, MLP and norms."""
-        return self._attention_count(self.num_kv_heads, self.head_dim, False) + self._mlp_count + self._norm_count
+        return self._layer_count(self.text_kinds[0])
+
+    def _layer_count(self, kind: LayerKind) -> int:
+        return self._mixer_count(kind) + self._mlp_count(kind) + self._norm_count
+
+    def _mixer_count(self, kind: LayerKind) -> int:
+        if kind.mixer == "latent":
+            assert self.latent is not None
+            return self.latent.parameter_count(self.hidden_size, self.num_heads)
+        if kind.mixer == "delta":
+            assert self.delta is not None
+            return self.delta.parameter_count(self.hidden_size)
+        return self._attention_count(kind.num_kv_heads, kind.head_dim, kind.value_is_key)
 
     def _attention_count(self, kv_heads: int, head_dim: int, value_is_key: bool) -> int:
         q, kv = self.num_heads * head_dim, kv_heads * head_dim
@@ -180,11 +192,15 @@ class ModelConfig:
         count += {None: 0, "head": 2 * head_dim, "width": q + kv}[self.qk_norm]
         return count + (self.num_heads if self.sinks else 0)
 
-    @property
-    def _mlp_count(self) -> int:
+    def _mlp_count(self, kind: LayerKind) -> int:
         matrices = 3 if self.gated_mlp else 2
         bias = (matrices - 1) * self.intermediate_size + self.hidden_size if self.mlp_bias else 0
-        return matrices * self.hidden_size * self.intermediate_size + bias
+        dense = matrices * self.hidden_size * self.intermediate_size + bias
+        if kind.mlp == "dense":
+            return dense
+        assert self.experts is not None
+        beside = dense + 3 * self.hidden_size if self.experts.beside_dense else 0
+        return beside + self.experts.parameter_count(self.hidden_size)
 
     @property
     def _norm_count(self) -> int:
@@ -199,12 +215,7 @@ class ModelConfig:
         checkpoints; text doesn't use them and they aren't counted, nor are `cross_attention_parameter_count`.
         """
         tables = 1 if self.tie_word_embeddings else 2
-        layers = sum(
-            self._attention_count(kind.num_kv_heads, kind.head_dim, kind.value_is_key)
-            + self._mlp_count
-            + self._norm_count
-            for kind in self.text_kinds
-        )
+        layers = sum(self._layer_count(kind) for kind in self.text_kinds)
         return tables * self.vocab_size * self.hidden_size + layers + self.hidden_size
 
     @property

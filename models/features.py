@@ -134,6 +134,9 @@ class ExpertsConfig:
         selection_bias: whether a learned bias is added to the scores for the choice only.
         bias: whether the router and the experts have biases.
         clamp: limit of gate and up in gpt-oss's gate (up + 1) * gate * sigmoid(1.702 gate); None for `activation`.
+        shared_gate: whether the shared expert's output is multiplied by a learned sigmoid gate (Qwen3.5).
+        beside_dense: whether a dense MLP runs beside the experts, each between norms of its own, and the router reads
+            the residual stream (Gemma-4).
     """
 
     count: int
@@ -148,6 +151,22 @@ class ExpertsConfig:
     selection_bias: bool = False
     bias: bool = False
     clamp: float | None = None
+    shared_gate: bool = False
+    beside_dense: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.active <= self.count:
+            raise ValueError(f"{self.active} experts a token: a layer has {self.count}")
+        if self.count % self.groups or not 1 <= self.active_groups <= self.groups:
+            raise ValueError(f"{self.active_groups} of {self.groups} groups of {self.count} experts: not possible")
+
+    def parameter_count(self, hidden_size: int) -> int:
+        """Parameters of one layer's router, routed experts and shared expert."""
+        biases = self.count + self.count * (2 * self.intermediate_size + hidden_size) if self.bias else 0
+        router = self.count * hidden_size + (self.count if self.selection_bias else 0)
+        router += hidden_size + self.count if self.beside_dense else 0
+        width = self.count * self.intermediate_size + self.shared_intermediate_size
+        return router + biases + 3 * hidden_size * width + (hidden_size if self.shared_gate else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +185,15 @@ class LatentConfig:
     rope_dim: int
     value_dim: int
 
+    def parameter_count(self, hidden_size: int, heads: int) -> int:
+        """Parameters of one layer's attention, its two inner norms included."""
+        head = heads * (self.nope_dim + self.rope_dim)
+        rank = self.query_rank
+        queries = hidden_size * head if rank is None else hidden_size * rank + rank + rank * head
+        latents = hidden_size * (self.kv_rank + self.rope_dim) + self.kv_rank
+        values = heads * self.value_dim
+        return queries + latents + self.kv_rank * (heads * self.nope_dim + values) + values * hidden_size
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeltaConfig:
@@ -182,6 +210,13 @@ class DeltaConfig:
     key_dim: int
     value_dim: int
     conv_width: int = 4
+
+    def parameter_count(self, hidden_size: int) -> int:
+        """Parameters of one layer's delta net: projections, convolution, decays, norm."""
+        values = self.value_heads * self.value_dim
+        channels = 2 * self.key_heads * self.key_dim + values
+        inputs = hidden_size * (channels + values + 2 * self.value_heads)
+        return inputs + channels * self.conv_width + 2 * self.value_heads + self.value_dim + values * hidden_size
 
 
 def positive(field: str, value: object) -> int:

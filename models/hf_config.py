@@ -8,6 +8,8 @@ Source: Hugging Face transformers 5.24, models/*/{configuration,modeling}_*.py.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -17,7 +19,7 @@ from typing import Any
 
 from ttsim.files.reading import read_json
 from ttsim.models.config import ModelConfig
-from ttsim.models.features import ROPE_KINDS, Activation, LayerKind, RopeConfig, positive, unsupported
+from ttsim.models.features import ROPE_KINDS, Activation, ExpertsConfig, LayerKind, RopeConfig, positive, unsupported
 
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -90,6 +92,9 @@ _WRAPPERS = {
     "qwen2_vl": "qwen2_vl_text",
     "qwen2_5_vl": "qwen2_5_vl_text",
     "qwen3_vl": "qwen3_vl_text",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+    "kimi_k25": "deepseek_v3",
 }
 
 
@@ -237,8 +242,21 @@ def _gemma4(keys: Keys) -> Features:
         "logit_softcap": keys.get("final_logit_softcapping"),
         "replicate_kv": True,
         "cache_groups": True,
-        "layers": tuple(layers),
+        **_gemma4_experts(keys, tuple(layers)),
     }
+
+
+def _gemma4_experts(keys: Keys, layers: tuple[LayerKind, ...]) -> Features:
+    """The layers, with routed experts beside the dense MLP where the model has them (26B-A4B)."""
+    if not keys.get("enable_moe_block", False):
+        return {"layers": layers}
+    experts = ExpertsConfig(
+        count=keys.size("num_experts"),
+        active=keys.size("top_k_experts"),
+        intermediate_size=keys.size("moe_intermediate_size", keys.get("expert_intermediate_size")),
+        beside_dense=True,
+    )
+    return {"experts": experts, "layers": tuple(dataclasses.replace(kind, mlp="experts") for kind in layers)}
 
 
 def _olmo2(keys: Keys) -> Features:
@@ -512,6 +530,14 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+@functools.cache
+def families() -> Mapping[str, Family]:
+    """How every `model_type` is read."""
+    from ttsim.models.expert_families import EXPERT_FAMILIES  # which is written in this module's terms
+
+    return FAMILIES | EXPERT_FAMILIES
+
+
 def read_config(source: Mapping[str, Any] | str | os.PathLike[str], *, name: str | None = None) -> ModelConfig:
     """Read a Hugging Face `config.json`.
 
@@ -563,9 +589,10 @@ def _from_mapping(data: Mapping[str, Any], name: str | None) -> ModelConfig:
     model_type = text.get("model_type")
     if model_type is None:
         raise ValueError("the Hugging Face config has no 'model_type'")
-    if model_type not in FAMILIES:
-        raise unsupported("model_type", model_type, sorted({*FAMILIES, *_WRAPPERS}))
-    family = FAMILIES[model_type]
+    known = families()
+    if model_type not in known:
+        raise unsupported("model_type", model_type, sorted({*known, *_WRAPPERS}))
+    family = known[model_type]
     keys = Keys(text, family)
     features = {**_biases(keys, family), **family.features(keys)}
     if "layers" not in features:
@@ -580,7 +607,7 @@ def _from_mapping(data: Mapping[str, Any], name: str | None) -> ModelConfig:
             "name": name or model_type,
             "family": model_type,
             "hidden_size": hidden_size,
-            "intermediate_size": keys.size("intermediate_size"),
+            "intermediate_size": features.get("intermediate_size") or keys.size("intermediate_size"),
             "num_layers": keys.size("num_hidden_layers"),
             "num_heads": num_heads,
             "num_kv_heads": first.num_kv_heads,

@@ -59,7 +59,7 @@ def prefill_by_layer(
     """
     specs = partition_specs(Transformer(layout), layout.rules)
     cache_specs = KVCache.specs(layout, batch)
-    residual, replicated = P(DATA_AXIS, layout.residual_axis), P()
+    residual, replicated = P(DATA_AXIS, layout.rules.mesh_axis("residual")), P()
 
     def compiled(function: Callable[..., Any], in_specs: Any, out_specs: Any, donate: tuple[int, ...] = ()) -> Any:
         mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
@@ -83,9 +83,9 @@ def prefill_by_layer(
         keys, values = cache_specs.keys[slot], cache_specs.values[slot]
         return compiled(
             functools.partial(prefill_layer, start=start, stage=stage, kind=kind),
-            (specs.layers[index], residual, replicated, replicated, keys, values),
+            (specs.layers[index], residual, replicated, replicated, replicated, keys, values),
             (residual, keys, values),
-            donate=(4, 5),
+            donate=(5, 6),
         )
 
     def run(model, tokens_t, positions_t, user, last, cache):
@@ -95,7 +95,7 @@ def prefill_by_layer(
         for slot, (layer, kind, layer_precision) in enumerate(model.text_layers(layout.config, precision)):
             program = layer_program(prefill_stage(layout, layer_precision, cache.users_axis, numerics), kind)
             rotary = table_of(kind, tables, layout)
-            x, keys[slot], values[slot] = program(layer, x, rotary, user, keys[slot], values[slot])
+            x, keys[slot], values[slot] = program(layer, x, rotary, user, None, keys[slot], values[slot])
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
         return (None if logits == "none" else read(model, x)), cache
 

@@ -11,9 +11,10 @@ import math
 from dataclasses import dataclass
 
 from ttsim.meshes.sharding import ONE_D, RING, TWO_D, ShardingError, ShardingRules
-from ttsim.meshes.systems import COLUMN_AXIS, ROW_AXIS, TENSOR_AXIS, System, Topology
+from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS, System, Topology
 from ttsim.models.config import ModelConfig
-from ttsim.models.features import LayerKind
+from ttsim.models.features import DeltaConfig, ExpertsConfig, LatentConfig, LayerKind
+from ttsim.models.placement import Placement, active_blocks, expert_kernel, place_parts, special_rules
 
 TILE = 32
 BLOCK = 16  # values of a block float that share an exponent
@@ -115,9 +116,19 @@ class Layout:
 
     # Which chips share what.
 
+    @functools.cached_property
+    def placement(self) -> Placement:
+        """Where routed experts lie, and whether the residual stream is whole on every chip."""
+        return place_parts(self.config, self.system)
+
+    @property
+    def grid(self) -> bool:
+        return self.system.topology is Topology.GRID
+
     @property
     def two_d(self) -> bool:
-        return self.system.topology is Topology.GRID
+        """Whether every weight is cut along both directions of a grid of chips."""
+        return self.grid and not self.placement.replicated
 
     @property
     def ways(self) -> int:
@@ -127,25 +138,28 @@ class Layout:
     @property
     def residual_ways(self) -> int:
         """Chips that share the hidden size of the residual stream."""
-        return self.system.grid[-1]
+        return 1 if self.placement.replicated else self.system.grid[-1]
 
     @property
     def axis(self) -> str:
         """Mesh axis of the heads."""
-        return ROW_AXIS if self.two_d else TENSOR_AXIS
+        return ROW_AXIS if self.grid else TENSOR_AXIS
 
     @property
     def residual_axis(self) -> str:
-        """Mesh axis of the residual stream."""
+        """Mesh axis along which the residual stream is cut, if it is (`residual_ways`)."""
         return COLUMN_AXIS if self.two_d else TENSOR_AXIS
 
     @property
     def fused_wo(self) -> bool:
         """Whether wo runs as the fused all-gather-matmul: on a ring, where its 8 output columns are whole."""
-        return self.system.topology is Topology.RING and (self.config.hidden_size // TILE // self.ways) % 8 == 0
+        ring = self.system.topology is Topology.RING and not self.placement.replicated and self.config.delta is None
+        return ring and (self.config.hidden_size // TILE // self.ways) % 8 == 0
 
     @property
     def rules(self) -> ShardingRules:
+        if self.config.experts is not None or self.placement.replicated or self.config.latent is not None:
+            return special_rules(self.config, self.system, self.placement, ring=self.fused_wo)
         if self.two_d:
             return TWO_D
         return RING if self.fused_wo else ONE_D
@@ -158,7 +172,51 @@ class Layout:
     @property
     def distributed_prefill_norm(self) -> bool:
         """Whether prefill normalises each slice with gathered statistics before it gathers the slices."""
-        return self.two_d or (self.ways > 1 and self.config.hidden_size > 4096)
+        return self.two_d or (self.residual_ways > 1 and self.config.hidden_size > 4096)
+
+    # Parts that only some models have, for the modules of models that have them.
+
+    @property
+    def experts(self) -> ExpertsConfig:
+        assert self.config.experts is not None
+        return self.config.experts
+
+    @property
+    def latent(self) -> LatentConfig:
+        assert self.config.latent is not None
+        return self.config.latent
+
+    @property
+    def delta(self) -> DeltaConfig:
+        assert self.config.delta is not None
+        return self.config.delta
+
+    # Routed experts.
+
+    @property
+    def experts_over_replicas(self) -> bool:
+        """Whether the experts of one layer lie on the chips of all replicas, so that tokens travel between them."""
+        return DATA_AXIS in self.placement.expert_axes
+
+    def expert_kernel(self, phase: str) -> str:
+        """Which kernel multiplies by the experts' weights (see `ttsim.models.placement.expert_kernel`)."""
+        return expert_kernel(self.config, phase, exchange=self.experts_over_replicas)
+
+    def fused_router(self, rows: int) -> bool:
+        """Whether one op makes the routing weights: gpt-oss's, for 128 experts and exactly 32 tokens."""
+        e = self.config.experts
+        return e is not None and e.bias and e.count == 128 and rows == 32
+
+    @property
+    def inferred_experts(self) -> bool:
+        """Whether a sparse matmul must find out which experts are active: chips that hold different whole ones."""
+        return self.placement.width_axis is None
+
+    def active_blocks(self, rows: int, phase: str) -> float:
+        """Blocks of 32 rows x expert that this chip computes (see `ttsim.models.placement.active_blocks`)."""
+        sizes = dict(zip(self.system.axis_names, self.system.mesh_shape, strict=True))
+        holders = math.prod(sizes[axis] for axis in self.placement.expert_axes)
+        return active_blocks(self.experts, holders, rows, phase)
 
     # Padded sizes.
 
@@ -177,6 +235,8 @@ class Layout:
     @property
     def vocab_size(self) -> int:
         """Columns of the LM head over all chips."""
+        if self.placement.power_of_two_vocabulary and self.ways > 1:
+            return self.ways * 2 ** math.ceil(math.log2(self.config.vocab_size / self.ways))
         return round_up(self.config.vocab_size, GALAXY_VOCAB_MULTIPLE if self.two_d else self.ways)
 
     @property

@@ -83,7 +83,7 @@ class KnownModel:
 @functools.cache
 def known_models() -> dict[str, KnownModel]:
     """Every model whose sizes ship, by name."""
-    entries = {**_PUBLISHED, **_data("catalogue_models.json")}
+    entries = {**_PUBLISHED, **_data("catalogue_models.json"), **_data("expert_models.json")}
     return {
         name: KnownModel(name, entry["hf_repo"], entry["source"], entry["config"]) for name, entry in entries.items()
     }

@@ -10,6 +10,7 @@ from math import prod
 
 import jax
 
+from ttsim.meshes.sharding import axis_names
 from ttsim.models.layout import LM_HEAD_COLUMNS, Layout, round_up
 from ttsim.models.parameters import is_variable, key_names
 from ttsim.models.transformer import Transformer
@@ -26,7 +27,28 @@ _GROUPS = {
     "w2_fd": "ff2",
     "wq_dq": "wqkv",
     "wkv_dkh": "wqkv",
+    # Routed experts, and the MLP beside them.
+    "w1_edf": "ff1_3",
+    "w3_edf": "ff1_3",
+    "w2_efd": "ff2",
+    "router_de": "router",
+    "shared_gate_d1": "router",
+    "shared_w1_df": "shared",
+    "shared_w3_df": "shared",
+    "shared_w2_fd": "shared",
+    # Latent attention.
+    "wq_da": "wqkv",
+    "wq_ahn": "wqkv",
+    "wkv_dr": "wqkv",
+    "wkv_b1_hnr": "wqkv",
+    "wkv_b2_hrv": "wo",
+    # Delta nets.
+    "wqkv_djc": "wqkv",
+    "wz_dnv": "wqkv",
+    "wa_dn": "wqkv",
+    "wb_dn": "wqkv",
 }
+_FLOAT32 = frozenset({"decay_log_n", "dt_bias_n"})  # of a delta net, whose recurrence is float32
 _BANK_SHARDED = frozenset({"wqkv_dkgh", "gate_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv"})
 
 
@@ -82,7 +104,9 @@ def _slices(layout: Layout) -> tuple[tuple[str, int | None, tuple[int, ...], tup
         names = key_names(keys)
         shape = param.get_value().shape
         spec = layout.rules.spec(*param.get_metadata()["axes"])
-        local = tuple(size // sizes.get(axis, 1) for size, axis in zip(shape, spec, strict=True))
+        local = tuple(
+            size // prod(sizes[name] for name in axis_names(axis)) for size, axis in zip(shape, spec, strict=True)
+        )
         if names[0] == "layers":
             of_kind.setdefault(int(names[1]), []).append((".".join(names[2:]), shape, local))
         else:
@@ -101,6 +125,8 @@ def parameter_format(name: str, layer: LayerPrecision | None, precision: Precisi
         return getattr(layer, _GROUPS[name])
     if name == "embedding_vd":
         return precision.embedding
+    if name in _FLOAT32:
+        return "fp32"
     if name == "lm_head_dv":
         return precision.lm_head
     return precision.bias if name.startswith("bias") else precision.norm

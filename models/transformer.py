@@ -23,7 +23,10 @@ from ttsim import ops as tt
 from ttsim.models.attention import Attention, Rotary, rotary_tables
 from ttsim.models.cache import KVCache
 from ttsim.models.config import ModelConfig
+from ttsim.models.deltanet import DeltaNet
+from ttsim.models.experts import expert_mlp
 from ttsim.models.features import LayerKind
+from ttsim.models.latent import LatentAttention
 from ttsim.models.layout import Layout
 from ttsim.models.mlp import MLP
 from ttsim.models.parallel import Galaxy, OneAxis, decode_stage, prefill_stage
@@ -37,11 +40,12 @@ Sample = Literal["device", "host", "none"]
 #
 # A mixer is made with (layout, kind, rngs) and has
 #   decode(h_bd, rotary, positions, keys, values, stage, kind) -> (out, keys, values)
-#   prefill(h_td, rotary, user, keys, values, stage, kind, start) -> (out, keys, values)
-# where keys and values are the two arrays that `ttsim.models.cache` keeps for a layer of its kind. An MLP is made alike
+#   prefill(h_td, rotary, user, last, keys, values, stage, kind, start) -> (out, keys, values)
+# where `last` is the last row that is no padding (None: all count), and keys and values are the two arrays that
+# `ttsim.models.cache` keeps for a layer of its kind. An MLP is made alike
 # and has __call__(h, stage, residual) -> out. Both leave `out` in the residual stream's sharding.
-MIXERS: dict[str, Any] = {"attention": Attention}
-MLPS: dict[str, Any] = {"dense": MLP}
+MIXERS: dict[str, Any] = {"attention": Attention, "latent": LatentAttention, "delta": DeltaNet}
+MLPS: dict[str, Any] = {"dense": MLP, "experts": expert_mlp}
 
 
 class DecoderLayer(nnx.Module):
@@ -235,6 +239,7 @@ class Transformer(nnx.Module):
                 x,
                 table_of(kind, tables, layout),
                 user,
+                last if logits == "last" else None,
                 keys[slot],
                 values[slot],
                 start=start,
@@ -305,12 +310,12 @@ def decode_layer(layer, x, rotary, positions, keys, values, *, layout, precision
 
 
 @functools.partial(jax.jit, static_argnames=("start", "stage", "kind"))
-def prefill_layer(layer, x, rotary, user, keys, values, *, start, stage, kind):
+def prefill_layer(layer, x, rotary, user, last, keys, values, *, start, stage, kind):
     cache = keys, values
 
     def attend(h):
         nonlocal cache
-        out, *cache = layer.attention.prefill(h, rotary, user, *cache, stage, kind, start)
+        out, *cache = layer.attention.prefill(h, rotary, user, last, *cache, stage, kind, start)
         return out
 
     return _layer(layer, x, attend, stage), *cache

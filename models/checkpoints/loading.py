@@ -37,7 +37,7 @@ from ttsim.models.checkpoints.source import (
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
-from ttsim.models.parameters import is_replicated, key_names, shardings
+from ttsim.models.parameters import is_replicated, is_variable, key_names, shardings
 from ttsim.models.presets import HF_REPOS
 from ttsim.models.storage import parameter_format
 from ttsim.models.transformer import Transformer
@@ -48,7 +48,10 @@ from ttsim.ui.progress import Progress
 Storage = Literal["float32", "bfloat16", "packed"]
 
 # Parameters that are weights of `tt.linear`, which takes block arrays.
-_LINEAR = ("wqkv_dkgh", "gate_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv")
+_LINEAR = (
+    *("wqkv_dkgh", "gate_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv"),
+    *("w1_edf", "w3_edf", "w2_efd", "shared_w1_df", "shared_w3_df", "shared_w2_fd", "wq_da", "wq_ahn", "wkv_dr"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,16 +273,20 @@ def _packer(fmt: str, mesh: Mesh, spec: PartitionSpec):
 
 
 def check_sharding(model: Transformer, layout: Layout, mesh: Mesh) -> None:
-    """Checks that every parameter is cut as the layout's rules say, and no weight is replicated within a replica.
+    """Checks that every parameter is cut as the layout's rules say, and no weight is replicated within a replica
+    unless that is meant (a router; a residual stream's embedding table).
 
     Raises:
       AssertionError: names the parameter.
     """
     expected = _expected_shardings(layout, mesh)
+    leaves = jax.tree.leaves_with_path(Transformer(layout), is_leaf=is_variable)
+    axes = {_path(keys): parameter.get_metadata()["axes"] for keys, parameter in leaves}
     values = jax.tree.leaves(model, is_leaf=lambda x: hasattr(x, "sharding"))
     for (path, sharding), value in zip(expected, values, strict=True):
         name = _path(path)
         if not value.sharding.is_equivalent_to(sharding, value.ndim):
             raise AssertionError(f"{name} is sharded as {value.sharding.spec}, the rules say {sharding.spec}")
-        if value.ndim >= 2 and layout.system.chips_per_replica > 1 and is_replicated(sharding.spec):
+        meant = set(axes[name]) <= ({None, "residual", "norm"} if layout.placement.replicated else {None})
+        if not meant and value.ndim >= 2 and layout.system.chips_per_replica > 1 and is_replicated(sharding.spec):
             raise AssertionError(f"{name} of shape {list(value.shape)} is replicated on {layout.system.label}")

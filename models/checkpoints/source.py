@@ -8,6 +8,7 @@ their norms' weights are permuted here. Every tensor of a file is used, or its p
 from __future__ import annotations
 
 import functools
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -16,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ttsim.models.checkpoints.expert_tensors import delta_readers, expert_readers, latent_readers
 from ttsim.models.config import ModelConfig
 from ttsim.models.features import LayerKind
-from ttsim.models.hf_config import FAMILIES
+from ttsim.models.hf_config import families
 from ttsim.models.layout import Layout
 from ttsim.models.transformer import CrossAttentionLayer, Transformer
 
@@ -74,7 +76,7 @@ class MappedTensors:
 
     def __init__(self, tensors: Mapping[str, Any], family: str = "llama"):
         self._tensors = tensors
-        traits = FAMILIES[family]
+        traits = families()[family]
         self.interleaved, self.plus_one, self.norms = traits.interleaved, traits.plus_one, traits.norms
         prefix = next((p for p in self._PREFIXES if f"{p}embed_tokens.weight" in tensors), None)
         if prefix is None:
@@ -185,7 +187,7 @@ def from_hf_tensors(
             parameters = _decoder_layer(source, layout, kind, prefix)
         for name, value in parameters.items():
             module, _, leaf = name.rpartition(".")
-            owner = getattr(layer, module) if module else layer
+            owner = operator.attrgetter(module)(layer) if module else layer
             fill(getattr(owner, leaf), value(), f"layers.{index}.{name}")
     fill(model.norm_d, _norm(source, "norm", hidden), "norm_d")
     head = table if config.tie_word_embeddings else "lm_head.weight"
@@ -342,10 +344,30 @@ def _dense(source: TensorSource, layout: Layout, kind: LayerKind, prefix: str) -
     return parameters
 
 
+def _experts(source: TensorSource, layout: Layout, kind: LayerKind, prefix: str) -> Parameters:
+    del kind
+    return expert_readers(layout.config, _below(source, prefix), lambda name: prefix + name in source)
+
+
+def _latent(source: TensorSource, layout: Layout, kind: LayerKind, prefix: str) -> Parameters:
+    del kind
+    return latent_readers(layout.config, _below(source, prefix))
+
+
+def _delta(source: TensorSource, layout: Layout, kind: LayerKind, prefix: str) -> Parameters:
+    del kind
+    return delta_readers(layout.config, _below(source, prefix))
+
+
+def _below(source: TensorSource, prefix: str) -> Callable[..., np.ndarray]:
+    """Reads a tensor of a layer: (name, *shape)."""
+    return lambda name, *shape: _get(source, prefix + name, *shape)
+
+
 # How the parameters of a layer's parts are read, by `LayerKind.mixer` and `LayerKind.mlp`.
 Reader = Callable[[TensorSource, Layout, LayerKind, str], Parameters]
-MIXERS: dict[str, Reader] = {"attention": _attention}
-MLPS: dict[str, Reader] = {"dense": _dense}
+MIXERS: dict[str, Reader] = {"attention": _attention, "latent": _latent, "delta": _delta}
+MLPS: dict[str, Reader] = {"dense": _dense, "experts": _experts}
 
 
 def _cross_attention_layer(

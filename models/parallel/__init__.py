@@ -1,4 +1,7 @@
-"""A layer's program on one device, by layout: `OneAxis` (a chip, a line, a ring) and `Galaxy` (rows x columns)."""
+"""A layer's program on one device, by layout.
+
+`OneAxis`: a chip, a line, a ring. `Replicated`: the same with a whole residual stream. `Galaxy`: rows x columns.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from typing import Literal
 from ttsim.models.layout import Layout
 from ttsim.models.parallel.galaxy import Galaxy
 from ttsim.models.parallel.one_axis import OneAxis
+from ttsim.models.parallel.replicated import Replicated
 from ttsim.models.parallel.stage import Stage
 from ttsim.precision.slots import AnyLayerPrecision
 
-__all__ = ["Galaxy", "OneAxis", "Stage", "decode_stage", "prefill_stage"]
+__all__ = ["Galaxy", "OneAxis", "Replicated", "Stage", "decode_stage", "prefill_stage"]
 
 
 def decode_stage(layout: Layout, precision: AnyLayerPrecision) -> OneAxis | Galaxy:
@@ -29,4 +33,6 @@ def prefill_stage(
 
 
 def _program(layout: Layout) -> type[OneAxis] | type[Galaxy]:
+    if layout.placement.replicated:
+        return Replicated
     return Galaxy if layout.two_d else OneAxis

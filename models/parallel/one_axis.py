@@ -55,9 +55,14 @@ class OneAxis(Stage):
         layout, out = self.layout, out_format or self.sum_format
         formats = {"out_format": out, "in_format": in_format}
         y = self.linear(x, w, weight_format, setting, kernel="dram_sharded", cores=cores, **formats)
-        if layout.ways > 1:
-            y = tt.reduce_scatter(y, axis=layout.axis, dim=y.ndim - 1, format=out, memory=self.memory)
-        return self.reshard(y, out, layout.residual_cores)
+        return self.reshard(self.reduce(y, out), out, layout.residual_cores)
+
+    def reduce(self, partial, fmt: str):
+        """Sums of the chips' partial results [rows, d], in the residual stream's sharding."""
+        layout = self.layout
+        if layout.ways == 1:
+            return partial
+        return tt.reduce_scatter(partial, axis=layout.axis, dim=partial.ndim - 1, format=fmt, memory=self.memory)
 
     def attention_output(self, x, w, weight_format, setting):
         """wo: fused with the gathering of its input on a ring, row-parallel elsewhere."""

@@ -30,6 +30,11 @@ class Stage:
     numerics: Literal["prefill", "decode"]
     users_axis: str | None = None
 
+    @property
+    def phase(self) -> Literal["decode", "prefill"]:
+        """Whether rows are users or the tokens of a prompt."""
+        return "decode" if self.memory == "l1" else "prefill"
+
     # Formats and settings.
 
     @property
@@ -108,6 +113,11 @@ class Stage:
             rows = {"kernel": "mcast_2d", "pass_rows": pass_rows, "cores": decode_cores}
         formats = {"weight_format": weight_format, "in_format": in_format, "out_format": out_format}
         return tt.linear(x, w[...], setting=setting, **formats, **rows)
+
+    def plain_linear(self, x, w, weight_format, setting, *, in_format=None):
+        """A matmul without communication, in the formats of the residual stream."""
+        out, given = self.precision.linear_out, in_format or self.precision.residual
+        return self.linear(x, w, weight_format, setting, kernel="dram_sharded", out_format=out, in_format=given)
 
     def reshard(self, x, fmt: str, cores: int | None):
         """The same values on other cores' L1; rows in DRAM stay where they are."""

@@ -10,6 +10,7 @@ import pytest
 from ttsim.precision.slots import abstract_precision
 from ttsim.precision.text import decoders_from_json
 from ttsim.precision.values import (
+    EXPERT_GROUPS,
     LAYER_GROUPS,
     OP_GROUPS,
     TENSOR_GROUPS,
@@ -38,7 +39,8 @@ MIXED = (
 
 
 def test_groups_are_the_fields_in_published_order():
-    assert tuple(f.name for f in dataclasses.fields(LayerPrecision)) == TENSOR_GROUPS + OP_GROUPS == LAYER_GROUPS
+    assert tuple(f.name for f in dataclasses.fields(LayerPrecision)) == LAYER_GROUPS
+    assert LAYER_GROUPS == TENSOR_GROUPS + OP_GROUPS + EXPERT_GROUPS
 
 
 @pytest.mark.parametrize("text", [SWEEP_0, SWEEP_9])

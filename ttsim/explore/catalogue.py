@@ -31,7 +31,9 @@ from ttsim.scenarios.scenario import MAX_BATCH, Scenario
 
 CATALOGUE_DATE = datetime.date(2026, 10, 1)  # of the release
 # Implementations that run one model on all chips of a Galaxy; the others cut it into replicas.
-_WHOLE_BOX = ("llama3_70b_galaxy", "qwen3_32b_galaxy", "deepseek_r1_galaxy", "gpt_oss")
+_WHOLE_BOX = ("llama3_70b_galaxy", "qwen3_32b_galaxy", "gpt_oss")
+# Replicas of one that runs on the rows of its boxes.
+_ROWS = {"deepseek_r1_galaxy": 4}
 _REASONS = {"diffusion_gemma": "it generates blocks by diffusion, not token after token"}
 # Implementations whose op sequence is the one that is priced.
 _PRICED = ("tt_transformers",)
@@ -65,7 +67,7 @@ class Entry:
         """Independent replicas of the model on the box."""
         if self.implementation in _WHOLE_BOX:
             return 1
-        return self.replicas or max(1, self.users // MAX_BATCH)
+        return _ROWS.get(self.implementation) or self.replicas or max(1, self.users // MAX_BATCH)
 
     @property
     def batch_size(self) -> int:

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ttsim.files.reading import number, read_json, shown
+from ttsim.hardware.expert_constants import EXPERT_CONSTANTS
 from ttsim.hardware.quantities import Constant, ScalesWith, Unit
 
 
@@ -471,6 +472,7 @@ def _all() -> Iterator[Constant]:
             yield value
     for table in (*LINK_BYTE_TIME.values(), HOST_UNTILIZE, HOST_TILIZE_THREADS):
         yield from table.values()
+    yield from EXPERT_CONSTANTS
 
 
 CONSTANTS: Mapping[str, Constant] = MappingProxyType({constant.name: constant for constant in _all()})

@@ -20,7 +20,7 @@ AnyLayerPrecision: TypeAlias = "LayerPrecision | LayerPlaceholder"
 
 MARK = "@"
 _MODEL = "model"
-_SETTINGS = frozenset((*OP_GROUPS, "li_lm_head", "li_norm"))
+_SETTINGS = frozenset((*OP_GROUPS, "li_router", "li_shared", "li_lm_head", "li_norm"))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,10 @@ OP_GROUPS = (
     "li_o_prefill",
     "sdpa_prefill",
 )
-LAYER_GROUPS = TENSOR_GROUPS + OP_GROUPS
+# Parts of a decoder layer that tt_transformers' words do not cover; the names are ours. Routed experts are ff1_3 and
+# ff2, latent attention and delta nets wqkv and wo; `shared` is the MLP that runs beside routed experts.
+EXPERT_GROUPS = ("router", "shared", "li_router", "li_shared")
+LAYER_GROUPS = TENSOR_GROUPS + OP_GROUPS + EXPERT_GROUPS
 # Outside the decoder layers. tt_transformers has one fixed value for each and no name; the names are ours.
 MODEL_GROUPS = ("lm_head", "logits", "embedding", "norm", "bias", "li_lm_head", "li_norm", "argmax_ties")
 
@@ -37,6 +40,7 @@ ARGMAX_TIES = ("first", "last")  # which of equal logits is chosen
 _TEXT_PARTS: dict[str, tuple[str, ...]] = {
     "precision_cfg": TENSOR_GROUPS,
     "fidelity_cfg": OP_GROUPS,
+    "experts_cfg": EXPERT_GROUPS,
     "model_cfg": MODEL_GROUPS,
 }
 

@@ -19,6 +19,7 @@ from ttsim.dates import TABLE_DATE, parse_date
 from ttsim.errors import unknown
 from ttsim.files.reading import shown
 from ttsim.precision.text import (
+    EXPERT_GROUPS,
     FORMATS,
     LAYER_GROUPS,
     MODEL_GROUPS,
@@ -33,6 +34,7 @@ from ttsim.precision.text import (
 )
 
 __all__ = [
+    "EXPERT_GROUPS",
     "FORMATS",
     "LAYER_GROUPS",
     "MODEL_GROUPS",
@@ -71,6 +73,9 @@ class LayerPrecision:
     activations, or `mixed`, where each kind has its own (the properties below). `li_*` and `sdpa_*` are the compute
     settings of the linear layers and of attention.
 
+    Models with routed experts: `router` and `li_router` are the router's; `shared` and `li_shared` those of an MLP that
+    all tokens run through beside the experts (shared expert, Gemma-4's dense MLP); the experts' own are ff1_3 and ff2.
+
     Source: tt-metal models/tt_transformers/tt/model_config.py, `ModelOptimizations._default_settings`.
     """
 
@@ -88,6 +93,10 @@ class LayerPrecision:
     li_qkv_prefill: str = "hifi2"
     li_o_prefill: str = "hifi2"
     sdpa_prefill: str = "hifi4"
+    router: str = "bf16"
+    shared: str = "bfp8"
+    li_router: str = "hifi2"
+    li_shared: str = "hifi2"
 
     def __post_init__(self) -> None:
         for group in LAYER_GROUPS:
@@ -232,14 +241,17 @@ class Precision:
     def to_text(self) -> str:
         """Returns `precision_cfg = {...}, fidelity_cfg = {...}`, letter for letter a published section title.
 
-        Whatever those two parts cannot say follows in parts of our own, `model_cfg = {lm_head: bf16}` and
-        `decoder_31 = {ff1_3: bfp8}`, with only what differs; `parse` reads them back.
+        Whatever those two parts cannot say follows in parts of our own, `experts_cfg`, `model_cfg = {lm_head: bf16}`
+        and `decoder_31 = {ff1_3: bfp8}`, with only what differs; `parse` reads them back.
         """
         parts = {
             "precision_cfg": {g: getattr(self.default, g) for g in TENSOR_GROUPS},
             "fidelity_cfg": {g: getattr(self.default, g) for g in OP_GROUPS},
         }
         plain = Precision()
+        ours, usual = self.default, plain.default
+        if experts := {g: getattr(ours, g) for g in EXPERT_GROUPS if getattr(ours, g) != getattr(usual, g)}:
+            parts["experts_cfg"] = experts
         if model := {f: getattr(self, f) for f in MODEL_GROUPS if getattr(self, f) != getattr(plain, f)}:
             parts["model_cfg"] = model
         for i, layer in self.layers:
@@ -311,6 +323,37 @@ _BF16_ATTENTION = {
 }
 
 
+# Models that run on code of their own have one precision, whatever the preset. Keys: how a model's name begins.
+_BFP4_EXPERTS = {"ff1_3": "bfp4", "ff2": "bfp4", "li_ff1_3": "lofi", "li_ff2": "lofi"}
+_LOFI_ATTENTION = dict.fromkeys(("li_qkv_decode", "li_o_decode", "li_qkv_prefill", "li_o_prefill"), "lofi")
+_OWN_CODE: dict[str, dict[str, str]] = {
+    # tt_transformers tt/mixtral_{mlp,moe}.py: experts and gate LoFi, weights in the model's bfp8 in both presets.
+    "mixtral-8x7b": {"li_ff1_3": "lofi", "li_ff2": "lofi", "li_router": "lofi"},
+    # demos/gpt_oss/tt: bfp4 experts; most matmuls take the op's default, which is LoFi for block floats.
+    "gpt-oss": {**_BFP4_EXPERTS, **_LOFI_ATTENTION, "sdpa_decode": "hifi4", "li_router": "hifi2", "bias": "bf16"},
+    # demos/deepseek_v3/utils/config_helpers.py: bfp4 LoFi gate and up, bfp8 HiFi2 down and shared expert.
+    "deepseek-v3": {"ff1_3": "bfp4", "li_ff1_3": "lofi", "li_ff2": "hifi2", **_LOFI_ATTENTION, "sdpa_decode": "hifi4"},
+    # demos/blackhole/qwen3_coder_30b_a3b
+    "qwen3-30b-a3b": {**_BFP4_EXPERTS, "kv_cache": "bf16"},
+    # demos/gemma4: all bf16, the op's default fidelity.
+    "gemma-4-26b": {**dict.fromkeys(("ff1_3", "ff2", "wqkv", "wo", "kv_cache", "shared", "lm_head"), "bf16")},
+    # demos/blackhole/qwen36: gate and up bfp4 LoFi, everything else bfp8 HiFi2.
+    "qwen3.5": _BFP4_FF1_3,
+    "qwen3.6": _BFP4_FF1_3,
+    # qwen38_27b_qb2 config/precision.json: bfp4 LoFi everywhere, the LM head too.
+    "qwen3.8": {**_BFP4_EXPERTS, **_LOFI_ATTENTION, "wqkv": "bfp4", "wo": "bfp4", "lm_head": "bfp4"},
+}
+_OWN_CODE |= {"deepseek-r1": _OWN_CODE["deepseek-v3"], "kimi-k2": _OWN_CODE["deepseek-v3"]}
+_OWN_CODE |= {"qwen3-coder-30b-a3b": _OWN_CODE["qwen3-30b-a3b"]}
+
+
+def _own_code(model: str) -> dict[str, str] | None:
+    """What departs from the default in a model that runs on code of its own; None for tt_transformers' models."""
+    if "distill" in model:
+        return None
+    return next((changes for start, changes in _OWN_CODE.items() if model.startswith(start)), None)
+
+
 def default_precision(date: datetime.date | str | None = None) -> Precision:
     """Returns tt_transformers' default, before any preset, as the software of `date` had it (None: 2025-05-12).
 
@@ -347,6 +390,8 @@ def preset(name: str, model: str, date: datetime.date | str | None = None) -> Pr
         return _uniform("bf16", "hifi4")
     if name == "fp32":
         return _uniform("fp32", "exact")
+    if (own := _own_code(model)) is not None:
+        return default_precision(day).replace(**own)
 
     if model == "qwen2.5-7b" and day >= datetime.date(2025, 6, 3):
         return default_precision(day).replace(**_BF16_ATTENTION, activation="bf16", li_ff1_3="hifi4", li_ff2="hifi4")
@@ -380,6 +425,6 @@ def resolve(precision: Precision | str, model: str, date: datetime.date | str | 
 
 
 def _uniform(fmt: str, setting: str) -> Precision:
-    layer = LayerPrecision(**dict.fromkeys(TENSOR_GROUPS, fmt), **dict.fromkeys(OP_GROUPS, setting))
+    layer = LayerPrecision(**{g: setting if g.startswith(("li_", "sdpa_")) else fmt for g in LAYER_GROUPS})
     model = (f for f in MODEL_GROUPS if f != "argmax_ties")
     return Precision(layer).replace(**{f: setting if f.startswith("li_") else fmt for f in model})

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
+
 from ttsim.hardware.chips import Chip
-from ttsim.models.cache import users_partition
+from ttsim.models.cache import local_states, users_axis
 from ttsim.models.layout import Layout
 from ttsim.models.storage import parameters
 from ttsim.numerics.formats import get_format, tile_padded_bytes
@@ -57,16 +61,21 @@ def weight_bytes(layout: Layout, precision: Precision) -> int:
 
 
 def kv_cache_bytes(layout: Layout, precision: Precision, batch: int, sequence: int) -> int:
-    """Bytes of one chip's keys and values for `batch` users of `sequence` positions, in whole blocks."""
-    users = batch
-    if isinstance(users_partition(layout, batch), tuple):
-        users //= layout.residual_ways
-    positions = -(-sequence // CACHE_BLOCK) * CACHE_BLOCK
-    kinds = Counter((kind, precision.layer(i).kv_cache) for i, kind in enumerate(layout.config.text_kinds))
-    return sum(
-        2 * count * tile_padded_bytes((users * layout.local_kv_heads(kind) * positions, kind.head_dim), fmt)
-        for (kind, fmt), count in kinds.items()
+    """Bytes that one chip remembers of `batch` users of `sequence` positions: keys and values, latents, states."""
+    axis = users_axis(layout, batch)
+    users = (
+        batch
+        if axis is None
+        else batch // dict(zip(layout.system.axis_names, layout.system.mesh_shape, strict=True))[axis]
     )
+    layout = dataclasses.replace(layout, max_seq_len=-(-sequence // CACHE_BLOCK) * CACHE_BLOCK)
+    kinds = Counter((kind, precision.layer(i).kv_cache) for i, kind in enumerate(layout.config.text_kinds))
+    total = 0
+    for (kind, kv_format), count in kinds.items():
+        for shape, own in local_states(layout, kind):
+            rows, width = users * math.prod(shape[:-1]), shape[-1]
+            total += count * tile_padded_bytes((rows, width), kv_format if own == "kv_cache" else own)
+    return total
 
 
 def pool_bytes(layout: Layout, precision: Precision, users: int, tokens: int) -> int:
@@ -104,7 +113,7 @@ def activation_bytes(program: Program) -> int:
             residual = int(call.outputs[0].size * size)
             continue
         results = () if call.op.caches else call.outputs
-        values = sum(x.size for x in (*call.activations, *results))
+        values = sum(x.size for x in (*jax.tree.leaves(call.activations), *results))
         largest = max(largest, int(values * size))
     return largest + (residual or 0)
 

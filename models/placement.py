@@ -1,0 +1,147 @@
+"""Where the parts that only some models have lie on a system's chips: the vendor's choice for each model code.
+
+    cut          the residual stream is cut along the hidden size, as in tt_transformers (Mixtral, DeepSeek, Qwen3.6)
+    replicated   it is whole on every chip, and all-reduces end each branch (gpt-oss, Gemma-4, Qwen3-Coder)
+
+Routed experts lie whole on chips, or every chip has a slice of each, or (where a system is cut into rows of chips that
+serve users of their own) the experts of one layer are spread over all rows and tokens travel to them.
+
+Source: tt-metal models/tt_transformers/tt/mixtral_moe.py; models/demos/{gpt_oss,deepseek_v3,gemma4}/tt;
+models/demos/blackhole/{qwen36,qwen3_coder_30b_a3b}. A system that a model code does not know (Mixtral on a Galaxy) is
+laid out in the same manner, which is ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from ttsim.meshes.sharding import ONE_D, RING, ShardingError, ShardingRules, replicated_residual, with_experts
+from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS, System, Topology
+from ttsim.models.config import ModelConfig
+from ttsim.models.features import ExpertsConfig
+
+# By `model_type`, which says whose code runs the model.
+_REPLICATED = frozenset({"gpt_oss", "gemma4_text", "gemma4_unified_text", "qwen3_moe"})
+_ONE_CORE_NORMS = frozenset({"gpt_oss", "gemma4_text", "gemma4_unified_text"})
+_WHOLE_EXPERTS = frozenset({"mixtral", "qwen3_moe", "deepseek_v3", "kimi_k2"})
+_EXCHANGE = frozenset({"gpt_oss", "deepseek_v3", "kimi_k2"})
+_DENSE_KERNELS = frozenset({"mixtral", "deepseek_v3", "kimi_k2"})
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How one model's special parts lie on one system.
+
+    Attributes:
+      replicated: whether the residual stream is whole on every chip.
+      expert_axes: mesh axes over which whole experts are spread, the major one first.
+      width_axis: mesh axis over which the width of every expert is cut, or None.
+      power_of_two_vocabulary: whether each chip's share of the vocabulary is padded to a power of two, as device
+        sampling wants it (gpt-oss, since 2026-02-25).
+      one_core_norm: whether decode's norms take the interleaved residual stream, a row of tiles on one core.
+    """
+
+    replicated: bool = False
+    expert_axes: tuple[str, ...] = ()
+    width_axis: str | None = None
+    one_core_norm: bool = False
+    power_of_two_vocabulary: bool = False
+
+
+def place_parts(config: ModelConfig, system: System) -> Placement:
+    """The placement of a model on a system.
+
+    Raises:
+      ShardingError: latent attention on a two-dimensional mesh, or heads of delta nets that the chips can't share.
+    """
+    if config.experts is None and config.latent is None and config.delta is None:
+        return Placement()
+    grid = system.topology is Topology.GRID
+    tensor_axis, ways = ROW_AXIS if grid else TENSOR_AXIS, system.grid[0]
+    if grid and config.latent is not None:
+        raise ShardingError(
+            f"{config.name} runs on rows of {ways} chips that share its experts: write {system.name} DP="
+            f"{system.grid[1]}"
+        )
+    if config.delta is not None and config.delta.key_heads % ways:
+        raise ShardingError(
+            f"{config.name}'s {config.delta.key_heads} key heads do not divide over the {ways} chips of {system.label}"
+        )
+    parts = Placement(
+        replicated=grid or config.family in _REPLICATED,
+        one_core_norm=config.family in _ONE_CORE_NORMS,
+        power_of_two_vocabulary=config.family == "gpt_oss",
+    )
+    if config.experts is None:
+        return parts
+    count = config.experts.count
+    if config.family in _EXCHANGE and system.data_parallel > 1 and count % system.num_chips == 0:
+        return dataclasses.replace(parts, expert_axes=(DATA_AXIS, TENSOR_AXIS))
+    columns = (COLUMN_AXIS,) if grid and count % system.grid[1] == 0 else ()
+    shared = math.prod(system.grid[1:]) if columns else 1
+    if config.family in _WHOLE_EXPERTS and count % (ways * shared) == 0:
+        return dataclasses.replace(parts, expert_axes=(*columns, tensor_axis))
+    return dataclasses.replace(parts, expert_axes=columns, width_axis=tensor_axis)
+
+
+def special_rules(config: ModelConfig, system: System, placement: Placement, *, ring: bool) -> ShardingRules:
+    """Sharding rules of a model with such parts; `ring`: wo's input is gathered in its kernel."""
+    tensor_axis = ROW_AXIS if system.topology is Topology.GRID else TENSOR_AXIS
+    rules = replicated_residual(tensor_axis) if placement.replicated else RING if ring else ONE_D
+    latent_out = TENSOR_AXIS if config.latent is not None and not placement.replicated else None
+    return with_experts(rules, placement.expert_axes, placement.width_axis, latent_out)
+
+
+def expert_kernel(config: ModelConfig, phase: str, *, exchange: bool) -> str:
+    """Which kernel multiplies by the experts' weights.
+
+    "dense": every local expert multiplies all rows, whatever is routed (Mixtral, DeepSeek, and prompts of an exchange);
+    "streamed": gpt-oss's fused op of an exchange, which reads an expert once for each chunk of 32 rows that has it;
+    "sparse": `ttnn.sparse_matmul`.
+    """
+    if config.family in _DENSE_KERNELS:
+        return "dense"
+    if exchange:
+        return "streamed" if phase == "decode" else "dense"
+    return "sparse"
+
+
+def active_blocks(experts: ExpertsConfig, holders: int, rows: int, phase: str) -> float:
+    """Blocks of 32 rows x expert that the busiest of the chips computes in one sparse matmul.
+
+    Prefill runs every expert over all rows. Decode runs the experts that some row is routed to; with uniform routing
+    that is E (1 - (1 - k / E)^rows) of E. One token's k experts fall on `holders` chips that have different ones, and
+    the others wait for the busiest.
+
+    Args:
+      holders: groups of chips that hold different experts. rows: tokens. phase: "decode" or "prefill".
+    """
+    local = experts.count / holders
+    if phase == "prefill":
+        return local * -(-rows // 32)
+    blocks = -(-rows // 32)
+    if rows == 1:
+        return _busiest(experts.active, holders)
+    return blocks * local * (1 - (1 - experts.active / experts.count) ** min(rows, 32))
+
+
+def _busiest(balls: int, bins: int) -> float:
+    """Expected number of balls in the fullest bin, thrown uniformly: sum over m of P(max >= m)."""
+    if bins == 1:
+        return float(balls)
+
+    def at_most(limit: int) -> float:
+        """P(no bin has more than limit): balls! / bins^balls times a coefficient of (sum x^i / i!)^bins."""
+        terms = [1 / math.factorial(i) for i in range(min(limit, balls) + 1)]
+        power = [1.0]
+        for _ in range(bins):
+            size = min(balls, len(power) + len(terms) - 2)
+            power = [
+                sum(power[j] * terms[i - j] for j in range(len(power)) if 0 <= i - j < len(terms))
+                for i in range(size + 1)
+            ]
+        return power[balls] * math.factorial(balls) / bins**balls if len(power) > balls else 0.0
+
+    return sum(1 - at_most(m - 1) for m in range(1, balls + 1))

@@ -1,0 +1,85 @@
+"""Where routed experts lie, what of them a chip computes, and that prices follow."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+import ttsim
+from ttsim.meshes.sharding import ShardingError
+from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS, get_system
+from ttsim.models.identity import get_config
+from ttsim.models.layout import Layout
+from ttsim.models.placement import _busiest, active_blocks, place_parts
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "experts", "width", "replicated"),
+    [
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1", "T3K", (TENSOR_AXIS,), None, False),
+        ("openai/gpt-oss-20b", "T3K", (), TENSOR_AXIS, True),
+        ("openai/gpt-oss-120b", "TG", (COLUMN_AXIS,), ROW_AXIS, True),
+        ("openai/gpt-oss-120b", "TG DP=4", (DATA_AXIS, TENSOR_AXIS), None, True),
+        ("deepseek-ai/DeepSeek-R1-0528", "TG DP=4", (DATA_AXIS, TENSOR_AXIS), None, False),
+        ("Qwen/Qwen3-30B-A3B", "P150x4", (TENSOR_AXIS,), None, True),
+        ("google/gemma-4-26B-A4B-it", "P150x4", (), TENSOR_AXIS, True),
+        ("Qwen/Qwen3.6-27B", "P150x4", (), None, False),
+        ("Llama3.1-8B", "TG", (), None, False),
+    ],
+)
+def test_the_vendors_layouts(model, device, experts, width, replicated):
+    placement = place_parts(get_config(model), get_system(device))
+    assert (placement.expert_axes, placement.width_axis, placement.replicated) == (experts, width, replicated)
+
+
+def test_latent_attention_on_a_grid_is_refused_with_what_would_be_right():
+    with pytest.raises(ShardingError, match="write TG DP=4"):
+        Layout(get_config("deepseek-ai/DeepSeek-R1-0528"), get_system("TG"))
+
+
+def test_the_busiest_of_chips():
+    for balls, bins in ((4, 4), (8, 4), (3, 2)):
+        counts = [max(map(throw.count, range(bins))) for throw in itertools.product(range(bins), repeat=balls)]
+        assert _busiest(balls, bins) == pytest.approx(sum(counts) / len(counts))
+
+
+def test_active_experts_in_decode_grow_with_users_and_prefill_runs_all():
+    experts = get_config("openai/gpt-oss-120b").experts
+    assert active_blocks(experts, 1, 1, "decode") == 4
+    assert active_blocks(experts, 32, 128, "decode") == pytest.approx(4 * 4 * (1 - (1 - 4 / 128) ** 32))
+    one, many = (active_blocks(experts, 1, rows, "decode") for rows in (2, 32))
+    assert 4 < one < many < 128
+    assert active_blocks(experts, 1, 128, "prefill") == 128 * 4
+
+
+def test_mixtral_reads_every_expert_whatever_is_routed():
+    """One expert a chip: the bytes of a decode step are those of all users, and all but fill the step."""
+    one, all_users = (ttsim.simulate("Mixtral-8x7B", "T3K", batch_size=batch) for batch in (1, 32))
+    experts = 3 * 4096 * 14336 * 1.0625 * 32
+    for report in (one, all_users):
+        assert report.memory.weights > experts
+    assert all_users.speed == pytest.approx(one.speed, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("model", "billions"),
+    [
+        ("gpt-oss-20b", 20.9),
+        ("gpt-oss-120b", 116.8),
+        ("Mixtral-8x7B", 46.7),
+        ("Qwen3-30B-A3B", 30.5),
+        ("DeepSeek-V3", 671.0),
+        ("gemma-4-26B-A4B", 25.2),
+        ("Qwen3.6-35B-A3B", 34.7),
+    ],
+)
+def test_parameters_are_as_many_as_published(model, billions):
+    """Sizes on the models' pages; DeepSeek's without the layer that predicts more tokens."""
+    assert get_config(model).parameter_count / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_a_model_without_special_parts_is_placed_as_before():
+    config = get_config("Llama3.1-8B")
+    assert place_parts(config, get_system("T3K")) == place_parts(
+        dataclasses.replace(config, family="gpt_oss"), get_system("T3K")
+    )

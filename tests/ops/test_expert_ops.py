@@ -1,0 +1,94 @@
+"""Routing and the delta rule against plain numpy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ttsim import ops as tt
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def routed(logits, bias, *, active, scoring, renormalise, scale, groups, active_groups):
+    """What `tt.route` computes, token by token."""
+    out = np.zeros_like(logits)
+    for row, x in zip(out, logits, strict=True):
+        score = {"softmax": softmax(x), "softmax_chosen": x, "sigmoid": 1 / (1 + np.exp(-x))}[scoring]
+        choice = score + (0 if bias is None else bias)
+        if groups > 1:
+            blocks = choice.reshape(groups, -1)
+            best = np.argsort(-np.sort(blocks, axis=-1)[:, -2:].sum(-1), kind="stable")[:active_groups]
+            choice = np.where(np.isin(np.arange(groups), best)[:, None], blocks, -np.inf).reshape(-1)
+        chosen = np.argsort(-choice, kind="stable")[:active]
+        weights = softmax(score[chosen]) if scoring == "softmax_chosen" else score[chosen]
+        if renormalise and scoring != "softmax_chosen":
+            weights = weights / weights.sum()
+        row[chosen] = weights * scale
+    return out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scoring": "softmax", "renormalise": False},
+        {"scoring": "softmax"},
+        {"scoring": "softmax_chosen"},
+        # Scores below 0 after the bias: a mask of 0 in place of -inf would choose from dropped groups.
+        {"scoring": "sigmoid", "bias": -1.2, "groups": 4, "active_groups": 2, "scale": 2.5},
+        {"scoring": "sigmoid", "bias": 0.3, "scale": 2.827},
+    ],
+)
+def test_routing(options):
+    rng, options = np.random.RandomState(1), dict(options)
+    logits = rng.standard_normal((50, 16)).astype(np.float32)
+    bias = options.pop("bias", None)
+    bias = None if bias is None else (bias + 0.3 * rng.standard_normal(16)).astype(np.float32)
+    options = {"active": 4, "renormalise": True, "scale": 1.0, "groups": 1, "active_groups": 1, **options}
+    result = tt.route(jnp.asarray(logits), None if bias is None else jnp.asarray(bias), format="fp32", **options)
+    np.testing.assert_allclose(result, routed(logits, bias, **options), atol=1e-6)
+    assert (np.count_nonzero(result, axis=-1) == 4).all()
+
+
+def test_equal_scores_choose_the_lower_expert():
+    weights = tt.route(jnp.zeros((1, 8)), None, active=2, scoring="softmax_chosen", format="fp32")
+    np.testing.assert_array_equal(weights, [[0.5, 0.5, 0, 0, 0, 0, 0, 0]])
+
+
+def test_the_clamped_gate_of_gpt_oss():
+    gate, up = jnp.array([[[9.0, -9.0, 1.0]]]), jnp.array([[[9.0, -9.0, 1.0]]])
+    result = tt.expert_gate(gate, up, activation="silu", clamp=7.0, out_format="fp32")
+    g, u = np.minimum(gate, 7), np.clip(up, -7, 7)
+    np.testing.assert_allclose(result, (u + 1) * g / (1 + np.exp(-1.702 * g)), rtol=1e-6)
+
+
+def test_a_prompt_through_a_delta_net_is_its_tokens_one_by_one():
+    rng = np.random.RandomState(2)
+    heads, keys, values, tokens = 4, 8, 6, 9
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    q, k, v = normal(tokens, 2, keys), normal(tokens, 2, keys), normal(tokens, heads, values)
+    a, b, decay, dt = normal(tokens, heads), normal(tokens, heads), normal(heads), normal(heads)
+    state = normal(heads, keys, values)
+    last = 6
+    out, end = tt.delta_prefill(q, k, v, a, b, decay, dt, state, jnp.int32(last), out_format="fp32")
+    step = state[None]
+    for t in range(last + 1):
+        row = (x[t : t + 1] for x in (q, k, v, a, b))
+        one, step = tt.delta_decode(*row, decay, dt, step, out_format="fp32")
+        np.testing.assert_allclose(one[0], out[t], atol=1e-5)
+    np.testing.assert_allclose(end, step[0], atol=1e-5)
+
+
+def test_a_convolution_ends_at_the_last_row_that_counts():
+    rng = np.random.RandomState(3)
+    x, taps = rng.standard_normal((7, 5)).astype(np.float32), rng.standard_normal((5, 4)).astype(np.float32)
+    y, end = tt.conv_prefill(jnp.asarray(x), jnp.zeros((5, 3)), jnp.asarray(taps), jnp.int32(4), out_format="fp32")
+    padded = np.concatenate([np.zeros((3, 5)), x])
+    plain = sum(padded[i : i + 7] * taps[:, i] for i in range(4))
+    np.testing.assert_allclose(y, plain / (1 + np.exp(-plain)), atol=1e-5)
+    np.testing.assert_allclose(end, x[2:5].T)

@@ -1,0 +1,214 @@
+"""Gated delta nets: a causal convolution and a recurrent state in place of keys and values.
+
+Axes in names: b users, t tokens, n value heads, k size of a key, v size of a value, c channels of the convolution, w
+its taps. The state S [k, v] of a head is kept in float32.
+
+    S <- exp(decay) S;   e = beta (v - k^T S);   S <- S + k e^T;   o = q^T S
+
+Source: transformers modeling_qwen3_5.py (`torch_recurrent_gated_delta_rule`); arXiv:2412.06464.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from ttsim.hardware.constants import ADD_TIME
+from ttsim.kernels import delta, matmul
+from ttsim.kernels.activations import small, stream, stream_rows
+from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
+from ttsim.numerics import fidelity
+from ttsim.numerics.formats import dequantize, get_format
+from ttsim.numerics.packer import pack
+from ttsim.ops.core import op
+
+
+@op(weights=(1,))
+def delta_projections(x, weights, *, kernel, weight_format, setting, out_format, in_format="bf16", cores=None):
+    """x times several weights in one matmul: q, k and v; z; a and b. Args: see `linear`; returns one array a weight."""
+    del kernel, cores
+    return tuple(
+        fidelity.matmul(
+            x,
+            dequantize(w).reshape(w.shape[0], -1),
+            setting,
+            weight_format=weight_format,
+            activation_format=in_format,
+            out_format=out_format,
+        )
+        for w in weights
+    )
+
+
+@delta_projections.cost
+def _(call, machine):
+    x, weights = call.inputs
+    rows, k = rows_and_columns(x)
+    n = sum(math.prod(w.shape[1:]) for w in weights)
+    fmt, setting = call["weight_format"], call["setting"]
+    if call["kernel"] == "dram_sharded":
+        cores = call["cores"] or largest_divisor(tiles(k), machine.chip.cores)
+        matmuls = [matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, chip=machine.chip)]
+        return [*matmuls, *(small("slice", ADD_TIME) for _ in weights)]
+    options = {"fmt": fmt, "in_format": call["in_format"], "out_format": call["out_format"], "setting": setting}
+    return [matmul.mcast_2d(rows, k, n, pass_rows=rows, chip=machine.chip, **options)]
+
+
+@op(weights=(2,), caches=(1,))
+def conv_decode(x_bc, state_bcw, w_cw, *, out_format):
+    """One step of a causal convolution with SiLU: y = silu(sum_w taps[c, w] inputs[c, w]), the last tap the newest.
+
+    Args:
+      x_bc: [B, C] newest inputs. state_bcw: [B, C, W - 1] those before. w_cw: [C, W].
+
+    Returns:
+      y [B, C]; the state [B, C, W - 1] that ends in x.
+    """
+    inputs = jnp.concatenate([state_bcw, x_bc[..., None].astype(state_bcw.dtype)], axis=-1)
+    y = jax.nn.silu((inputs.astype(jnp.float32) * w_cw[None]).sum(axis=-1))
+    return pack(y, out_format), inputs[..., 1:]
+
+
+@conv_decode.cost
+def _(call, machine):
+    moved = 2 * math.prod(call.inputs[1].shape) * get_format("bf16").bytes_per_value
+    return [stream("causal_conv1d_update", moved, machine.chip)]
+
+
+@op(weights=(2,))
+def conv_prefill(x_tc, state_cw, w_cw, last, *, out_format):
+    """The same over the rows of one user's prompt.
+
+    Args:
+      x_tc: [T, C]. state_cw: [C, W - 1] inputs before it. w_cw: [C, W].
+      last: int32 scalar, the last row that is no padding: the state ends there.
+
+    Returns:
+      y [T, C]; the state [C, W - 1].
+    """
+    taps, rows = w_cw.shape[1], x_tc.shape[0]
+    inputs = jnp.concatenate([state_cw.T, x_tc.astype(state_cw.dtype)])
+    y = sum(inputs[i : i + rows].astype(jnp.float32) * w_cw[None, :, i] for i in range(taps))
+    state = jax.lax.dynamic_slice_in_dim(inputs, last + 1, taps - 1)
+    return pack(jax.nn.silu(y), out_format), state.T
+
+
+@conv_prefill.cost
+def _(call, machine):
+    rows, columns = call.inputs[0].shape
+    return [stream("causal_conv1d", 2 * tensor_bytes(rows, columns, "bf16"), machine.chip)]
+
+
+@op(weights=(5, 6), caches=(7,))
+def delta_decode(q, k, v, a, b, decay_n, dt_bias_n, state, *, out_format):
+    """One token of every user through the state.
+
+    Args:
+      q, k: [B, key heads, k]; v: [B, N, v]. a, b: [B, N] logits of decay and of beta.
+      decay_n: [N] A_log; dt_bias_n: [N]. state: [B, N, k, v].
+
+    Returns:
+      o [B, N, v]; the state.
+    """
+    q, k, decay, beta = _prepare(q, k, a, b, decay_n, dt_bias_n, v.shape[-2])
+    state, out = jax.vmap(_step)(state, q, k, v, decay, beta)
+    return pack(out, out_format), state
+
+
+@delta_decode.cost
+def _(call, machine):
+    # The fused step: every head's state is read and written once.
+    moved = 2 * math.prod(call.inputs[7].shape) * get_format("fp32").bytes_per_value
+    return [stream("gated_delta_step", moved, machine.chip)]
+
+
+@op(weights=(5, 6))
+def delta_prefill(q, k, v, a, b, decay_n, dt_bias_n, state, last, *, out_format):
+    """One user's prompt, or a chunk of it, through the state.
+
+    Args:
+      q, k, v, a, b: as in `delta_decode`, with T in place of B. state: [N, k, v] of this user.
+      last: int32 scalar, the last row that is no padding (padding leaves the state as it is).
+
+    Returns:
+      o [T, N, v]; the state after row `last`.
+    """
+    q, k, decay, beta = _prepare(q, k, a, b, decay_n, dt_bias_n, v.shape[-2])
+
+    def token(state, row):
+        index, *inputs = row
+        new, out = _step(state, *inputs)
+        return jnp.where(index <= last, new, state), out
+
+    state, out = jax.lax.scan(token, state, (jnp.arange(v.shape[0]), q, k, v, decay, beta))
+    return pack(out, out_format), state
+
+
+@delta_prefill.cost
+def _(call, machine):
+    rows, heads, value = call.inputs[2].shape
+    return delta.scan(rows, heads, call.inputs[0].shape[-1], value, machine.chip)
+
+
+def _prepare(q, k, a, b, a_log, dt_bias, heads):
+    """q and k of unit length, one a value head (key head j serves a block of them); decay in (0, 1); beta."""
+    repeat = heads // q.shape[-2]
+    scale = q.shape[-1] ** -0.5
+    q, k = (jnp.repeat(_unit(x), repeat, axis=-2) for x in (q, k))
+    decay = jnp.exp(-jnp.exp(a_log)[None] * jax.nn.softplus(a + dt_bias[None]))
+    return q * scale, k, decay, jax.nn.sigmoid(b)
+
+
+def _unit(x):
+    return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-6)
+
+
+def _step(state, q, k, v, decay, beta):
+    """One token: state [N, k, v], q and k [N, k], v [N, v], decay and beta [N]."""
+    state = state * decay[:, None, None]
+    error = (v - jnp.einsum("nkv,nk->nv", state, k, precision=jax.lax.Precision.HIGHEST)) * beta[:, None]
+    state = state + k[:, :, None] * error[:, None]
+    return state, jnp.einsum("nkv,nk->nv", state, q, precision=jax.lax.Precision.HIGHEST)
+
+
+@op(weights=(2,))
+def gated_norm(x, z, weight, *, eps, out_format, memory):
+    """x / sqrt(mean(x^2) + eps) * weight * silu(z) over the last axis. x, z: [..., v]; weight: [v], used as it is."""
+    del memory
+    y = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + eps)
+    return pack(y * weight.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,)) * jax.nn.silu(z), out_format)
+
+
+@gated_norm.cost
+def _(call, machine):
+    rows, columns = call.inputs[0].shape[0], math.prod(call.inputs[0].shape[1:])
+    if call["memory"] == "l1":
+        return [small(name, ADD_TIME) for name in ("rms_norm", "silu_mul")]
+    moved = 3 * tensor_bytes(rows, columns, "bf16")
+    return [stream_rows("gated_norm", moved, rows, machine.chip)]
+
+
+@op(caches=(0,))
+def read_state(state, user, *, keep):
+    """One user's state [...] of [B, ...]; zeros unless `keep` (the prompt's first chunk starts from nothing)."""
+    row = jax.lax.dynamic_index_in_dim(state, user, axis=0, keepdims=False)
+    return row if keep else jnp.zeros_like(row)
+
+
+@read_state.cost
+def _(call, machine):
+    return [small("slice", ADD_TIME)] if call["keep"] else []
+
+
+@op(caches=(0,))
+def write_state(states, state, user):
+    """The states [B, ...] with one user's replaced."""
+    return jax.lax.dynamic_update_index_in_dim(states, state.astype(states.dtype), user, axis=0)
+
+
+@write_state.cost
+def _(call, machine):
+    moved = 2 * math.prod(call.inputs[1].shape) * get_format("fp32").bytes_per_value
+    return [stream("write_state", moved, machine.chip)]
