@@ -153,7 +153,7 @@ class Transformer(nnx.Module):
                 layer, x, rotary, positions, *cached, layout=layout, precision=layer_precision, kind=kind
             )
         stage = decode_stage(layout, precision.layer(len(keys) - 1))
-        logits = self.step_logits(x, stage, precision, gather=True)
+        logits = self.head(x, stage, precision, gather=True)
         logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
         result = tt.argmax(logits, ties=precision.argmax_ties) if argmax else logits
         return result, KVCache(tuple(keys), tuple(values), cache.users_axis)
@@ -261,10 +261,10 @@ class Transformer(nnx.Module):
         stage = decode_stage(layout, last_layer)  # both phases end in decode's kernels
         if last is not None:
             x = tt.take_rows(x, last, rows=min(32, x.shape[0]), format=stage.precision.residual)
-        y = self.step_logits(x, stage, precision, gather=False)
+        y = self.head(x, stage, precision, gather=False)
         return tt.untilize(y, format=precision.logits) if untilize == "dram" else y
 
-    def step_logits(self, x, stage: Stage, precision: AnyPrecision, *, gather: bool):
+    def head(self, x, stage: Stage, precision: AnyPrecision, *, gather: bool):
         """The last norm, the LM head, and the model's scale and cap of logits."""
         c = stage.layout.config
         y = stage.logits(_centered(x, stage), self.norm_d, self.lm_head_dv, precision, gather=gather)

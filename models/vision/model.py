@@ -18,7 +18,6 @@ from ttsim import ops as tt
 from ttsim.hardware.vision_software import VisionSoftware, vision_software
 from ttsim.models.attention import rotary_tables
 from ttsim.models.cache import KVCache
-from ttsim.models.features import LayerKind
 from ttsim.models.layout import TILE, Layout, round_up
 from ttsim.models.parallel import Stage, decode_stage, prefill_stage
 from ttsim.models.parameters import parameter
@@ -144,12 +143,14 @@ class VisionLanguageModel(nnx.Module):
         rows = layout.vision_rows(vision, vision_precision.activation)
         tokens_t, positions_t = tt.copy_to_device(tokens_t, positions_t, work="prompt")
         x, mask, keep = self._inputs(tokens_t, seen, layout, precision.layer(0).residual, step=False)
+        kind = layout.text.config.text_kinds[0]  # all layers of text are alike
         tables = rotary_tables(positions_t, layout.text, precision.layer(0), "host")
+        rotary = table_of(kind, tables, layout.text)
         text, cross = _lists(cache), _lists(vision_cache)
-        for layer, slot, kind, layer_precision in self._layers(layout, precision):
+        for layer, slot, is_cross, layer_precision in self._layers(layout, precision):
             stage = prefill_stage(layout.text, layer_precision, cache.users_axis)
-            keys, values = text if kind else cross
-            if kind is None:
+            keys, values = cross if is_cross else text
+            if is_cross:
                 x, keys[slot], values[slot] = cross_prefill_layer(
                     layer,
                     x,
@@ -163,9 +164,8 @@ class VisionLanguageModel(nnx.Module):
                     vision=vision_precision,
                 )
             else:
-                rotary, cached = table_of(kind, tables, layout.text), (keys[slot], values[slot])
                 x, keys[slot], values[slot] = prefill_layer(
-                    layer, x, rotary, user, *cached, start=0, stage=stage, kind=kind
+                    layer, x, rotary, user, keys[slot], values[slot], start=0, stage=stage, kind=kind
                 )
         y = self.text.prompt_logits(x, last if logits == "last" else None, layout=layout.text, precision=precision)
         y = tt.read_back(y, work="prompt")
@@ -215,10 +215,11 @@ class VisionLanguageModel(nnx.Module):
     ) -> Any:
         """What the device runs of `decode`, from embeddings and masks to logits."""
         text = layout.text
-        tables = rotary_tables(positions, text, precision.layer(0), "l1")
+        kind = text.config.text_kinds[0]
+        rotary = table_of(kind, rotary_tables(positions, text, precision.layer(0), "l1"), text)
         keys, values = _lists(cache)
-        for layer, slot, kind, layer_precision in self._layers(layout, precision):
-            if kind is None:
+        for layer, slot, is_cross, layer_precision in self._layers(layout, precision):
+            if is_cross:
                 x = cross_decode_layer(
                     layer,
                     x,
@@ -231,9 +232,16 @@ class VisionLanguageModel(nnx.Module):
                     vision=vision_precision,
                 )
             else:
-                rotary, cached = table_of(kind, tables, text), (keys[slot], values[slot])
                 x, keys[slot], values[slot] = decode_layer(
-                    layer, x, rotary, positions, *cached, layout=text, precision=layer_precision, kind=kind
+                    layer,
+                    x,
+                    rotary,
+                    positions,
+                    keys[slot],
+                    values[slot],
+                    layout=text,
+                    precision=layer_precision,
+                    kind=kind,
                 )
         stage = decode_stage(text, precision.layer(len(keys) - 1))
         y = vision_logits(x, self.text.norm_d, self.text.lm_head_dv, stage, precision)
@@ -256,10 +264,8 @@ class VisionLanguageModel(nnx.Module):
             out_format=fmt,
         )
 
-    def _layers(
-        self, layout: VisionLayout, precision: AnyPrecision
-    ) -> Iterator[tuple[Any, int, LayerKind | None, Any]]:
-        """(layer, its place among text or cross layers, its kind or None if it attends to images, its precision).
+    def _layers(self, layout: VisionLayout, precision: AnyPrecision) -> Iterator[tuple[Any, int, bool, Any]]:
+        """(layer, its place among those of its kind, whether it attends to images, its precision) in order.
 
         A cross layer has the precision of the text layer after it.
         """
@@ -267,8 +273,7 @@ class VisionLanguageModel(nnx.Module):
         for index, layer in enumerate(self.text.layers):
             is_cross = index in config.cross_attention_layers
             layer_precision = precision.layer(min(text, len(config.self_attention_layers) - 1))
-            kind = None if is_cross else config.layer_kinds[index]
-            yield layer, cross if is_cross else text, kind, layer_precision
+            yield layer, cross if is_cross else text, is_cross, layer_precision
             text, cross = text + (not is_cross), cross + is_cross
 
 
@@ -292,12 +297,13 @@ def vision_logits(x: Any, norm_d: Any, lm_head_dv: Any, stage: Stage, precision:
     h = stage.norm(x, norm_d, cores=layout.lm_head_cores)
     table = lm_head_dv[...]
     pieces = max(1, LM_HEAD_PIECES // layout.ways)
-    width = -(-table.shape[1] // pieces)
+    share, _ = layout.vocab_share
+    width = -(-share // pieces)
     parts = []
-    for first in range(0, table.shape[1], width):
+    for first in range(0, share, width):
         y = tt.linear(
             h,
-            table[:, first : first + width],
+            table[:, first : min(first + width, share)],
             kernel="mcast_2d",
             weight_format=precision.lm_head,
             setting=precision.li_lm_head,

@@ -11,6 +11,7 @@ from ttsim.accuracy.estimated import AccuracyEstimate
 from ttsim.explore.advice import Advice, advise
 from ttsim.hardware.boards import energy_bound
 from ttsim.hardware.constants import load_constants
+from ttsim.models.identity import describe_identity
 from ttsim.proof.intervals import Interval, fold_of, interval, outside
 from ttsim.scenarios.capacity import Capacity, capacity_of
 from ttsim.scenarios.memory import DoesNotFitError
@@ -102,6 +103,7 @@ def record(item: Estimate) -> dict[str, Any]:
     memory = report.memory
     return {
         "model": scenario.config.name,
+        "model_rules": describe_identity(scenario.config),
         "device": scenario.system.name,
         "data_parallel": scenario.system.data_parallel,
         "chips": scenario.system.num_chips,

@@ -147,7 +147,7 @@ class Scenario:
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
-            software=software_for(system, day, stack=stack, model=config.name),
+            software=software_for(system, day, stack=stack, model=config.known_name),
         )
         return with_images(scenario, vision, images) if images else scenario
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from ttsim.hardware.vision_software import vision_software
 from ttsim.models.config import ModelConfig
+from ttsim.models.identity import get_config
 from ttsim.models.layout import TILE, round_up
 from ttsim.models.parameters import is_variable, key_names
-from ttsim.models.presets import get_config
 from ttsim.models.run import decode_program
 from ttsim.models.storage import tensor_bytes_of
 from ttsim.models.transformer import Sample

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ttsim.explore.advice import Advice
 from ttsim.explore.estimate import NOT_MODELLED, Estimate, op_record, record
 from ttsim.hardware.boards import POWER_LIMITS, energy_bound
+from ttsim.models.identity import describe_identity
 from ttsim.proof.intervals import Interval, chip_name
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.timing import Breakdown, OpTime
@@ -164,6 +165,7 @@ def figure(value: float) -> str:
 
 def _remarks(item: Estimate) -> list[Block]:
     notes: list[Block] = [Paragraph(interval_note(item) + ".", "faint")]
+    notes.append(Paragraph(f"presets and paddings: {describe_identity(item.report.scenario.config)}", "faint"))
     notes += [Paragraph(f"outside the checked range: {note}", "warn") for note in item.outside]
     if not item.accuracy.in_range:
         notes.append(Paragraph("accuracy: outside the range of models and precisions that it was fitted on", "warn"))

@@ -6,7 +6,7 @@ from ttsim.hardware import facts as dated
 from ttsim.hardware.facts import Place
 from ttsim.meshes.systems import ALIASES, SYSTEMS, get_system
 from ttsim.models.identity import get_config
-from ttsim.models.presets import HF_REPOS, PRESETS, SHORT_NAMES
+from ttsim.models.presets import SHORT_NAMES, known_models
 from ttsim.ui.table import Column, Document, Table
 
 
@@ -42,7 +42,7 @@ def facts(date: str | None, stack: str, model: str | None, device: str | None) -
     """
     day = dated.date_of(date)
     boxes = get_system(device).box_names if device else ()
-    place = Place.of(stack, get_config(model).name if model else "", boxes)
+    place = Place.of(stack, get_config(model).known_name if model else "", boxes)
     columns = (
         Column("fact"),
         Column("value", wrap=True),
@@ -66,11 +66,11 @@ def models() -> Document:
     rows = [
         (
             name,
-            ", ".join(short for short, known in SHORT_NAMES.items() if known == name),
-            HF_REPOS.get(name, ""),
-            config.num_layers,
+            ", ".join(short for short, other in SHORT_NAMES.items() if other == name),
+            known.repository,
+            known.data.get("text_config", known.data).get("num_hidden_layers"),
         )
-        for name, config in PRESETS.items()
+        for name, known in known_models().items()
     ]
     note = "Any other one by its config.json or checkpoint directory: --model=path"
     return Document("Models", [Table("", columns, rows, notes=[note])])
