@@ -125,6 +125,8 @@ class Scenario:
         images: Sequence[tuple[int, int]] = (),
     ) -> Scenario:
         """A scenario from names (see `ttsim.simulate`)."""
+        if date is not None and not isinstance(date, str | datetime.date):
+            raise ValueError(f"a date is a text in ISO format or a day, not {shown(date)}")
         day = date_of(date) if date else None
         batch_size = _whole("batch_size", batch_size, 1)
         prompt_length = _whole("prompt_length", prompt_length, 1)
