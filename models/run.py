@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ttsim.hardware.software import Sampler
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache, users_partition
 from ttsim.models.layout import Layout
@@ -33,7 +34,7 @@ def decode_step(
     precision: AnyPrecision,
     batch: int,
     *,
-    sample: Literal["device", "host"] = "host",
+    sample: Sampler = "host",
     mesh: Mesh | AbstractMesh | None = None,
 ) -> Callable[..., Any]:
     """The function (model, tokens [B], positions [B], cache) -> (tokens or logits, cache), over all replicas.
@@ -121,9 +122,7 @@ def _model_specs(layout: Layout) -> Transformer:
     return partition_specs(_skeleton(layout), layout.rules)
 
 
-def decode_program(
-    layout: Layout, precision: Precision, batch: int, *, sample: Literal["device", "host"] = "host"
-) -> Program:
+def decode_program(layout: Layout, precision: Precision, batch: int, *, sample: Sampler = "host") -> Program:
     """What one device runs for one token of each user."""
     placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
     return _trace_decode(layout, placeholder, batch, sample).fill(value)
@@ -146,7 +145,7 @@ def prefill_program(
 
 
 @functools.lru_cache(maxsize=512)
-def _trace_decode(layout: Layout, precision: PrecisionPlaceholder, batch: int, sample: Literal["device", "host"]):
+def _trace_decode(layout: Layout, precision: PrecisionPlaceholder, batch: int, sample: Sampler):
     layout, precision, counts = _one_layer_a_run(layout, precision)
     row = jax.ShapeDtypeStruct((batch,), jnp.int32)
     step = decode_step(layout, precision, batch, sample=sample)

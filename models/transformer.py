@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ttsim import ops as tt
+from ttsim.hardware.software import Sampler
 from ttsim.models.cache import KVCache
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
@@ -180,7 +181,7 @@ class Transformer(nnx.Module):
         *,
         layout: Layout,
         precision: AnyPrecision,
-        sample: Literal["device", "host"] = "host",
+        sample: Sampler = "host",
     ):
         """One token for every user (inside `shard_map`).
 
@@ -189,7 +190,7 @@ class Transformer(nnx.Module):
           positions: [b] int32, its position; b are the users whose cache this device holds (B, or B / columns).
           cache: keys and values so far.
           layout, precision: static.
-          sample: "device" takes the argmax there, "host" leaves the logits to the host.
+          sample: "argmax" and "topk" choose the token on the device, "host" leaves the logits to the host.
 
         Returns:
           ([B] int32 tokens or [B, V] logits, the cache with this token).
@@ -204,10 +205,13 @@ class Transformer(nnx.Module):
                 layer, x, cos, sin, positions, keys[slot], values[slot], layout=layout, precision=layer_precision
             )
         stage = Stage.decode(layout, precision.layer(len(keys) - 1), tokens_b.shape[0])
+        cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
+        if sample == "topk":
+            logits = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=False)
+            return choose_by_topk(logits, layout, precision), cache
         logits = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=True)
         logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
-        result = tt.argmax(logits, ties=precision.argmax_ties) if sample == "device" else logits
-        return result, KVCache(tuple(keys), tuple(values), cache.users_axis)
+        return tt.argmax(logits, ties=precision.argmax_ties) if sample == "argmax" else logits, cache
 
     def prefill(
         self,
@@ -277,6 +281,16 @@ class Transformer(nnx.Module):
         """The layers that text runs through, with their precision."""
         for slot, index in enumerate(config.self_attention_layers):
             yield self.layers[index], precision.layer(slot)
+
+
+def choose_by_topk(logits, layout: Layout, precision: AnyPrecision):
+    """The greedy token of each row by the largest logits of each chip's columns. [B, V / devices] -> [B] int32."""
+    axis = layout.axis if layout.ways > 1 else None
+    best, indices = tt.topk(logits, k=tt.TOPK, vocab_size=layout.config.vocab_size, axis=axis)
+    if axis:
+        last = logits.ndim - 1
+        best, indices = (tt.all_gather(each, axis=axis, dim=last, format="bf16") for each in (best, indices))
+    return tt.choose(best, indices, ties=precision.argmax_ties)
 
 
 def _rotary_tables(positions, layout: Layout, precision: AnyLayerPrecision):

@@ -88,7 +88,7 @@ class PromptWhatIf:
             for b in batch_sizes
         ]
         first = scenarios[0][0]
-        machine = Machine(first.chip, first.system, first.software, "prefill")
+        machine = first.prefill_machine
         resolved = tuple(resolve(precision, first.config.name, date) for precision in precisions)
         for precision in resolved:
             for row in scenarios:
@@ -110,7 +110,8 @@ class PromptWhatIf:
         for index, point in enumerate(points):
             np.add.at(counts[index], point, 1)
         dispatched = counts @ np.array(ops, float)
-        users = [scenario.batch_size for row in scenarios for scenario in row] * len(resolved)
+        everyone = [scenario for row in scenarios for scenario in row]
+        users = [scenario.batch_size for scenario in everyone] * len(resolved)
         prompts = {b: host.prompt(machine, b, first.config.vocab_size) for b in batch_sizes}
         return cls(
             precisions=resolved,
@@ -120,7 +121,12 @@ class PromptWhatIf:
             tails=stack(tails),
             chunks=counts,
             last=np.array([point[-1] for point in points]),
-            dispatch=stack([[_alone(host.dispatch(machine, int(number)))] for number in dispatched]),
+            dispatch=stack(
+                [
+                    [_alone(host.dispatch(scenario.prefill_machine, int(number)))]
+                    for scenario, number in zip(everyone * len(resolved), dispatched, strict=True)
+                ]
+            ),
             fixed=stack([[_alone(prompts[batch])] for batch in users]),
             ops=dispatched,
             replicas=first.system.data_parallel,

@@ -30,6 +30,7 @@ class Constant:
       kind: "sourced" or "fitted".
       source: where the value (a fitted constant's prior) comes from.
       log_width: standard deviation of the prior in log space (fitted constants).
+      rows: what a fitted one is fitted on: the published "tables", or the rows "measured" by others since.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Constant:
     kind: Literal["sourced", "fitted"]
     source: str
     log_width: float = 0.0
+    rows: Literal["tables", "measured"] = "tables"
 
 
 def _sourced(name: str, value: float, unit: str, source: str) -> Constant:
@@ -48,10 +50,18 @@ def _fitted(name: str, value: float, unit: str, log_width: float, source: str) -
     return Constant(name=name, value=value, unit=unit, kind="fitted", source=source, log_width=log_width)
 
 
+def _later(name: str, value: float, unit: str, log_width: float, source: str) -> Constant:
+    """A constant of software or chips that the tables don't have, fitted on rows of `ttsim.proof.measured`."""
+    return Constant(
+        name=name, value=value, unit=unit, kind="fitted", source=source, log_width=log_width, rows="measured"
+    )
+
+
 _LAYER_1B_T3K = "op profile of a Llama-3.2-1B decode layer on T3K, tt-metal tech_reports/LLMs, op-to-op gap (2024-11)"
 _LAYER_8B_N150 = "op profile of a Llama-3.1-8B decode layer on N150, tt-perf-report example_perf_report.png (2024-11)"
 _PREFILL_70B = "tt-metal models/demos/llama3_subdevices/tests/perf_targets/prefill_128.json (Galaxy 70B, 2025-05)"
 _CCL = "tt-metal tech_reports/CCLs, results of wormhole_b0 T3K, bfloat16 (2026-09)"
+_GALAXY = "tt-metal models/demos/llama3_70b_galaxy decoder_perf_targets_6u.json"
 _FLASH_DECODE = "tt-metal tech_reports/FlashAttention/FlashDecode.md, figure 5"
 
 _ALL = (
@@ -112,6 +122,13 @@ _ALL = (
         "B/s",
         "64-byte rows moved by one core: transfer rates by packet size of tt-npe, wormhole_b0 "
         "(5.5 B/cycle at 128 B, halved at 64 B) at 1 GHz",
+    ),
+    _sourced(
+        "vocabulary_join",
+        4.5e-3,
+        "s",
+        "joining gathered logits whose shards are not whole tiles: published speed of Phi-3.5-mini on T3K against "
+        "N300, tt-metal issue #19730",
     ),
     # Collectives
     _fitted(
@@ -230,10 +247,99 @@ _ALL = (
         0.5,
         "compiling the program variants of a prompt unlike the warm-up's: about four kernels of 0.1 s",
     ),
+    # Software after the tables
+    _sourced("topk_column", 0.56e-6, "s", "top-k of a 32-row tile on one core, a column: tt-metal #38487, #40397"),
+    _sourced("topk_many_cores", 0.35e-3, "s", "top-k of up to 16,384 columns on many cores: tt-metal #38487"),
+    _sourced(
+        "topk_sampling",
+        0.123e-3,
+        "s",
+        "sampling kernel 68 us and its gap: llama3_70b_galaxy decoder_perf_targets_6u.json",
+    ),
+    _later("topk_user", 0.128e-3, "s", 0.5, "a step of the top-k path, a user: batch 32 against batch 1 since 2025-11"),
+    _later(
+        "sdpa_fused_merge",
+        3.2e-6,
+        "s",
+        0.5,
+        "merging one more core of a KV head since tt-metal #32501 (one correction kernel in place of six)",
+    ),
+    _sourced("line_gather_start", 4.47e-6, "s", f"all-gather on a line, at no hop: {_CCL}"),
+    _sourced("line_gather_hop", 1.91e-6, "s", f"all-gather on a line, a hop: {_CCL}"),
+    _sourced("ring_gather_hop", 2.50e-6, "s", f"all-gather on a ring, a hop: {_CCL}"),
+    _sourced("line_reduce_start", 3.23e-6, "s", f"reduce-scatter, at no hop: {_CCL}"),
+    _sourced("line_reduce_hop", 3.97e-6, "s", f"reduce-scatter on a line, a hop: {_CCL}"),
+    _sourced("ring_reduce_hop", 3.06e-6, "s", f"reduce-scatter on a ring, a hop: {_CCL}"),
+    _later(
+        "blackhole_collective",
+        23e-6,
+        "s",
+        0.5,
+        "a decode collective on several Blackhole chips since 2026-01-22 beyond its hops: tt-metal #33147, 55 us each",
+    ),
+    _later(
+        "blackhole_prefill_collective",
+        50e-6,
+        "s",
+        0.5,
+        "a prefill collective on several Blackhole chips beyond its hops: 55 to 64 us each in tt-metal #33147",
+    ),
+    _later("blackhole_tile_overhead", 40e-9, "s", 0.2, "tile_overhead on Blackhole, in Wormhole's cycles"),
+    _later("blackhole_op_chip", 16e-6, "s", 0.3, "host dispatch of an untraced op on one more chip of a Blackhole box"),
+    _later(
+        "host_argmax_2025_06",
+        11e-9,
+        "s",
+        0.3,
+        "conversion and argmax of 32 rows on the host since 2025-06, per vocabulary entry, without the read-back",
+    ),
+    _sourced(
+        "tunnel_read_bandwidth",
+        4.8e9,
+        "B/s",
+        "host reading a chip behind an Ethernet tunnel, pages of 2 KiB: tt-metal benchmark_rw_buffer_golden.json",
+    ),
+    _later("server_step", 0.8e-3, "s", 0.5, "a server's decode step beyond the model's: synchronous vLLM, 1 to 4.5 ms"),
+    _later("server_prompt_early", 0.15, "s", 0.5, "a server's prompt to 2025-07: its client added 100 to 200 ms"),
+    _later("server_prompt_chip", 5.7e-3, "s", 0.5, "a server's prompt to 2025, for each chip of the replica"),
+    # The Galaxy's own code
+    _sourced("galaxy_collective_start", 6.3e-6, "s", f"fused collectives of three shapes and two boxes: {_GALAXY}"),
+    _sourced(
+        "galaxy_ring_link", 8.75e9, "B/s", "one link, ring: tt-metal fabric goldens of the Galaxy, 8.0 to 9.0 GB/s"
+    ),
+    _sourced(
+        "galaxy_line_link", 10.8e9, "B/s", "one link, line: decoder_perf_targets_4u.json; fabric multicast 10.1 GB/s"
+    ),
+    _sourced("galaxy_ring_start", 2.4e-6, "s", f"ring matmul beyond its tiles: {_GALAXY}"),
+    _sourced("galaxy_prefetch", 240e9, "B/s", "DRAM prefetcher in performance mode: tt-metal 5d50b410ee, 8ae8aec47e"),
+    _sourced("galaxy_ring_dram", 253e9, "B/s", f"LM head, 35.6 MB in 143 us: {_GALAXY}"),
+    _sourced("galaxy_line_dram", 187e9, "B/s", "LM head, 35.6 MB in 196 us: decoder_perf_targets_4u.json"),
+    _sourced(
+        "galaxy_matmul_row",
+        2.726e-14,
+        "s",
+        "prefill's matmuls, a row and weight: 2985 us for 4096 rows, 26.7e6 weights (perf_targets/prefill_4096.json)",
+    ),
+    _later("galaxy_minimal_matmul_row", 2.02e-14, "s", 0.2, "the same on minimal_matmul: 1.4 to 2.5 times faster"),
+    _sourced(
+        "galaxy_small_ops", 253e-6, "s", "prefill's 24 other ops, a layer: perf_targets prefill_128, prefill_4096"
+    ),
+    _sourced("galaxy_small_ops_row", 0.297e-6, "s", "the same, a row: 1469 us at 4096 rows, 291 us at 128"),
+    _later("galaxy_prefill_start", 22e-6, "s", 0.3, "a collective of 128 rows: CI ceilings 16 to 50 us"),
+    _later("galaxy_prefill_barrier", 46e-6, "s", 0.5, "a collective into fresh buffers, beyond its start"),
+    _later("galaxy_gather_bandwidth", 32e9, "B/s", 0.3, "prefill collectives of one worker a link: 40 % of four links"),
+    _later("galaxy_reduce_bandwidth", 85e9, "B/s", 0.2, "reduce-scatter of four workers a link: the links' limit"),
+    _later("galaxy_attention", 40.3e12, "1/s", 0.2, "flash attention on 70 cores, HiFi4: 37 TFLOP/s on N150's 64"),
+    _later("galaxy_eager_prompt", 46e-3, "s", 0.5, "host work of a prompt that is not traced"),
+    _later("galaxy_server_step", 1.9e-3, "s", 0.3, "a server's decode step beyond the model's, since 2025-07-24"),
+    _later("galaxy_server_step_2025_07", 4.5e-3, "s", 0.3, "the same before: synchronous vLLM"),
+    _later("host_chip_6u", 0.04e-3, "s", 0.5, "host work of one chip and step where all 32 chips are on PCIe"),
+    _later("server_prompt", 8e-3, "s", 0.3, "a server's prompt since 2026: about 8 ms (tt-inference-server)"),
 )
 
 CONSTANTS: Mapping[str, Constant] = MappingProxyType({constant.name: constant for constant in _ALL})
-FITTED: tuple[str, ...] = tuple(constant.name for constant in _ALL if constant.kind == "fitted")
+FITTED: tuple[str, ...] = tuple(c.name for c in _ALL if c.kind == "fitted" and c.rows == "tables")
+FITTED_LATER: tuple[str, ...] = tuple(c.name for c in _ALL if c.kind == "fitted" and c.rows == "measured")
 
 
 class UnknownConstantError(KeyError):
@@ -264,7 +370,8 @@ def load_constants(path: str | os.PathLike[str] | None = None) -> Mapping[str, f
 
 def save_constants(path: str | os.PathLike[str], values: Mapping[str, float]) -> None:
     """Writes the fitted constants as {name: value}, to five digits."""
-    rounded = {name: float(f"{values[name]:.5g}") for name in FITTED}
+    values = {**_shipped(), **values}
+    rounded = {name: float(f"{values[name]:.5g}") for name in (*FITTED, *FITTED_LATER)}
     Path(path).write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
 
 
@@ -276,8 +383,8 @@ def _shipped() -> Mapping[str, float]:
 def _read(text: str) -> Mapping[str, float]:
     fitted = json.loads(text)
     for name, value in fitted.items():
-        if name not in FITTED:
-            near = difflib.get_close_matches(name, FITTED, n=3, cutoff=0.3)
+        if name not in (*FITTED, *FITTED_LATER):
+            near = difflib.get_close_matches(name, (*FITTED, *FITTED_LATER), n=3, cutoff=0.3)
             raise UnknownConstantError(
                 f"no fitted constant {name!r}: nearest are {', '.join(near) or ', '.join(FITTED)}"
             )

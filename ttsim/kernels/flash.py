@@ -14,6 +14,7 @@ from ttsim.kernels.matmul import fidelity_name, phases
 from ttsim.kernels.shapes import tensor_bytes
 
 DECODE_CHUNK = 256  # `k_chunk_size` of tt_transformers' decode
+GRID = 64  # cores: `SDPAProgramConfig(compute_with_storage_grid_size=(8, 8))` on every chip
 MAX_CORES_PER_HEAD = 16  # `max_cores_per_head_batch`
 
 
@@ -22,16 +23,20 @@ def flash_decode(
 ) -> Kernel:
     """One query row per head and user against `machine.position` + 1 positions.
 
-    A KV head of a user gets up to 16 cores, each takes chunks of 256 positions, then the partial results are merged
-    core by core. Cores that have more heads than one take them in rounds.
+    A KV head of a slot gets up to 16 cores, each takes chunks of 256 positions, then the partial results are merged:
+    core by core, or as a tree. A server's program has slots for all users that it may ever have, active or not: idle
+    ones keep their cores. Where a slot has more heads than cores, a core takes its heads in rounds.
     """
-    cores = machine.chip.cores
-    per_head = max(min(MAX_CORES_PER_HEAD, cores // (kv_heads * users)), 1)
-    rounds = -(-kv_heads * users // cores)
+    cores = min(machine.chip.cores, GRID)
+    slots = max(machine.software.slots, users)
+    per_head = max(min(MAX_CORES_PER_HEAD, cores // (kv_heads * slots)), 1)
+    rounds = -(-kv_heads * slots // cores)
     chunks = np.ceil((np.asarray(machine.position) + 1) / DECODE_CHUNK)
     active = np.minimum(per_head, chunks)
     moved = 2 * users * kv_heads * chunks * tensor_bytes(DECODE_CHUNK, head_dim, fmt)
-    start = times(1, "sdpa_decode_start") + times(active - 1, "sdpa_merge")
+    merges = np.ceil(np.log2(active)) if "tree" in machine.software.sdpa_merge else active - 1
+    merge = "sdpa_fused_merge" if "fused" in machine.software.sdpa_merge else "sdpa_merge"
+    start = times(1, "sdpa_decode_start") + times(merges, merge)
     if not machine.software.dynamic_chunks:
         start = start + times(1, "static_chunks")
     return Kernel(
@@ -59,7 +64,7 @@ def flash_attention(
     """
     q = 256 if rows >= 2048 else 64
     chunks = -(-rows // q)
-    cores = machine.chip.cores
+    cores = min(machine.chip.cores, GRID)
     per_heads = min(cores, heads)
     per_chunks = min(cores // per_heads, chunks)
     chunks_per_core = -(-chunks // per_chunks)

@@ -5,7 +5,8 @@ Source of the sequence: tt-metal models/tt_transformers demo/simple_text_demo.py
 
 from __future__ import annotations
 
-from ttsim.kernels.kernel import Terms, seconds, times
+from ttsim.hardware.chips import WORMHOLE_6U
+from ttsim.kernels.kernel import Terms, over, seconds, times
 from ttsim.kernels.machine import Machine
 
 # Index of the one prompt of the demo's 32 (input_data_questions_prefill_128.json) that is shorter than 96 tokens and so
@@ -24,17 +25,52 @@ def step(machine: Machine, batch: int, vocab_size: int) -> Terms:
     A batch that the software of the date samples on the host adds the read-back and the argmax of its logits.
     """
     system = machine.system
-    total = times(system.data_parallel, "host_replica") + times(system.num_chips, "host_chip")
-    if batch > machine.software.device_argmax:
-        total = total + times(system.data_parallel * vocab_size * batch / 32, "host_argmax")
+    software = machine.software
+    if software.galaxy:  # positions and tokens stay on the device, and a token is read while the next one is computed
+        if not software.served:
+            return seconds(0.0)
+        old = software.fact("galaxy_server") == "slow"
+        return times(1, "galaxy_server_step_2025_07" if old else "galaxy_server_step")
+    chip = "host_chip_6u" if system.chip == WORMHOLE_6U else "host_chip"
+    total = times(system.data_parallel, "host_replica") + times(system.num_chips, chip)
+    if software.sampler(vocab_size, system.chips_per_replica, batch) == "host":
+        total = total + sampling(machine, batch, vocab_size)
+    if software.served:
+        total = total + times(1, "server_step")
     return total
+
+
+def sampling(machine: Machine, batch: int, vocab_size: int) -> Terms:
+    """Host time of reading a step's logits and taking their argmax, for every replica.
+
+    32 rows of bf16 are read whatever the batch, those of chips behind an Ethernet tunnel at the tunnel's rate. Until
+    2025-06 reading, conversion and argmax were slower, and one constant.
+    """
+    system, replicas = machine.system, machine.system.data_parallel
+    if machine.software.host_argmax == "slow":
+        return times(replicas * vocab_size * batch / 32, "host_argmax")
+    moved = 2 * 32 * vocab_size * replicas
+    read = seconds(moved * (1 - system.tunnelled) / system.chip.host_read_bandwidth)
+    tunnel = over(moved * system.tunnelled, "tunnel_read_bandwidth")
+    return read + tunnel + times(replicas * vocab_size, "host_argmax_2025_06")
+
+
+def _server(machine: Machine) -> Terms:
+    """What a server adds to the time of a prompt, by its generation."""
+    chips = machine.system.chips_per_replica
+    return {
+        "early": times(1, "server_prompt_early"),
+        "first": times(chips, "server_prompt_chip"),
+        "second": times(1, "server_prompt"),
+    }[machine.software.fact("server")]
 
 
 def dispatch(machine: Machine, ops: int) -> Terms:
     """Host time of `ops` device ops that aren't in a trace, on every chip of a replica."""
-    if machine.software.traced_prefill:
+    if machine.software.traced_prefill or machine.software.galaxy:
         return seconds(0.0)
-    return times(ops, "host_op") + times(ops * (machine.system.chips_per_replica - 1), "host_op_chip")
+    more = "host_op_chip" if machine.chip.family == "wormhole" else "blackhole_op_chip"
+    return times(ops, "host_op") + times(ops * (machine.system.chips_per_replica - 1), more)
 
 
 def prompt(machine: Machine, batch: int, vocab_size: int) -> Terms:
@@ -44,8 +80,12 @@ def prompt(machine: Machine, batch: int, vocab_size: int) -> Terms:
     (another last tile, another page table) compiles them while the clock runs.
     """
     total = times(1, "host_prompt")
-    if batch > ODD_PROMPT:
+    if machine.software.galaxy:
+        total = seconds(0.0) if machine.software.traced_prefill else times(1, "galaxy_eager_prompt")
+    if batch > ODD_PROMPT and machine.software.odd_prompt_compiles:
         total = total + times(1 / batch, "program_one_off")
+    if machine.software.served:
+        total = total + _server(machine)
     if not machine.software.device_untilize:
         chips = machine.system.chips_per_replica
         nearest = min(_HOST_UNTILIZE, key=lambda known: abs(known - chips))

@@ -12,11 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ttsim.kernels.kernel import Kernel, over, times
+from ttsim.kernels.kernel import Kernel, Terms, over, times
 from ttsim.kernels.machine import Machine
-from ttsim.kernels.shapes import tiles
 from ttsim.meshes.systems import Topology
-from ttsim.numerics.formats import get_format
 
 # Time of a byte against a link's bandwidth, by devices of a line, and on both links of a ring (key 0). From tt-metal
 # tech_reports/CCLs, T3K, against 11.7 GB/s (all-gather on a line of 8).
@@ -36,17 +34,16 @@ def all_gather(gathered: float, devices: int, machine: Machine) -> Kernel:
     return _collective("all_gather", gathered, devices, machine, byte_time)
 
 
-def unaligned_gather(columns: int, devices: int) -> list[Kernel]:
+def unaligned_gather() -> list[Kernel]:
     """What an all-gather of shards adds when their width is not whole tiles: padding inside the gathered row.
 
-    The gathered row is untilized without each shard's padding, joined, and tilized again: three passes of one core that
-    reads and writes every tile as 64-byte rows of bf16. Llama's vocabularies divide into tiles on eight chips, Phi's
-    (32,064 / 8 = 4008) does not.
+    The gathered row is untilized without each shard's padding, joined, and tilized again: three passes of one core,
+    which together took 4.5 ms for Phi-3.5-mini on T3K (32,064 / 8 = 4008 columns) and no more for Qwen3's 151,936.
+    Llama's vocabularies divide into tiles on eight chips.
     """
-    gathered = devices * tiles(columns) * get_format("bf16").tile_bytes
     source = "tt-metal issue #19730 (padded gathers, 2025-03); the three passes: PR #26661"
     return [
-        Kernel(name, start=over(2 * gathered, "row_bandwidth"), cores=1, source=source)
+        Kernel(name, start=times(1 / 3, "vocabulary_join"), cores=1, source=source)
         for name in ("untilize_with_unpadding", "concat", "tilize_with_padding")
     ]
 
@@ -57,6 +54,23 @@ def reduce_scatter(tensor: float, devices: int, machine: Machine) -> Kernel:
     return _collective("reduce_scatter", tensor, devices, machine, byte_time)
 
 
+def _start(name: str, hops: float, machine: Machine) -> Terms:
+    """Seconds of a collective without its bytes: synchronisation and hops, by the software's generation."""
+    system = machine.system
+    if system.chip.family == "blackhole":
+        start = times(hops, "hop_latency")
+        if machine.phase == "prefill":
+            return start + times(1, "blackhole_prefill_collective")
+        return start + times(1, "blackhole_collective") if machine.software.collectives == "fabric 2026" else start
+    if system.topology is Topology.GRID:
+        return times(hops, "hop_latency") + times(1, "grid_collective")
+    if machine.software.collectives == "legacy":
+        return times(hops, "hop_latency")
+    kind = "reduce" if name == "reduce_scatter" else "gather"
+    ring = system.topology is Topology.RING
+    return times(1, f"line_{kind}_start") + times(hops, f"{'ring' if ring else 'line'}_{kind}_hop")
+
+
 def _collective(name: str, tensor: float, devices: int, machine: Machine, byte_time: Mapping[int, float]) -> Kernel:
     system = machine.system
     if system.topology is Topology.RING:
@@ -65,8 +79,6 @@ def _collective(name: str, tensor: float, devices: int, machine: Machine, byte_t
         nearest = min(byte_time, key=lambda known: abs(known - devices) if known else math.inf)
         hops, links, relative = devices - 1, system.links, byte_time[nearest]
     moved = tensor * (devices - 1) / devices
-    start = times(hops, "hop_latency")
-    if system.topology is Topology.GRID:
-        start = start + times(1, "grid_collective")
+    start = _start(name, hops, machine)
     limits = {"link": over(relative * moved / links, "link_bandwidth")}
     return Kernel(name, start=start, limits=limits, bytes=moved, source="ttnn operations/ccl")

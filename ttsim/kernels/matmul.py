@@ -34,15 +34,16 @@ def fidelity_name(setting: str) -> str:
 def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, machine: Machine) -> Kernel:
     """One row of tiles times a weight that lies in one shard per DRAM bank: [32, k] @ [k, n].
 
-    One worker per bank reads its shard in blocks of K, as long as the blocks of the input's shards. A worker's chain is
-    a latency per block, then tile products, whose partial sums are packed to L1 after every block. The destination
-    register has two halves, so that one half is packed while the other is computed: of the shorter of the two, half
-    hides. DRAM streams beside the chain. N is padded to whole tiles in every bank.
+    One worker per bank (on Blackhole since 2026-09 two) reads its shard in blocks of K, as long as the blocks of the
+    input's shards. A worker's chain is a latency per block, then tile products, whose partial sums are packed to L1
+    after every block. The destination register has two halves, so that one half is packed while the other is computed:
+    of the shorter of the two, half hides. DRAM streams beside the chain. N is padded to whole tiles in every bank.
     """
     banks = machine.chip.dram_banks
-    k_tiles, n_tiles = tiles(k), -(-tiles(n) // banks)
+    readers = machine.software.readers_per_bank
+    k_tiles, n_tiles = tiles(k), -(-tiles(n) // (banks * readers))
     blocks = k_tiles // largest_divisor(max(k_tiles // cores, 1), MAX_BLOCK)
-    moved = k_tiles * n_tiles * banks * get_format(fmt).tile_bytes
+    moved = k_tiles * -(-tiles(n) // banks) * banks * get_format(fmt).tile_bytes
     latency = times(blocks, "block_latency")
     math = seconds(k_tiles * n_tiles * tile_math(setting, machine))
     pack = times(blocks * n_tiles, "tile_pack")
@@ -56,7 +57,7 @@ def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, machine:
         },
         bytes=moved,
         flops=2 * TILE * k * n,
-        cores=banks,
+        cores=banks * readers,
         fidelity=fidelity_name(setting),
         source="ttnn matmul_op_multi_core_reuse_mcast_dram_sharded_program_factory",
     )
@@ -76,6 +77,17 @@ def mcast_1d(k: int, n: int, *, fmt: str, setting: str, machine: Machine) -> Ker
     )
 
 
+def prefill_grid(machine: Machine, pass_rows: int) -> tuple[int, int, int]:
+    """(rows, columns, most rows of one pass) that tt_transformers computes prefill on.
+
+    On Blackhole 8 rows by as many columns as the DRAM has banks, in passes of 512 rows (`prefill_len_cutoff`,
+    `dram_shard_grid_width` of model_config.py), whatever the firmware leaves of the chip.
+    """
+    if machine.chip.family == "wormhole":
+        return (*machine.chip.compute_grid, pass_rows)
+    return 8, machine.chip.dram_banks, min(pass_rows, 512)
+
+
 def mcast_2d(
     rows: int,
     k: int,
@@ -93,11 +105,12 @@ def mcast_2d(
     `rows` are computed in passes of at most `pass_rows`; every pass reads the weight again, through the cores of one
     row of the grid. The tile products of a core are padded to its share of the pass.
     """
-    grid_rows, grid_columns = machine.chip.compute_grid
+    grid_rows, grid_columns, pass_rows = prefill_grid(machine, pass_rows)
     block_rows = min(rows, pass_rows)
     passes = -(-rows // block_rows)
+    overhead = "tile_overhead" if machine.chip.family == "wormhole" else "blackhole_tile_overhead"
     products = -(-tiles(block_rows) // grid_rows) * -(-tiles(n) // grid_columns) * tiles(k)
-    math: Terms = times(tile_math(setting, machine), "phase_overhead") + times(1, "tile_overhead")
+    math: Terms = times(tile_math(setting, machine), "phase_overhead") + times(1, overhead)
     weight = tensor_bytes(k, n, fmt)
     activations = tensor_bytes(block_rows, k, in_format) + tensor_bytes(block_rows, n, out_format)
     return Kernel(

@@ -23,9 +23,11 @@ from ttsim.ops.eltwise import add, add_bias, silu_mul, typecast
 from ttsim.ops.matrix import all_gather_matmul, embedding, linear
 from ttsim.ops.norm import rms_norm, rms_norm_apply, rms_norm_stats
 from ttsim.ops.resharding import argmax, reshard, select_rows, select_users, take_rows, untilize
+from ttsim.ops.sampling import TOPK, choose, topk
 
 __all__ = [
     "OPS",
+    "TOPK",
     "Op",
     "OpCall",
     "add",
@@ -34,6 +36,7 @@ __all__ = [
     "all_gather_matmul",
     "all_reduce",
     "argmax",
+    "choose",
     "concat_heads_decode",
     "concat_heads_prefill",
     "create_heads_decode",
@@ -56,6 +59,7 @@ __all__ = [
     "select_users",
     "silu_mul",
     "take_rows",
+    "topk",
     "typecast",
     "untilize",
     "update_cache",

@@ -24,8 +24,9 @@ def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     shard = tensor_bytes(rows, columns, call["format"])  # padded to tiles before it is gathered
     kernels = [links.all_gather(shard * call.num_devices, call.num_devices, machine)]
-    if columns % TILE and columns > TILE and call["dim"] == len(call.inputs[0].shape) - 1:
-        kernels += links.unaligned_gather(columns, call.num_devices)
+    last = call["dim"] == len(call.inputs[0].shape) - 1
+    if columns % TILE and columns > TILE and last and machine.software.vocabulary_join:
+        kernels += links.unaligned_gather()
     return kernels
 
 

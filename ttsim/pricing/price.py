@@ -12,6 +12,7 @@ from ttsim.kernels import host
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.ops.core import OpCall
+from ttsim.ops.galaxy import RULES as GALAXY_RULES
 from ttsim.pricing.program import Block, Program
 from ttsim.pricing.scaling import scaled
 
@@ -104,6 +105,8 @@ def _kernels(block: Block, where: str, times: int, machine: Machine) -> Iterator
 
 def priced(call: OpCall, machine: Machine) -> Sequence[Kernel]:
     """The kernels that one call of an op launches."""
+    if machine.software.galaxy and call.name in GALAXY_RULES:
+        return GALAXY_RULES[call.name](call, machine)
     if call.op.rule is None:
         raise UnpricedError(f"op {call.name} has no cost rule: attach one with @{call.name}.cost")
     return scaled(call.op.rule(call, machine), machine.chip)

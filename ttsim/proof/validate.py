@@ -18,6 +18,7 @@ from ttsim.proof import published
 from ttsim.proof.intervals import Interval, fold_of, interval
 from ttsim.proof.measured import Measured
 from ttsim.proof.summary import ErrorSummary
+from ttsim.scenarios.batched import computed_together, prompt_share
 from ttsim.scenarios.scenario import Scenario
 
 Figure = Literal["speed", "ttft"]
@@ -157,11 +158,17 @@ def scenario_of(row: Measured, date: datetime.date | None = None) -> Scenario:
 
 
 def predict(scenario: Scenario, row: Measured, figure: Figure, constants: Mapping[str, float]) -> float:
-    """A figure as it was measured: a server's TTFT holds the wait for the prompts that came at the same time."""
+    """A figure as it was measured.
+
+    The TTFT of a server's client is the mean over prompts that came at the same time and are prefilled in turn; that of
+    the demo is the share of a prompt where prompts are computed together.
+    """
     if figure == "speed":
         return scenario.speed(constants)
+    if computed_together(scenario):
+        return prompt_share(scenario, constants)
     ttft = float(scenario.ttft(constants))
-    return ttft * (scenario.batch_size + 1) / 2 if row.served else ttft
+    return ttft * (scenario.batch_size + 1) / 2 if row.client else ttft
 
 
 def _interval(

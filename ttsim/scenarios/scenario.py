@@ -11,11 +11,12 @@ from typing import Literal
 
 import numpy as np
 
+from ttsim.hardware import facts
 from ttsim.hardware.chips import Chip
 from ttsim.hardware.facts import date_of
-from ttsim.hardware.software import Software, software_of
+from ttsim.hardware.software import Sampler, Software, software_of
 from ttsim.kernels.machine import Machine
-from ttsim.meshes.systems import System, get_system
+from ttsim.meshes.systems import SYSTEMS, System, Topology, get_system, split
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
 from ttsim.models.presets import get_config
@@ -23,7 +24,7 @@ from ttsim.models.run import decode_program, prefill_program
 from ttsim.precision.values import Precision, resolve
 from ttsim.pricing.price import Cost, decode_time, prefill_time, price
 from ttsim.pricing.program import Program
-from ttsim.proof.published import Row, padded_prefill_length, prompt_tokens
+from ttsim.proof.published import Row, prompt_tokens
 from ttsim.scenarios.memory import Memory, check_fits, memory_of
 
 MAX_BATCH = 32  # users of one replica: the rows of one tile
@@ -40,6 +41,16 @@ def software_for(
     """
     software = software_of(date or system.software, stack, model, system.box_names)
     return dataclasses.replace(software, dispatch_gap=software.dispatch_gap * system.chip.dispatch_ratio)
+
+
+def system_of(system: System, software: Software) -> System:
+    """A built-in system with the links and the topology that the software of a date drives."""
+    built_in = SYSTEMS.get(system.name)
+    if built_in is None or len(system.grid) > 1 or split(built_in, system.data_parallel) != system:
+        return system
+    links = facts.value_or("links", system.links, software.date, software.place)
+    topology = facts.value_or("topology", system.topology.value, software.date, software.place)
+    return dataclasses.replace(system, links=links, topology=Topology(topology))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +122,10 @@ class Scenario:
         config = get_config(model)
         system = get_system(device, data_parallel)
         day = day or system.software
+        software = software_for(system, day, stack=stack, model=config.name)
+        if software.galaxy and len(system.grid) == 1:
+            raise ValueError(f"stack galaxy runs on a whole Galaxy, not on {system.label}")
+        system = system_of(system, software)
         return cls(
             config=config,
             system=system,
@@ -118,7 +133,7 @@ class Scenario:
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
-            software=software_for(system, day, stack=stack, model=config.name),
+            software=software,
         )
 
     @property
@@ -132,7 +147,7 @@ class Scenario:
 
     @property
     def padded_prompt(self) -> int:
-        return padded_prefill_length(self.prompt_length)
+        return self.software.padded_prompt(self.prompt_length)
 
     @property
     def label(self) -> str:
@@ -146,8 +161,12 @@ class Scenario:
 
     @functools.cached_property
     def decode_program(self) -> Program:
-        sample: Literal["device", "host"] = "device" if self.batch_size <= self.software.device_argmax else "host"
-        return decode_program(self.layout, self.precision, self.batch_size, sample=sample)
+        return decode_program(self.layout, self.precision, self.batch_size, sample=self.sampler)
+
+    @property
+    def sampler(self) -> Sampler:
+        """Who chooses a greedy token, and how."""
+        return self.software.sampler(self.config.vocab_size, self.system.chips_per_replica, self.batch_size)
 
     @functools.cached_property
     def prefill_programs(self) -> tuple[Program, ...]:
@@ -157,7 +176,8 @@ class Scenario:
     @property
     def prefill_chunks(self) -> tuple[tuple[int, int, bool], ...]:
         """(first row, rows, whether logits follow) of each chunk of the prompt."""
-        rows, length = self.layout.prefill_chunk(self.padded_prompt), self.padded_prompt
+        length = self.padded_prompt
+        rows = length if self.software.galaxy else self.layout.prefill_chunk(length)
         return tuple((start, rows, start + rows >= length) for start in range(0, length, rows))
 
     def prefill_program(self, start: int, rows: int, last: bool) -> Program:
@@ -177,11 +197,16 @@ class Scenario:
     @property
     def prefill_machine(self) -> Machine:
         """What a prompt runs on."""
-        return Machine(self.chip, self.system, self.software, "prefill")
+        traced = self.software.traced_lengths & {self.padded_prompt}
+        return Machine(self.chip, self.system, dataclasses.replace(self.software, traced_lengths=traced), "prefill")
 
     def decode_cost(self, positions: np.ndarray | None = None) -> Cost:
         """The kernels of a decode step, at these positions or at all that are timed."""
         return price(self.decode_program, self.decode_machine(positions))
+
+    def price_prompt(self, start: int, rows: int, last: bool) -> Cost:
+        """The kernels of one chunk of a prompt."""
+        return price(self.prefill_program(start, rows, last), self.prefill_machine)
 
     def prefill_costs(self) -> list[Cost]:
         """The kernels of each chunk of a prompt."""
