@@ -18,9 +18,9 @@ from jax.sharding import PartitionSpec as P
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache
 from ttsim.models.layout import Layout
+from ttsim.models.parallel import Stage, prefill_stage
 from ttsim.models.parameters import partition_specs
-from ttsim.models.stage import Stage
-from ttsim.models.transformer import Transformer, prefill_layer
+from ttsim.models.transformer import Transformer, prefill_layer, rotary_of_prompt
 from ttsim.precision.values import Precision
 
 
@@ -63,11 +63,10 @@ def prefill_by_layer(
         mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
         return AheadOfTime(mapped, donate, on_compile)
 
-    embed = compiled(
-        functools.partial(Transformer.embed_prompt, layout=layout, precision=precision),
-        (specs, P(DATA_AXIS), replicated),
-        (residual, replicated, replicated),
-    )
+    def embed_and_slice(model, tokens_t, positions_t):
+        return model.embed_prompt(tokens_t, precision=precision), *rotary_of_prompt(positions_t, layout, precision)
+
+    embed = compiled(embed_and_slice, (specs, P(DATA_AXIS), replicated), (residual, replicated, replicated))
     read = compiled(
         lambda model, x: model.prompt_logits(x, None, layout=layout, precision=precision),
         (specs, residual),
@@ -90,7 +89,7 @@ def prefill_by_layer(
         x, cos, sin = embed(model, tokens_t, positions_t)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, layer_precision) in enumerate(model.text_layers(layout.config, precision)):
-            program = layer_program(Stage.prefill(layout, layer_precision, cache, numerics))
+            program = layer_program(prefill_stage(layout, layer_precision, cache.users_axis, numerics))
             x, keys[slot], values[slot] = program(layer, x, cos, sin, user, keys[slot], values[slot])
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
         return (None if logits == "none" else read(model, x)), cache

@@ -46,6 +46,18 @@ def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
+def padded_prefill_length(tokens: int) -> int:
+    """The length a prompt is padded to: 128, else the next power of 2 or multiple of 2048, whichever is less.
+
+    Source: tt-metal models/tt_transformers/tt/common.py, `get_padded_prefill_len`.
+    """
+    if tokens < 1:
+        raise ValueError(f"a prompt has at least one token, not {tokens}")
+    if tokens <= 128:
+        return 128
+    return min(1 << (tokens - 1).bit_length(), -(-tokens // 2048) * 2048)
+
+
 def _is_grid(cores: int) -> bool:
     """Whether so many cores form a rectangle of at most 8 x 8."""
     return any(cores % rows == 0 and cores // rows <= MAX_GRID_SIDE for rows in range(1, MAX_GRID_SIDE + 1))
@@ -71,6 +83,7 @@ class Layout:
     Attributes:
       config: the model.
       system: the system; its replicas are independent.
+      own_code: whether a Galaxy runs the vendor's own code for it, not tt_transformers'.
       max_seq_len: longest sequence that the run may reach; long rope chooses its factors by it.
 
     Raises:
@@ -80,6 +93,7 @@ class Layout:
     config: ModelConfig
     system: System
     max_seq_len: int = 1024
+    own_code: bool = False
 
     def __post_init__(self) -> None:
         config, ways = self.config, self.ways
@@ -136,7 +150,7 @@ class Layout:
     @property
     def composite_reduce(self) -> bool:
         """Whether a Galaxy's all-reduce is reduce-scatter + all-gather (hidden size 8192) or gather + sum."""
-        return self.config.hidden_size == 8192
+        return self.own_code or self.config.hidden_size == 8192
 
     @property
     def distributed_prefill_norm(self) -> bool:

@@ -18,12 +18,11 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ttsim.hardware.software import Sampler
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache, users_partition
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import partition_specs, shardings
-from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER, Transformer
+from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER, Sample, Transformer
 from ttsim.precision.slots import AnyPrecision, PrecisionPlaceholder, abstract_precision
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program, trace
@@ -34,7 +33,7 @@ def decode_step(
     precision: AnyPrecision,
     batch: int,
     *,
-    sample: Sampler = "host",
+    sample: Sample = "none",
     mesh: Mesh | AbstractMesh | None = None,
 ) -> Callable[..., Any]:
     """The function (model, tokens [B], positions [B], cache) -> (tokens or logits, cache), over all replicas.
@@ -66,6 +65,8 @@ def prefill_step(
     start: int = 0,
     logits: Literal["none", "last", "all"] = "last",
     numerics: Literal["prefill", "decode"] = "prefill",
+    traced: bool = False,
+    untilize: Literal["dram", "host"] = "dram",
     mesh: Mesh | AbstractMesh | None = None,
 ) -> Callable[..., Any]:
     """The function (model, tokens [R T], positions [T], user, last [R], cache) -> (logits, cache).
@@ -89,6 +90,8 @@ def prefill_step(
             start=start,
             logits=logits,
             numerics=numerics,
+            traced=traced,
+            untilize=untilize,
         )
 
     return jax.shard_map(
@@ -122,22 +125,31 @@ def _model_specs(layout: Layout) -> Transformer:
     return partition_specs(_skeleton(layout), layout.rules)
 
 
-def decode_program(layout: Layout, precision: Precision, batch: int, *, sample: Sampler = "host") -> Program:
-    """What one device runs for one token of each user."""
+def decode_program(layout: Layout, precision: Precision, batch: int, *, sample: Sample = "none") -> Program:
+    """What one device and its host run for one token of each user."""
     placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
     return _trace_decode(layout, placeholder, batch, sample).fill(value)
 
 
 def prefill_program(
-    layout: Layout, precision: Precision, batch: int, length: int, *, start: int = 0, last_chunk: bool = True
+    layout: Layout,
+    precision: Precision,
+    batch: int,
+    length: int,
+    *,
+    start: int = 0,
+    last_chunk: bool = True,
+    traced: bool = False,
+    untilize: Literal["dram", "host"] = "dram",
 ) -> Program:
-    """What one device runs for one user's prompt, or for the chunk of it that starts at `start`.
+    """What one device and its host run for one user's prompt, or for the chunk of it that starts at `start`.
 
     Args:
       length: padded rows of the chunk. last_chunk: whether it ends in logits.
+      traced, untilize: see `Transformer.prefill`.
     """
     placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
-    return _trace_prefill(layout, placeholder, batch, length, start, last_chunk).fill(value)
+    return _trace_prefill(layout, placeholder, batch, length, start, last_chunk, traced, untilize).fill(value)
 
 
 # Layers of one precision are the same call on other weights. A trace holds one layer of each run of equal layers, and
@@ -145,7 +157,7 @@ def prefill_program(
 
 
 @functools.lru_cache(maxsize=512)
-def _trace_decode(layout: Layout, precision: PrecisionPlaceholder, batch: int, sample: Sampler):
+def _trace_decode(layout: Layout, precision: PrecisionPlaceholder, batch: int, sample: Sample) -> Program:
     layout, precision, counts = _one_layer_a_run(layout, precision)
     row = jax.ShapeDtypeStruct((batch,), jnp.int32)
     step = decode_step(layout, precision, batch, sample=sample)
@@ -155,13 +167,21 @@ def _trace_decode(layout: Layout, precision: PrecisionPlaceholder, batch: int, s
 
 @functools.lru_cache(maxsize=512)
 def _trace_prefill(
-    layout: Layout, precision: PrecisionPlaceholder, batch: int, length: int, start: int, last_chunk: bool
+    layout: Layout,
+    precision: PrecisionPlaceholder,
+    batch: int,
+    length: int,
+    start: int,
+    last_chunk: bool,
+    traced: bool,
+    untilize: Literal["dram", "host"],
 ) -> Program:
     layout, precision, counts = _one_layer_a_run(layout, precision)
     row = jax.ShapeDtypeStruct((length,), jnp.int32)
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     last = jax.ShapeDtypeStruct((1,), jnp.int32)
-    step = prefill_step(layout, precision, batch, start=start, logits="last" if last_chunk else "none")
+    logits: Literal["last", "none"] = "last" if last_chunk else "none"
+    step = prefill_step(layout, precision, batch, start=start, logits=logits, traced=traced, untilize=untilize)
     program = trace(step, _skeleton(layout), row, row, scalar, last, KVCache.abstract(layout, batch))
     return program.repeat(PREFILL_LAYER, counts)
 

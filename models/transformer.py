@@ -2,7 +2,7 @@
 
 Modules hold parameters in their *global* shapes with logical axes; `Transformer.decode` and `Transformer.prefill` run
 inside `jax.shard_map`, where every array is this device's slice. One code covers one chip, a line or ring of chips
-(1-D tensor parallel) and a Galaxy (2-D); `Stage` holds the differences.
+(1-D tensor parallel) and a Galaxy (2-D); `ttsim.models.parallel` holds the differences.
 
 Axes in names: b users, t tokens of a prompt, d hidden size, f intermediate size, k KV heads, g query heads of a KV
 head, h head size, v vocabulary.
@@ -20,14 +20,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ttsim import ops as tt
-from ttsim.hardware.software import Sampler
 from ttsim.models.cache import KVCache
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
+from ttsim.models.parallel import Galaxy, OneAxis, decode_stage, prefill_stage
 from ttsim.models.parameters import parameter
 from ttsim.models.rope import inverse_frequencies
-from ttsim.models.stage import Stage
 from ttsim.precision.slots import AnyLayerPrecision, AnyPrecision
+
+Stage = OneAxis | Galaxy
+Sample = Literal["device", "topk", "host", "none"]
 
 
 class Attention(nnx.Module):
@@ -44,13 +46,13 @@ class Attention(nnx.Module):
         p, c = stage.precision, stage.layout.config
         qkv = stage.column(x_bd, self.wqkv_dkgh, p.wqkv, p.li_qkv_decode, cores=stage.layout.attention_cores)
         if self.bias_kgh is not None:
-            qkv = tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out)
+            qkv = tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out, memory=stage.memory)
         qkv = stage.my_users(qkv)
         q, k, v = tt.create_heads_decode(
             qkv, kv_heads=stage.layout.local_kv_heads, head_dim=c.head_dim, format=p.linear_out
         )
-        q = tt.rotary(q, cos, sin, out_format=p.rope_in)
-        k = tt.rotary(k, cos, sin, out_format=p.rope_in)
+        q = tt.rotary(q, cos, sin, out_format=p.rope_in, memory=stage.memory)
+        k = tt.rotary(k, cos, sin, out_format=p.rope_in, memory=stage.memory)
         keys = tt.update_cache(keys, k, positions, format=p.kv_cache)
         values = tt.update_cache(values, v, positions, format=p.kv_cache)
         out = tt.sdpa_decode(
@@ -68,15 +70,15 @@ class Attention(nnx.Module):
 
     def prefill(self, x_td, cos, sin, user, keys, values, stage: Stage, start: int):
         p, c = stage.precision, stage.layout.config
-        setting_qkv, setting_o, setting_sdpa = stage.prefill_settings
+        setting_qkv, setting_o, setting_sdpa = stage.settings
         qkv = stage.column(x_td, self.wqkv_dkgh, p.wqkv, setting_qkv, pass_rows=2048)
         if self.bias_kgh is not None:
-            qkv = tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out)
+            qkv = tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out, memory=stage.memory)
         q, k, v = tt.create_heads_prefill(
             qkv, kv_heads=stage.layout.local_kv_heads, head_dim=c.head_dim, format=p.linear_out
         )
-        q = tt.rotary(q, cos, sin, out_format=p.rope_in)
-        k = tt.rotary(k, cos, sin, out_format=p.rope_in)
+        q = tt.rotary(q, cos, sin, out_format=p.rope_in, memory=stage.memory)
+        k = tt.rotary(k, cos, sin, out_format=p.rope_in, memory=stage.memory)
         precise = stage.numerics == "prefill"  # decode's update_cache packs without the typecast's precise mode
         k = tt.typecast(k, in_format=p.rope_in, out_format=p.kv_cache, precise=precise)
         v = tt.typecast(v, in_format=p.linear_out, out_format=p.kv_cache, precise=precise)
@@ -114,9 +116,9 @@ class MLP(nnx.Module):
 
     def __call__(self, x, stage: Stage):
         p = stage.precision
-        cores = stage.layout.mlp_cores if stage.phase == "decode" else None
+        cores = stage.layout.mlp_cores if stage.memory == "l1" else None
         gate, up = stage.gate_up(x, self.w1_df, self.w3_df, cores=cores)
-        y = stage.gathered_product(tt.silu_mul(gate, up, out_format=p.mlp_product, cores=cores))
+        y = stage.gathered_product(tt.silu_mul(gate, up, out_format=p.mlp_product, memory=stage.memory, cores=cores))
         return stage.row(y, self.w2_fd, p.ff2, p.li_ff2, in_format=p.mlp_product, cores=cores)
 
 
@@ -181,7 +183,7 @@ class Transformer(nnx.Module):
         *,
         layout: Layout,
         precision: AnyPrecision,
-        sample: Sampler = "host",
+        sample: Sample = "none",
     ):
         """One token for every user (inside `shard_map`).
 
@@ -190,28 +192,40 @@ class Transformer(nnx.Module):
           positions: [b] int32, its position; b are the users whose cache this device holds (B, or B / columns).
           cache: keys and values so far.
           layout, precision: static.
-          sample: "argmax" and "topk" choose the token on the device, "host" leaves the logits to the host.
+          sample: who chooses the token: an argmax on the "device", "topk" there, the "host", or "none": the caller
+            wants the logits.
 
         Returns:
           ([B] int32 tokens or [B, V] logits, the cache with this token).
         """
-        first = Stage.decode(layout, precision.layer(0), tokens_b.shape[0])
+        tokens_b, positions = tt.copy_to_device(tokens_b, positions, work="step")
+        step = functools.partial(Transformer.device_step, layout=layout, precision=precision, sample=sample)
+        result, cache = tt.traced(step)(self, tokens_b, positions, cache)
+        result = tt.read_back(result, work="step")
+        if sample == "host":
+            result = tt.argmax(result, ties=precision.argmax_ties, memory="host")
+        return result, cache
+
+    def device_step(
+        self, tokens_b, positions, cache: KVCache, *, layout: Layout, precision: AnyPrecision, sample: Sample
+    ):
+        """What the device runs of `decode`, from tokens to logits or, where it chooses them, tokens."""
+        first = decode_stage(layout, precision.layer(0))
         x = tt.embedding(tokens_b, self.embedding_vd[...], out_format=first.precision.residual)
-        cos, sin = (table[:, None] for table in _rotary_tables(positions, layout, first.precision))
+        cos, sin = (table[:, None] for table in _rotary_tables(positions, layout, first.precision, "l1"))
         x = tt.reshard(x, format=first.precision.residual, cores=layout.residual_cores)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
             x, keys[slot], values[slot] = decode_layer(
                 layer, x, cos, sin, positions, keys[slot], values[slot], layout=layout, precision=layer_precision
             )
-        stage = Stage.decode(layout, precision.layer(len(keys) - 1), tokens_b.shape[0])
+        stage = decode_stage(layout, precision.layer(len(keys) - 1))
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
+        logits = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=sample != "topk")
         if sample == "topk":
-            logits = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=False)
             return choose_by_topk(logits, layout, precision), cache
-        logits = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=True)
         logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
-        return tt.argmax(logits, ties=precision.argmax_ties) if sample == "argmax" else logits, cache
+        return tt.argmax(logits, ties=precision.argmax_ties) if sample == "device" else logits, cache
 
     def prefill(
         self,
@@ -226,6 +240,8 @@ class Transformer(nnx.Module):
         start: int = 0,
         logits: Literal["none", "last", "all"] = "last",
         numerics: Literal["prefill", "decode"] = "prefill",
+        traced: bool = False,
+        untilize: Literal["dram", "host"] = "dram",
     ):
         """One user's prompt, or a chunk of it (inside `shard_map`).
 
@@ -238,11 +254,48 @@ class Transformer(nnx.Module):
           logits: "last" computes those of the 32 rows around `last`, "all" of every row, "none" only fills the cache.
           numerics: "decode" uses decode's formats and settings: with teacher forcing this one pass computes what T
             decode steps would.
+          traced: whether the device's ops are recorded in one trace. untilize: where logits become rows.
 
         Returns:
           (this device's slice of the logits [rows, V / devices] or None, the cache with these rows).
         """
-        x, cos, sin = self.embed_prompt(tokens_t, positions_t, layout=layout, precision=precision)
+        if not start:
+            tokens_t, positions_t = tt.copy_to_device(tokens_t, positions_t, work="prompt")
+        cos, sin = rotary_of_prompt(positions_t, layout, precision)
+        run = functools.partial(
+            Transformer.device_prompt,
+            layout=layout,
+            precision=precision,
+            start=start,
+            logits=logits,
+            numerics=numerics,
+            untilize=untilize,
+        )
+        result, cache = (tt.traced(run) if traced else run)(self, tokens_t, cos, sin, user, last, cache)
+        if result is not None:
+            result = tt.read_back(result, work="prompt")
+            if untilize == "host":
+                result = tt.untilize(result, format=precision.logits, memory="host")
+        return result, cache
+
+    def device_prompt(
+        self,
+        tokens_t,
+        cos,
+        sin,
+        user,
+        last,
+        cache: KVCache,
+        *,
+        layout: Layout,
+        precision: AnyPrecision,
+        start: int,
+        logits: Literal["none", "last", "all"],
+        numerics: Literal["prefill", "decode"],
+        untilize: Literal["dram", "host"],
+    ):
+        """What the device runs of `prefill`, from tokens to logits or, without them, to the filled cache."""
+        x = self.embed_prompt(tokens_t, precision=precision)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
             x, keys[slot], values[slot] = prefill_layer(
@@ -254,33 +307,38 @@ class Transformer(nnx.Module):
                 keys[slot],
                 values[slot],
                 start=start,
-                stage=Stage.prefill(layout, layer_precision, cache, numerics),
+                stage=prefill_stage(layout, layer_precision, cache.users_axis, numerics),
             )
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
         if logits == "none":
             return None, cache
-        return self.prompt_logits(x, last if logits == "last" else None, layout=layout, precision=precision), cache
+        row = last if logits == "last" else None
+        return self.prompt_logits(x, row, layout=layout, precision=precision, untilize=untilize), cache
 
-    def embed_prompt(self, tokens_t, positions_t, *, layout: Layout, precision: AnyPrecision):
-        """The residual stream [T, d / devices] that enters the first layer, and the rotary tables [1, T, h / 2]."""
-        first = precision.layer(0)
-        x = tt.embedding(tokens_t, self.embedding_vd[...], out_format=first.residual)
-        cos, sin = (table[None] for table in _rotary_tables(positions_t, layout, first))
-        return x, cos, sin
+    def embed_prompt(self, tokens_t, *, precision: AnyPrecision):
+        """The residual stream [T, d / devices] that enters the first layer."""
+        return tt.embedding(tokens_t, self.embedding_vd[...], out_format=precision.layer(0).residual)
 
-    def prompt_logits(self, x, last, *, layout: Layout, precision: AnyPrecision):
+    def prompt_logits(
+        self, x, last, *, layout: Layout, precision: AnyPrecision, untilize: Literal["dram", "host"] = "dram"
+    ):
         """Logits of the 32 rows around `last`, or of all rows. [T, d / devices] -> [rows, V / devices]."""
         last_layer = precision.layer(len(layout.config.self_attention_layers) - 1)
-        stage = Stage.decode(layout, last_layer, x.shape[0])  # both phases end in decode's kernels
+        stage = decode_stage(layout, last_layer)  # both phases end in decode's kernels
         if last is not None:
             x = tt.take_rows(x, last, rows=min(32, x.shape[0]), format=stage.precision.residual)
         y = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=False)
-        return tt.untilize(y, format=precision.logits)
+        return tt.untilize(y, format=precision.logits) if untilize == "dram" else y
 
     def text_layers(self, config: ModelConfig, precision: AnyPrecision):
         """The layers that text runs through, with their precision."""
         for slot, index in enumerate(config.self_attention_layers):
             yield self.layers[index], precision.layer(slot)
+
+
+def rotary_of_prompt(positions_t, layout: Layout, precision: AnyPrecision):
+    """Rotary tables [1, T, h / 2] of a prompt, which the host slices."""
+    return tuple(table[None] for table in _rotary_tables(positions_t, layout, precision.layer(0), "host"))
 
 
 def choose_by_topk(logits, layout: Layout, precision: AnyPrecision):
@@ -289,16 +347,17 @@ def choose_by_topk(logits, layout: Layout, precision: AnyPrecision):
     best, indices = tt.topk(logits, k=tt.TOPK, vocab_size=layout.config.vocab_size, axis=axis)
     if axis:
         last = logits.ndim - 1
-        best, indices = (tt.all_gather(each, axis=axis, dim=last, format="bf16") for each in (best, indices))
+        best, indices = (
+            tt.all_gather(each, axis=axis, dim=last, format="bf16", memory="l1") for each in (best, indices)
+        )
     return tt.choose(best, indices, ties=precision.argmax_ties)
 
 
-def _rotary_tables(positions, layout: Layout, precision: AnyLayerPrecision):
+def _rotary_tables(positions, layout: Layout, precision: AnyLayerPrecision, memory: Literal["l1", "host"]):
     config = layout.config
     frequencies, scaling = inverse_frequencies(config.rope, config.head_dim, layout.max_seq_len)
-    return tt.rotary_tables(
-        positions, jnp.asarray(frequencies, jnp.float32), scaling=float(scaling), format=precision.rope_in
-    )
+    options = {"scaling": float(scaling), "format": precision.rope_in, "memory": memory}
+    return tt.rotary_tables(positions, jnp.asarray(frequencies, jnp.float32), **options)
 
 
 # Layers are jitted by themselves: all layers of one precision then share one trace, and a program shows them as one
@@ -309,12 +368,12 @@ DECODE_LAYER, PREFILL_LAYER = "decode_layer", "prefill_layer"
 
 @functools.partial(jax.jit, static_argnames=("layout", "precision"))
 def decode_layer(layer, x, cos, sin, positions, keys, values, *, layout, precision):
-    stage = Stage.decode(layout, precision, x.shape[0])
+    stage = decode_stage(layout, precision)
     h = stage.norm(x, layer.attention_norm_d, cores=layout.attention_cores)
     out, keys, values = layer.attention.decode(h, cos, sin, positions, keys, values, stage)
-    x = tt.add(x, out, out_format=precision.residual, cores=layout.residual_cores)
+    x = tt.add(x, out, out_format=precision.residual, memory="l1", cores=layout.residual_cores)
     h = stage.norm(x, layer.mlp_norm_d, cores=layout.mlp_cores, move=False)
-    x = tt.add(x, layer.mlp(h, stage), out_format=precision.residual, cores=layout.residual_cores)
+    x = tt.add(x, layer.mlp(h, stage), out_format=precision.residual, memory="l1", cores=layout.residual_cores)
     return x, keys, values
 
 

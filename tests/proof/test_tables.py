@@ -9,6 +9,7 @@ from importlib import resources
 
 import pytest
 
+from ttsim.models.layout import padded_prefill_length
 from ttsim.precision.values import Precision, preset, resolve
 from ttsim.proof.published import (
     COPIED,
@@ -17,7 +18,6 @@ from ttsim.proof.published import (
     SHARED_ACCURACY,
     VISION,
     Row,
-    padded_prefill_length,
     parse_markdown,
     prompt_tokens,
     published,

@@ -13,9 +13,10 @@ from ttsim.hardware.constants import load_constants
 from ttsim.proof.intervals import Interval, fold_of, interval, outside
 from ttsim.scenarios.capacity import Capacity, capacity_of
 from ttsim.scenarios.memory import DoesNotFitError
-from ttsim.scenarios.report import Breakdown, OpTime, Report
+from ttsim.scenarios.report import Report
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.simulate import report_of
+from ttsim.scenarios.timing import Breakdown, OpTime
 
 NOT_MODELLED = (
     "queueing and mixed lengths of a server, sampling other than argmax, the host's own speed, "

@@ -17,13 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttsim.hardware.constants import load_constants
-from ttsim.kernels import host
-from ttsim.kernels.kernel import Kernel, seconds
 from ttsim.meshes.systems import System
 from ttsim.models.config import ModelConfig
 from ttsim.models.run import prefill_program
 from ttsim.precision.values import Precision, resolve
-from ttsim.pricing.matrices import Stack, basis, stack, vectors
+from ttsim.pricing.matrices import Programs
 from ttsim.scenarios.memory import CACHE_BLOCK, TRACE_REGION, activation_bytes, kv_cache_bytes, weight_bytes
 from ttsim.scenarios.scenario import Scenario
 
@@ -34,9 +32,7 @@ class WhatIf:
 
     Attributes:
       precisions, batch_sizes, contexts: the axes, in this order.
-      fixed: what does not depend on the context, a program for each (precision, batch).
-      starts: [kernels, contexts, basis] of the kernels that do. limits: [kernels, contexts, most limits, basis].
-      counts: [precisions x batches, kernels].
+      steps: a run for each (precision, batch), its kernels at each context.
       users: tokens that one step computes, [batches].
       used: DRAM of one chip in bytes, [precisions, batches, contexts]. capacity: what it has.
     """
@@ -44,10 +40,7 @@ class WhatIf:
     precisions: tuple[Precision, ...]
     batch_sizes: tuple[int, ...]
     contexts: tuple[int, ...]
-    fixed: Stack
-    starts: np.ndarray
-    limits: np.ndarray
-    counts: np.ndarray
+    steps: Programs
     users: np.ndarray
     used: np.ndarray
     capacity: int
@@ -87,46 +80,20 @@ class WhatIf:
         if min(contexts) < 1:
             raise ValueError(f"a context has at least one token, not {min(contexts)}")
         positions = np.asarray(contexts)
-        fixed: list[list[tuple[Kernel, float]]] = []
-        moving: dict[bytes, int] = {}
-        parts: list[tuple[np.ndarray, np.ndarray]] = []
-        rows: list[dict[int, float]] = []
         used = np.zeros((len(precisions), len(batch_sizes), len(contexts)))
         scenarios = [Scenario.of(model, device, "performance", b, 1, 2, data_parallel, date) for b in batch_sizes]
         resolved = tuple(resolve(precision, scenarios[0].config.name, date) for precision in precisions)
+        runs = []
         for i, precision in enumerate(resolved):
             for j, base in enumerate(scenarios):
                 scenario = dataclasses.replace(base, precision=precision)
-                cost = scenario.decode_cost(positions)
-                gaps = seconds(cost.machine.software.dispatch_gap * cost.dispatches)
-                waiting = host.step(cost.machine, scenario.batch_size, scenario.config.vocab_size)
-                program, row = [(Kernel("", start=gaps + waiting), 1.0)], dict[int, float]()
-                for item in cost.kernels:
-                    starts, limits = vectors(item.kernel)
-                    if len(starts) == 1:
-                        program.append((item.kernel, item.count))
-                        continue
-                    key = starts.tobytes() + limits.tobytes()
-                    ordinal = moving.setdefault(key, len(parts))
-                    if ordinal == len(parts):
-                        parts.append((starts, limits))
-                    row[ordinal] = row.get(ordinal, 0.0) + item.count
-                fixed.append(program)
-                rows.append(row)
+                runs.append([scenario.price_decode(positions)])
                 used[i, j] = _used(scenario, positions)
-        most = max((limits.shape[1] for _, limits in parts), default=1)
-        padded = [np.pad(limits, ((0, 0), (0, most - limits.shape[1]), (0, 0))) for _, limits in parts]
-        counts = np.zeros((len(rows), len(parts)))
-        for index, row in enumerate(rows):
-            counts[index, list(row)] = list(row.values())
         return cls(
             precisions=resolved,
             batch_sizes=tuple(batch_sizes),
             contexts=tuple(contexts),
-            fixed=stack(fixed),
-            starts=np.array([starts for starts, _ in parts]),
-            limits=np.array(padded),
-            counts=counts,
+            steps=Programs.build(runs),
             users=np.array([b * scenarios[0].system.data_parallel for b in batch_sizes]),
             used=used,
             capacity=scenarios[0].chip.dram_bytes,
@@ -139,10 +106,8 @@ class WhatIf:
           constants: of the cost model (numbers, or JAX values to differentiate); by default the calibrated ones.
           xp: jax.numpy or numpy.
         """
-        phi = basis(load_constants() if constants is None else constants, xp)
-        steady = self.fixed.seconds(phi, xp)
-        moving = self.starts @ phi + xp.max(self.limits @ phi, axis=2)
-        return xp.reshape(steady[:, None] + self.counts @ moving, self.shape)
+        constants = load_constants() if constants is None else constants
+        return xp.reshape(self.steps.rounds(constants, xp), self.shape)
 
     def speed(self, constants: Mapping[str, Any] | None = None, xp: Any = jnp) -> Any:
         """Tokens per second and user: [precisions, batches, contexts]."""

@@ -27,11 +27,11 @@ from ttsim.generation.sampling import SamplingParams
 from ttsim.meshes.systems import UnknownSystemError, get_system
 from ttsim.models.checkpoints.fetch import COMMAND
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
-from ttsim.models.layout import Layout
+from ttsim.models.layout import Layout, padded_prefill_length
 from ttsim.models.presets import get_config
 from ttsim.precision.text import unknown
 from ttsim.precision.values import Precision, resolve
-from ttsim.proof.published import padded_prefill_length, prompt_tokens
+from ttsim.proof.published import prompt_tokens
 from ttsim.scenarios.memory import check_fits
 from ttsim.scenarios.scenario import Scenario
 

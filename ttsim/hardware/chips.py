@@ -27,6 +27,7 @@ class Chip:
       link_bandwidth: one Ethernet link, one direction, bytes per second.
       hop_latency: seconds to forward a packet through one chip.
       noc_bytes_per_cycle: over one link of the on-chip network.
+      l1_bytes: SRAM of one core that tensors and circular buffers can use.
       dispatch_ratio: gap between traced kernels against Wormhole's with the same software.
       request_cycles: of the chip's clock between two DRAM reads of one endpoint and NoC; a read is one tile, so that
         small formats don't reach the peak.
@@ -45,6 +46,7 @@ class Chip:
     link_bandwidth: float
     hop_latency: float
     noc_bytes_per_cycle: float
+    l1_bytes: int = 1_499_136  # 1.5 MB less 73 KiB of firmware and mailboxes: ttnn 0.81.1, on Wormhole and Blackhole
     dispatch_ratio: float = 1.0
     request_cycles: float = 6.8
     host_read_bandwidth: float = 12.6e9

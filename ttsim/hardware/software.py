@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ttsim.hardware import facts
 from ttsim.hardware.facts import Place
 
-Sampler = Literal["argmax", "topk", "host"]
+Sampler = Literal["device", "topk", "host"]
 TOPK_COLUMNS = 65_536  # most that one top-k takes
 
 
@@ -88,7 +88,7 @@ class Software:
             return "topk"
         if self.topk:
             return "topk" if vocab_size / max(chips, 2) <= TOPK_COLUMNS else "host"
-        return "argmax" if batch <= self.device_argmax else "host"
+        return "device" if batch <= self.device_argmax else "host"
 
     def topk_width(self, columns: int, chips: int) -> tuple[int, bool]:
         """Columns that one top-k sorts of a chip's logits, padded, and whether many cores share them."""

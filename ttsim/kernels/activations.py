@@ -1,53 +1,74 @@
-"""Kernels that work on activations: fixed times of decode, streaming of prefill.
+"""Kernels that work on activations: fixed times in L1, streaming in DRAM.
 
-Times of decode are those of two op profiles of 2024-11 (Llama-3.1-8B on N150, tt-perf-report example_perf_report.png;
-Llama-3.2-1B on T3K, tt-metal tech_reports/LLMs), all under one fitted scale; a time that grows with the shape goes
-through both profiles.
+Times in L1 are those of two op profiles of 2024-11 (`ttsim.hardware.constants`), under one fitted scale where the
+kernels have become faster since; a time that grows with the shape goes through both profiles.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from ttsim.kernels.kernel import Kernel, over, seconds, times
-from ttsim.kernels.machine import Machine
+from ttsim.hardware.chips import Chip
+from ttsim.hardware.constants import CORE_BANDWIDTH, INTERLEAVED_BANDWIDTH, SMALL_KERNEL_SCALE, STREAM_START
+from ttsim.hardware.quantities import Constant, Terms
+from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.shapes import tiles
+from ttsim.numerics.formats import TILE, get_format
 
 _PROFILES = "op profiles of 2024-11: tt-perf-report example_perf_report.png, tt-metal tech_reports/LLMs"
 
 
-def small(name: str, time: Any, *, cores: int = 1) -> Kernel:
-    """A decode kernel that took `time` seconds in the profiles of 2024-11."""
-    return Kernel(name, start=times(time, "small_kernel_scale"), cores=cores, source=_PROFILES)
+def small(name: str, time: Constant | Terms, *, cores: int = 1) -> Kernel:
+    """A kernel on L1 that took `time` in the profiles of 2024-11."""
+    return Kernel(name, start=time * SMALL_KERNEL_SCALE, cores=cores, source=_PROFILES)
 
 
-def fixed(name: str, time: Any, *, cores: int = 1) -> Kernel:
-    """A decode kernel whose time has not changed since the profiles of 2024-11."""
-    return Kernel(name, start=seconds(time), cores=cores, source=_PROFILES)
+def fixed(name: str, time: Terms, *, cores: int = 1) -> Kernel:
+    """A kernel on L1 whose time has not changed since the profiles of 2024-11."""
+    return Kernel(name, start=time, cores=cores, source=_PROFILES)
 
 
-def stream(name: str, moved: float, machine: Machine) -> Kernel:
+def stream(name: str, moved: float, chip: Chip) -> Kernel:
     """An elementwise kernel on interleaved tensors: a launch, and its bytes through DRAM."""
     return Kernel(
         name,
-        start=seconds(3e-6),
-        limits={"dram": over(moved, "interleaved_bandwidth")},
+        start=1 * STREAM_START,
+        limits={"dram": moved / INTERLEAVED_BANDWIDTH},
         bytes=moved,
-        cores=machine.chip.cores,
+        cores=chip.cores,
         source="binary kernels on interleaved tensors: tt-perf-report test data, 2.8 us",
     )
 
 
 def stream_rows(
-    name: str, moved: float, rows: int, machine: Machine, *, start: float = 3e-6, rate: str = "core_bandwidth"
+    name: str, moved: float, rows: int, chip: Chip, *, start: Constant = STREAM_START, rate: Constant = CORE_BANDWIDTH
 ) -> Kernel:
     """A kernel that gives each core whole rows of tiles: few rows keep few cores busy."""
-    cores = min(machine.chip.cores, tiles(rows))
+    cores = min(chip.cores, tiles(rows))
     return Kernel(
         name,
-        start=seconds(start),
-        limits={"dram": over(moved, "interleaved_bandwidth"), "core": over(moved / cores, rate)},
+        start=1 * start,
+        limits={"dram": moved / INTERLEAVED_BANDWIDTH, "core": (moved / cores) / rate},
         bytes=moved,
         cores=cores,
         source="tt-metal perf_targets/prefill_128.json (Galaxy 70B): create heads, concat heads, rotary",
     )
+
+
+def check_l1(op: str, rows: int, columns: int, fmt: str, tensors: int, chip: Chip) -> None:
+    """Refuses tensors of L1 that are no single row of tiles, or that the cores' L1 can't hold together.
+
+    Args:
+      op: for the message. rows, columns, fmt: of each tensor. tensors: how many are alive at once.
+
+    Raises:
+      UnpricedError: with the rows, or with the bytes.
+    """
+    if rows > TILE:
+        raise UnpricedError(
+            f'{op} with memory="l1" works on one row of tiles, at most {TILE} rows, and got {rows}: say memory="dram"'
+        )
+    needed, held = tensors * tiles(columns) * get_format(fmt).tile_bytes, chip.cores * chip.l1_bytes
+    if needed > held:
+        raise UnpricedError(
+            f'{op} with memory="l1" holds {needed:,} bytes, and {chip.cores} cores have {held:,} bytes of L1: '
+            'say memory="dram"'
+        )

@@ -8,7 +8,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from ttsim.kernels.kernel import Kernel, over, seconds, times
+from ttsim.hardware.chips import Chip
+from ttsim.hardware.constants import (
+    INTERLEAVED_BANDWIDTH,
+    SDPA_DECODE_CHUNK,
+    SDPA_DECODE_START,
+    SDPA_EFFICIENCY,
+    SDPA_MERGE,
+    SDPA_PREFILL_START,
+    SOFTMAX_BLOCK,
+    STATIC_CHUNKS,
+)
+from ttsim.hardware.later import SDPA_FUSED_MERGE
+from ttsim.hardware.quantities import seconds
+from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.matmul import fidelity_name, phases
 from ttsim.kernels.shapes import tensor_bytes
@@ -27,24 +40,24 @@ def flash_decode(
     core by core, or as a tree. A server's program has slots for all users that it may ever have, active or not: idle
     ones keep their cores. Where a slot has more heads than cores, a core takes its heads in rounds.
     """
+    software = machine.software
     cores = min(machine.chip.cores, GRID)
-    slots = max(machine.software.slots, users)
+    slots = max(software.slots, users)
     per_head = max(min(MAX_CORES_PER_HEAD, cores // (kv_heads * slots)), 1)
     rounds = -(-kv_heads * slots // cores)
     chunks = np.ceil((np.asarray(machine.position) + 1) / DECODE_CHUNK)
     active = np.minimum(per_head, chunks)
     moved = 2 * users * kv_heads * chunks * tensor_bytes(DECODE_CHUNK, head_dim, fmt)
-    merges = np.ceil(np.log2(active)) if "tree" in machine.software.sdpa_merge else active - 1
-    merge = "sdpa_fused_merge" if "fused" in machine.software.sdpa_merge else "sdpa_merge"
-    start = times(1, "sdpa_decode_start") + times(merges, merge)
-    if not machine.software.dynamic_chunks:
-        start = start + times(1, "static_chunks")
+    merges = np.ceil(np.log2(active)) if "tree" in software.sdpa_merge else active - 1
+    start = SDPA_DECODE_START + merges * (SDPA_FUSED_MERGE if "fused" in software.sdpa_merge else SDPA_MERGE)
+    if not software.dynamic_chunks:
+        start = start + STATIC_CHUNKS
     return Kernel(
         "sdpa_decode",
         start=start,
         limits={
-            "dram": over(moved, "interleaved_bandwidth"),
-            "compute": times(rounds * np.ceil(chunks / per_head), "sdpa_decode_chunk"),
+            "dram": moved / INTERLEAVED_BANDWIDTH,
+            "compute": rounds * np.ceil(chunks / per_head) * SDPA_DECODE_CHUNK,
         },
         bytes=moved,
         flops=4 * users * heads * head_dim * chunks * DECODE_CHUNK,
@@ -55,7 +68,7 @@ def flash_decode(
 
 
 def flash_attention(
-    heads: int, kv_heads: int, rows: int, start: int, head_dim: int, *, fmt: str, setting: str, machine: Machine
+    heads: int, kv_heads: int, rows: int, start: int, head_dim: int, *, fmt: str, setting: str, chip: Chip
 ) -> Kernel:
     """Causal attention of rows start..start + rows - 1, in chunks of q x q scores.
 
@@ -64,7 +77,7 @@ def flash_attention(
     """
     q = 256 if rows >= 2048 else 64
     chunks = -(-rows // q)
-    cores = min(machine.chip.cores, GRID)
+    cores = min(chip.cores, GRID)
     per_heads = min(cores, heads)
     per_chunks = min(cores // per_heads, chunks)
     chunks_per_core = -(-chunks // per_chunks)
@@ -76,15 +89,15 @@ def flash_attention(
         last = np.arange(chunks - chunks_per_core, chunks)
         blocks = float(np.sum(prefix + last + 1))
     blocks *= heads_per_core
-    peak = machine.chip.clock * 4096 / phases(setting)
+    peak = chip.clock * chip.flops_per_cycle / phases(setting)
     moved = tensor_bytes(heads * rows, 2 * head_dim, fmt) + tensor_bytes(kv_heads * (start + rows), 2 * head_dim, fmt)
     return Kernel(
         "sdpa",
-        start=seconds(15e-6),
+        start=1 * SDPA_PREFILL_START,
         limits={
-            "compute": times(blocks * (q / 256) ** 2, "softmax_block")
-            + over(blocks * 4 * q * q * head_dim / peak, "sdpa_efficiency"),
-            "dram": over(moved, "interleaved_bandwidth"),
+            "compute": blocks * (q / 256) ** 2 * SOFTMAX_BLOCK
+            + seconds(blocks * 4 * q * q * head_dim / peak) / SDPA_EFFICIENCY,
+            "dram": moved / INTERLEAVED_BANDWIDTH,
         },
         bytes=moved,
         flops=4 * heads * head_dim * rows * (start + rows / 2),

@@ -1,75 +1,32 @@
-"""What a cost rule returns: kernels, whose times are linear forms in a few named constants.
+"""What a cost rule returns: kernels, whose times are linear forms in constants.
 
 A kernel takes
 
     time = start + max over its limits (DRAM, compute, link, ...)
 
-and every term is a `Terms`: seconds, plus amounts of named constants (a latency per block), plus amounts divided by
-named constants (bytes over a bandwidth). Amounts are numbers or arrays of numbers (a position of decode may be an
-array of positions), so that one program prices many points at once. Because the form is linear, a whole table of
-programs becomes a few matrices, which is what makes calibration a gradient descent and sweeps fast.
+and every term is a `Terms` of `ttsim.hardware.quantities`, in seconds. Because the form is linear in products of
+constants, a whole table of programs becomes a few matrices, which is what makes calibration a gradient descent and
+sweeps fast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-SECONDS = ""  # the key of plain seconds
+from ttsim.hardware.quantities import Terms, UnitError
 
 
-class Terms(dict[str, Any]):
-    """A linear form: {"" : seconds, "name": amount x constant, "/name": amount / constant}."""
-
-    def __add__(self, other: Terms) -> Terms:
-        total = Terms(self)
-        for key, amount in other.items():
-            total[key] = total.get(key, 0.0) + amount
-        return total
-
-    def __mul__(self, factor: Any) -> Terms:
-        return Terms({key: amount * factor for key, amount in self.items()})
-
-    __rmul__ = __mul__
-
-    def value(self, constants: Mapping[str, Any]) -> Any:
-        """The form's value in seconds.
-
-        Args:
-          constants: value of each named constant, in SI units.
-        """
-        total: Any = 0.0
-        for key, amount in self.items():
-            if key == SECONDS:
-                total = total + amount
-            elif key.startswith("/"):
-                total = total + amount / constants[key[1:]]
-            else:
-                total = total + amount * constants[key]
-        return total
-
-
-def seconds(amount: Any) -> Terms:
-    """A known time in seconds."""
-    return Terms({SECONDS: amount})
-
-
-def times(amount: Any, constant: str) -> Terms:
-    """amount x constant: so many blocks of this latency."""
-    return Terms({constant: amount})
-
-
-def over(amount: Any, constant: str) -> Terms:
-    """amount / constant: so many bytes at this bandwidth."""
-    return Terms({"/" + constant: amount})
+class UnpricedError(ValueError):
+    """A program holds work that the simulator has no price for, or a kernel can't do what it is asked to."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One program that the device runs.
+    """One launch on the device, or one piece of work of the host.
 
     Attributes:
       name: what tt-metal calls it ("matmul (DRAM-sharded)", "all_gather").
@@ -80,6 +37,11 @@ class Kernel:
       cores: Tensix cores that work.
       fidelity: math fidelity of a matrix kernel.
       source: where the rule comes from.
+      place: "device", or "host" for what the host does between launches.
+      waits: whether the host waits for the device before this work (a read-back).
+
+    Raises:
+      UnitError: a term is no time.
     """
 
     name: str
@@ -90,6 +52,13 @@ class Kernel:
     cores: int = 0
     fidelity: str = ""
     source: str = ""
+    place: Literal["device", "host"] = "device"
+    waits: bool = False
+
+    def __post_init__(self) -> None:
+        for what, terms in (("start", self.start), *self.limits.items()):
+            if not isinstance(terms, Terms) or terms.unit != "s":
+                raise UnitError(f"{what} of {self.name} is no time in seconds: {terms!r}")
 
     def time(self, constants: Mapping[str, Any], xp: Any = np) -> Any:
         """Seconds, without the gap before the next kernel.
@@ -108,3 +77,8 @@ class Kernel:
         values = {name: float(np.mean(terms.value(constants))) for name, terms in self.limits.items()}
         values["latency"] = float(np.mean(self.start.value(constants)))
         return max(values, key=lambda name: values[name])
+
+
+def host_work(name: str, time: Terms, source: str, *, waits: bool = False) -> Kernel:
+    """A piece of work of the host: it launches nothing and leaves no gap between kernels."""
+    return Kernel(name, start=time, source=source, place="host", waits=waits)

@@ -10,28 +10,42 @@ tt_transformers for what runs where (see `meshes.systems`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from typing import Literal
 
-from ttsim.kernels.kernel import Kernel, Terms, over, times
+from ttsim.hardware.constants import (
+    GRID_COLLECTIVE,
+    HOP_LATENCY,
+    LINK_BANDWIDTH,
+    LINK_BYTE_TIME,
+    RING,
+)
+from ttsim.hardware.later import (
+    BLACKHOLE_COLLECTIVE,
+    BLACKHOLE_PREFILL_COLLECTIVE,
+    LINE_GATHER_HOP,
+    LINE_GATHER_START,
+    LINE_REDUCE_HOP,
+    LINE_REDUCE_START,
+    RING_GATHER_HOP,
+    RING_REDUCE_HOP,
+    VOCABULARY_JOIN,
+)
+from ttsim.hardware.quantities import Terms
+from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.systems import Topology
 
-# Time of a byte against a link's bandwidth, by devices of a line, and on both links of a ring (key 0). From tt-metal
-# tech_reports/CCLs, T3K, against 11.7 GB/s (all-gather on a line of 8).
-_RING = 0
-# Tensors in DRAM (prefill), at 32 MiB: all-gather 6.34, 11.7, 11.7 and 20.5 GB/s; reduce-scatter 8.8, 10.3, 10.8, 16.5.
-_DRAM_GATHER = {2: 1.85, 4: 1.0, 8: 1.0, _RING: 1.14}
-_DRAM_REDUCE = {2: 1.33, 4: 1.14, 8: 1.08, _RING: 1.42}
-# Tensors in L1 (decode): an all-gather fills the link. A reduce-scatter takes the tables' ratio to an all-gather of the
-# same size as both grow from 64 to 256 KiB: 13.1 / 15.1 us, 15.8 / 13.0, 23.3 / 14.7 and 25.1 / 11.2.
-_L1_GATHER = {2: 1.0, 4: 1.0, 8: 1.0, _RING: 1.0}
-_L1_REDUCE = {2: 0.9, 4: 1.2, 8: 1.6, _RING: 2.25}
+Memory = Literal["l1", "dram"]
 
 
-def all_gather(gathered: float, devices: int, machine: Machine) -> Kernel:
+def all_gather(gathered: float, devices: int, memory: Memory, machine: Machine) -> Kernel:
     """Every device ends up with `gathered` bytes, of which it had 1 / devices."""
-    byte_time = _L1_GATHER if machine.phase == "decode" else _DRAM_GATHER
-    return _collective("all_gather", gathered, devices, machine, byte_time)
+    return _collective("all_gather", "gather", gathered, devices, memory, machine)
+
+
+def reduce_scatter(tensor: float, devices: int, memory: Memory, machine: Machine) -> Kernel:
+    """Sums `tensor` bytes over the devices; each keeps 1 / devices of the sum."""
+    return _collective("reduce_scatter", "reduce", tensor, devices, memory, machine)
 
 
 def unaligned_gather() -> list[Kernel]:
@@ -43,42 +57,37 @@ def unaligned_gather() -> list[Kernel]:
     """
     source = "tt-metal issue #19730 (padded gathers, 2025-03); the three passes: PR #26661"
     return [
-        Kernel(name, start=times(1 / 3, "vocabulary_join"), cores=1, source=source)
+        Kernel(name, start=1 / 3 * VOCABULARY_JOIN, cores=1, source=source)
         for name in ("untilize_with_unpadding", "concat", "tilize_with_padding")
     ]
 
 
-def reduce_scatter(tensor: float, devices: int, machine: Machine) -> Kernel:
-    """Sums `tensor` bytes over the devices; each keeps 1 / devices of the sum."""
-    byte_time = _L1_REDUCE if machine.phase == "decode" else _DRAM_REDUCE
-    return _collective("reduce_scatter", tensor, devices, machine, byte_time)
-
-
-def _start(name: str, hops: float, machine: Machine) -> Terms:
-    """Seconds of a collective without its bytes: synchronisation and hops, by the software's generation."""
+def _start(kind: str, hops: float, memory: Memory, machine: Machine) -> Terms:
+    """A collective without its bytes: synchronisation and hops, by the software's generation."""
     system = machine.system
     if system.chip.family == "blackhole":
-        start = times(hops, "hop_latency")
-        if machine.phase == "prefill":
-            return start + times(1, "blackhole_prefill_collective")
-        return start + times(1, "blackhole_collective") if machine.software.collectives == "fabric 2026" else start
+        if memory == "dram":
+            return hops * HOP_LATENCY + BLACKHOLE_PREFILL_COLLECTIVE
+        ring = machine.software.collectives == "fabric 2026"
+        return hops * HOP_LATENCY + BLACKHOLE_COLLECTIVE if ring else hops * HOP_LATENCY
     if system.topology is Topology.GRID:
-        return times(hops, "hop_latency") + times(1, "grid_collective")
+        return hops * HOP_LATENCY + GRID_COLLECTIVE
     if machine.software.collectives == "legacy":
-        return times(hops, "hop_latency")
-    kind = "reduce" if name == "reduce_scatter" else "gather"
+        return hops * HOP_LATENCY
     ring = system.topology is Topology.RING
-    return times(1, f"line_{kind}_start") + times(hops, f"{'ring' if ring else 'line'}_{kind}_hop")
+    if kind == "gather":
+        return hops * (RING_GATHER_HOP if ring else LINE_GATHER_HOP) + LINE_GATHER_START
+    return hops * (RING_REDUCE_HOP if ring else LINE_REDUCE_HOP) + LINE_REDUCE_START
 
 
-def _collective(name: str, tensor: float, devices: int, machine: Machine, byte_time: Mapping[int, float]) -> Kernel:
-    system = machine.system
+def _collective(name: str, kind: str, tensor: float, devices: int, memory: Memory, machine: Machine) -> Kernel:
+    system, byte_time = machine.system, LINK_BYTE_TIME[kind, memory]
     if system.topology is Topology.RING:
-        hops, links, relative = devices / 2, 2 * system.links, byte_time[_RING]
+        hops, links, relative = devices / 2, 2 * system.links, byte_time[RING]
     else:
-        nearest = min(byte_time, key=lambda known: abs(known - devices) if known else math.inf)
+        nearest = min(byte_time, key=lambda known: abs(known - devices) if known != RING else math.inf)
         hops, links, relative = devices - 1, system.links, byte_time[nearest]
     moved = tensor * (devices - 1) / devices
-    start = _start(name, hops, machine)
-    limits = {"link": over(relative * moved / links, "link_bandwidth")}
+    start = _start(kind, hops, memory, machine)
+    limits = {"link": relative * (moved / links / LINK_BANDWIDTH)}
     return Kernel(name, start=start, limits=limits, bytes=moved, source="ttnn operations/ccl")

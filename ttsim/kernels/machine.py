@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ttsim.hardware.chips import Chip
 from ttsim.hardware.software import Software
@@ -16,12 +16,10 @@ class Machine:
 
     Attributes:
       chip, system, software: the hardware and the state of the software.
-      phase: "prefill" or "decode".
       position: tokens before the one that decode computes (a number, or an array of numbers: a price for each).
     """
 
     chip: Chip
     system: System
     software: Software
-    phase: Literal["prefill", "decode"]
     position: Any = 0

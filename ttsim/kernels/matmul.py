@@ -6,8 +6,22 @@ Source of the configurations: tt-metal models/tt_transformers/tt/model_config.py
 
 from __future__ import annotations
 
-from ttsim.kernels.kernel import Kernel, Terms, over, seconds, times
-from ttsim.kernels.machine import Machine
+from ttsim.hardware.chips import Chip
+from ttsim.hardware.constants import (
+    BLOCK_LATENCY,
+    DRAM_SHARDED_BANDWIDTH,
+    DRAM_SHARDED_START,
+    INTERLEAVED_BANDWIDTH,
+    MCAST_1D_FLOOR,
+    MCAST_2D_START,
+    MCAST_2D_WEIGHT_BANDWIDTH,
+    PHASE_OVERHEAD,
+    TILE_OVERHEAD,
+    TILE_PACK,
+)
+from ttsim.hardware.later import BLACKHOLE_TILE_OVERHEAD
+from ttsim.hardware.quantities import Terms, seconds
+from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.shapes import largest_divisor, tensor_bytes, tiles
 from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import TILE, get_format
@@ -21,9 +35,21 @@ def phases(setting: str) -> int:
     return 4 if fidelity is None else fidelity.value
 
 
-def tile_math(setting: str, machine: Machine) -> float:
-    """Seconds of a 32 x 32 x 32 tile product on one core: 16 cycles per phase (tech_reports/matrix_engine)."""
-    return 16 * phases(setting) / machine.chip.clock
+def tile_math(setting: str, chip: Chip) -> Terms:
+    """A 32 x 32 x 32 tile product on one core: 16 cycles per phase (tech_reports/matrix_engine)."""
+    return seconds(16 * phases(setting) / chip.clock)
+
+
+def check_one_tile(kernel: str, rows: int) -> None:
+    """Refuses more rows than one tile has.
+
+    Raises:
+      UnpricedError: with the rows.
+    """
+    if rows > TILE:
+        raise UnpricedError(
+            f'kernel="{kernel}" multiplies one row of tiles, at most {TILE} rows, and got {rows}: say "mcast_2d"'
+        )
 
 
 def fidelity_name(setting: str) -> str:
@@ -31,27 +57,26 @@ def fidelity_name(setting: str) -> str:
     return "" if fidelity is None else fidelity.name
 
 
-def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, machine: Machine) -> Kernel:
+def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, chip: Chip, readers: int = 1) -> Kernel:
     """One row of tiles times a weight that lies in one shard per DRAM bank: [32, k] @ [k, n].
 
-    One worker per bank (on Blackhole since 2026-09 two) reads its shard in blocks of K, as long as the blocks of the
-    input's shards. A worker's chain is a latency per block, then tile products, whose partial sums are packed to L1
-    after every block. The destination register has two halves, so that one half is packed while the other is computed:
-    of the shorter of the two, half hides. DRAM streams beside the chain. N is padded to whole tiles in every bank.
+    One worker per bank (or two `readers`) reads its shard in blocks of K, as long as the blocks of the input's shards.
+    A worker's chain is a latency per block, then tile products, whose partial sums are packed to L1 after every block.
+    The destination register has two halves, so that one half is packed while the other is computed: of the shorter of
+    the two, half hides. DRAM streams beside the chain. N is padded to whole tiles in every bank.
     """
-    banks = machine.chip.dram_banks
-    readers = machine.software.readers_per_bank
+    banks = chip.dram_banks
     k_tiles, n_tiles = tiles(k), -(-tiles(n) // (banks * readers))
     blocks = k_tiles // largest_divisor(max(k_tiles // cores, 1), MAX_BLOCK)
     moved = k_tiles * -(-tiles(n) // banks) * banks * get_format(fmt).tile_bytes
-    latency = times(blocks, "block_latency")
-    math = seconds(k_tiles * n_tiles * tile_math(setting, machine))
-    pack = times(blocks * n_tiles, "tile_pack")
+    latency = blocks * BLOCK_LATENCY
+    math = k_tiles * n_tiles * tile_math(setting, chip)
+    pack = blocks * n_tiles * TILE_PACK
     return Kernel(
         "matmul (DRAM-sharded)",
-        start=times(1, "dram_sharded_start"),
+        start=1 * DRAM_SHARDED_START,
         limits={
-            "dram": over(moved, "dram_sharded_bandwidth"),
+            "dram": moved / DRAM_SHARDED_BANDWIDTH,
             "compute": latency + math + pack * 0.5,
             "pack": latency + pack + math * 0.5,
         },
@@ -63,29 +88,29 @@ def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, machine:
     )
 
 
-def mcast_1d(k: int, n: int, *, fmt: str, setting: str, machine: Machine) -> Kernel:
+def mcast_1d(k: int, n: int, *, fmt: str, setting: str, chip: Chip) -> Kernel:
     """One row of tiles times an interleaved weight, the input multicast to all cores: a floor, or DRAM."""
     moved = tensor_bytes(k, n, fmt)
     return Kernel(
         "matmul (1-D mcast)",
-        limits={"compute": times(1, "mcast_1d_floor"), "dram": over(moved, "interleaved_bandwidth")},
+        limits={"compute": 1 * MCAST_1D_FLOOR, "dram": moved / INTERLEAVED_BANDWIDTH},
         bytes=moved,
         flops=2 * TILE * k * n,
-        cores=machine.chip.cores,
+        cores=chip.cores,
         fidelity=fidelity_name(setting),
         source="ttnn matmul_op_multi_core_reuse_mcast_1d_program_factory",
     )
 
 
-def prefill_grid(machine: Machine, pass_rows: int) -> tuple[int, int, int]:
+def prefill_grid(chip: Chip, pass_rows: int) -> tuple[int, int, int]:
     """(rows, columns, most rows of one pass) that tt_transformers computes prefill on.
 
     On Blackhole 8 rows by as many columns as the DRAM has banks, in passes of 512 rows (`prefill_len_cutoff`,
     `dram_shard_grid_width` of model_config.py), whatever the firmware leaves of the chip.
     """
-    if machine.chip.family == "wormhole":
-        return (*machine.chip.compute_grid, pass_rows)
-    return 8, machine.chip.dram_banks, min(pass_rows, 512)
+    if chip.family == "wormhole":
+        return (*chip.compute_grid, pass_rows)
+    return 8, chip.dram_banks, min(pass_rows, 512)
 
 
 def mcast_2d(
@@ -98,28 +123,28 @@ def mcast_2d(
     out_format: str,
     setting: str,
     pass_rows: int,
-    machine: Machine,
+    chip: Chip,
 ) -> Kernel:
     """[rows, k] @ [k, n] on the whole grid: rows over the grid's rows, columns over its columns.
 
     `rows` are computed in passes of at most `pass_rows`; every pass reads the weight again, through the cores of one
     row of the grid. The tile products of a core are padded to its share of the pass.
     """
-    grid_rows, grid_columns, pass_rows = prefill_grid(machine, pass_rows)
+    grid_rows, grid_columns, pass_rows = prefill_grid(chip, pass_rows)
     block_rows = min(rows, pass_rows)
     passes = -(-rows // block_rows)
-    overhead = "tile_overhead" if machine.chip.family == "wormhole" else "blackhole_tile_overhead"
+    overhead = TILE_OVERHEAD if chip.family == "wormhole" else BLACKHOLE_TILE_OVERHEAD
     products = -(-tiles(block_rows) // grid_rows) * -(-tiles(n) // grid_columns) * tiles(k)
-    math: Terms = times(tile_math(setting, machine), "phase_overhead") + times(1, overhead)
+    math = tile_math(setting, chip) * PHASE_OVERHEAD + overhead
     weight = tensor_bytes(k, n, fmt)
     activations = tensor_bytes(block_rows, k, in_format) + tensor_bytes(block_rows, n, out_format)
     return Kernel(
         "matmul (2-D mcast)",
-        start=seconds(5e-6),
+        start=1 * MCAST_2D_START,
         limits={
             "compute": passes * products * math,
-            "weights": over(passes * weight, "mcast_2d_weight_bandwidth"),
-            "dram": over(passes * activations, "interleaved_bandwidth"),
+            "weights": passes * weight / MCAST_2D_WEIGHT_BANDWIDTH,
+            "dram": passes * activations / INTERLEAVED_BANDWIDTH,
         },
         bytes=passes * (weight + activations),
         flops=2 * rows * k * n,

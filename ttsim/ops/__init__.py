@@ -18,8 +18,9 @@ from ttsim.ops.attention import (
     update_cache,
 )
 from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
-from ttsim.ops.core import OPS, Op, OpCall, op
+from ttsim.ops.core import OPS, Noise, Op, OpCall, op
 from ttsim.ops.eltwise import add, add_bias, silu_mul, typecast
+from ttsim.ops.host import copy_to_device, read_back, traced
 from ttsim.ops.matrix import all_gather_matmul, embedding, linear
 from ttsim.ops.norm import rms_norm, rms_norm_apply, rms_norm_stats
 from ttsim.ops.resharding import argmax, reshard, select_rows, select_users, take_rows, untilize
@@ -28,6 +29,7 @@ from ttsim.ops.sampling import TOPK, choose, topk
 __all__ = [
     "OPS",
     "TOPK",
+    "Noise",
     "Op",
     "OpCall",
     "add",
@@ -39,12 +41,14 @@ __all__ = [
     "choose",
     "concat_heads_decode",
     "concat_heads_prefill",
+    "copy_to_device",
     "create_heads_decode",
     "create_heads_prefill",
     "embedding",
     "fill_cache",
     "linear",
     "op",
+    "read_back",
     "read_cache",
     "reduce_scatter",
     "reshard",
@@ -60,6 +64,7 @@ __all__ = [
     "silu_mul",
     "take_rows",
     "topk",
+    "traced",
     "typecast",
     "untilize",
     "update_cache",

@@ -10,19 +10,33 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.kernels import activations as tensix
-from ttsim.kernels import flash as attention
+from ttsim.hardware.constants import (
+    CONCAT_HEADS_TIME,
+    CREATE_HEADS_TILE_TIME,
+    CREATE_HEADS_TIME,
+    ROTARY_STREAM_START,
+    ROTARY_TIME,
+    TABLE_LOOKUP_TIME,
+    TO_INTERLEAVED_TIME,
+    TO_SHARDED_TIME,
+    UPDATE_CACHE_TILE_TIME,
+    UPDATE_CACHE_TIME,
+)
+from ttsim.hardware.quantities import Terms
+from ttsim.kernels import flash
+from ttsim.kernels.activations import fixed, small, stream, stream_rows
+from ttsim.kernels.kernel import host_work
 from ttsim.kernels.shapes import tensor_bytes, tiles
 from ttsim.numerics.fidelity import get_setting, mask_activations, mask_weights, srca_fraction_bits
 from ttsim.numerics.formats import get_format, round_to
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import op
+from ttsim.ops.core import array_shape, op, words
 
 # Rows of queries that the simulator (not the device) computes at once: bounds the score matrix's memory.
 _QUERY_ROWS = 1024
 
 
-@op
+@op(in_l1=True)
 def create_heads_decode(qkv, *, kv_heads, head_dim, format):
     """Splits the fused projection into heads.
 
@@ -43,9 +57,8 @@ def create_heads_decode(qkv, *, kv_heads, head_dim, format):
 
 @create_heads_decode.cost
 def _(call, machine):
-    # 21 us for 192 tiles of 8B on N150, 3 us for 12 tiles of 1B on T3K.
-    time = 1.8e-6 + 0.1e-6 * tiles(call.inputs[0].shape[-1])
-    return [tensix.small("sharded_to_interleaved", 3e-6), tensix.fixed("create_heads_decode", time)]
+    time = CREATE_HEADS_TIME + tiles(call.inputs[0].shape[-1]) * CREATE_HEADS_TILE_TIME
+    return [small("sharded_to_interleaved", TO_INTERLEAVED_TIME), fixed("create_heads_decode", time)]
 
 
 @op
@@ -61,41 +74,45 @@ def create_heads_prefill(qkv, *, kv_heads, head_dim, format):
 @create_heads_prefill.cost
 def _(call, machine):
     rows, columns = call.inputs[0].shape
-    return [tensix.stream_rows("create_heads", 2 * tensor_bytes(rows, columns, call["format"]), rows, machine)]
+    return [stream_rows("create_heads", 2 * tensor_bytes(rows, columns, call["format"]), rows, machine.chip)]
 
 
 @op
-def rotary_tables(positions, inverse_frequencies, *, scaling, format):
-    """cos and sin of position x frequency, looked up on the device in two tables.
+def rotary_tables(positions, inverse_frequencies, *, scaling, format, memory="l1"):
+    """cos and sin of position x frequency, out of two tables.
 
     Args:
       positions: [...] int32; inverse_frequencies: [head_dim / 2].
       scaling: factor on both (long rope's attention factor).
       format: format of the tables.
+      memory: "l1": looked up on the device; "host": sliced there, as part of a prompt's inputs.
 
     Returns:
       cos, sin: [..., head_dim / 2].
     """
+    del memory
     angles = positions.astype(jnp.float32)[..., None] * inverse_frequencies.reshape((1,) * positions.ndim + (-1,))
     return round_to(jnp.cos(angles) * scaling, format), round_to(jnp.sin(angles) * scaling, format)
 
 
 @rotary_tables.cost
 def _(call, machine):
-    if machine.phase == "prefill":
-        return []  # the host slices cos and sin once per prompt: part of host_prompt
-    lookups = [tensix.small(name, 3e-6) for name in ("embedding", "transpose", "interleaved_to_sharded")]
+    if call["memory"] == "host":
+        return [host_work("slice rotary tables", Terms(), "part of host_prompt: see copy_to_device")]
+    lookups = [small(name, 1 * TABLE_LOOKUP_TIME) for name in ("embedding", "transpose", "interleaved_to_sharded")]
     return 2 * lookups  # cos and sin
 
 
 @op
-def rotary(x, cos, sin, *, out_format):
+def rotary(x, cos, sin, *, out_format, memory="dram"):
     """Rotates each pair (x[2i], x[2i+1]) by its angle.
 
     Args:
       x: [..., head_dim]; cos, sin: [..., head_dim / 2], broadcastable to x's pairs.
       out_format: format of the result.
+      memory: "l1": a row of tiles for each user; "dram": rows of a prompt.
     """
+    del memory
     pairs = x.reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     rotated = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
@@ -105,14 +122,14 @@ def rotary(x, cos, sin, *, out_format):
 @rotary.cost
 def _(call, machine):
     x = call.inputs[0]
-    if machine.phase == "decode":
-        return [tensix.small("rotary_embedding_llama", 4e-6)]
+    if call["memory"] == "l1":
+        return [small("rotary_embedding_llama", ROTARY_TIME)]
     heads, rows, head_dim = x.shape
     moved = tensor_bytes(heads * rows, head_dim, "bf16") + tensor_bytes(heads * rows, head_dim, call["out_format"])
-    return [tensix.stream_rows("rotary_embedding_llama", moved, rows, machine, start=12e-6)]
+    return [stream_rows("rotary_embedding_llama", moved, rows, machine.chip, start=ROTARY_STREAM_START)]
 
 
-@op
+@op(caches=(0,), in_l1=True)
 def update_cache(cache, x, positions, *, format):
     """Writes one token per user into the KV cache.
 
@@ -127,14 +144,18 @@ def update_cache(cache, x, positions, *, format):
     return jax.vmap(lambda c, row, p: jax.lax.dynamic_update_slice_in_dim(c, row, p, axis=1))(cache, x, positions)
 
 
+@update_cache.describe
+def _(call):
+    return words(array_shape(call.inputs[1]))
+
+
 @update_cache.cost
 def _(call, machine):
-    # 12 us for 32 tiles of 8B on N150, 4 us for 2 tiles of 1B on T3K.
     _, kv_heads, head_dim = call.inputs[1].shape
-    return [tensix.fixed("paged_update_cache", 3.5e-6 + 0.267e-6 * kv_heads * tiles(head_dim))]
+    return [fixed("paged_update_cache", UPDATE_CACHE_TIME + kv_heads * tiles(head_dim) * UPDATE_CACHE_TILE_TIME)]
 
 
-@op
+@op(caches=(0,))
 def fill_cache(cache, x, user, *, start, format, users_axis=None):
     """Writes one user's prompt (or a chunk of it) into the KV cache.
 
@@ -157,13 +178,18 @@ def fill_cache(cache, x, user, *, start, format, users_axis=None):
     return jax.lax.dynamic_update_slice(cache, jnp.where(held, block, old), index)
 
 
+@fill_cache.describe
+def _(call):
+    return words(array_shape(call.inputs[1]))
+
+
 @fill_cache.cost
 def _(call, machine):
     kv_heads, rows, head_dim = call.inputs[1].shape
-    return [tensix.stream("paged_fill_cache", 2 * tensor_bytes(kv_heads * rows, head_dim, call["format"]), machine)]
+    return [stream("paged_fill_cache", 2 * tensor_bytes(kv_heads * rows, head_dim, call["format"]), machine.chip)]
 
 
-@op
+@op(caches=(0,))
 def read_cache(cache, user, *, length, users_axis=None):
     """One user's first `length` positions of the cache, which chunked attention reads in place.
 
@@ -183,7 +209,7 @@ def _(call, machine):
     return []  # chunked attention reads the pages in place; sdpa_prefill pays for them
 
 
-@op
+@op(caches=(1, 2), in_l1=True)
 def sdpa_decode(q, keys, values, positions, *, setting, kv_format, out_format, window=None):
     """Flash decode: softmax(q K^T / sqrt(d)) V over positions 0..p of each user.
 
@@ -207,12 +233,18 @@ def sdpa_decode(q, keys, values, positions, *, setting, kv_format, out_format, w
     return pack(jnp.einsum("bkgs,bksd->bkgd", weights, values).reshape(q.shape), out_format)
 
 
+@sdpa_decode.describe
+def _(call):
+    users, heads, head_dim = call.inputs[0].shape
+    return (f"{users} x " if users > 1 else "") + f"{heads}/{call.inputs[1].shape[-3]} heads of {head_dim}"
+
+
 @sdpa_decode.cost
 def _(call, machine):
     users, heads, head_dim = call.inputs[0].shape
     kv_heads = call.inputs[1].shape[1]
     options = {"fmt": call["kv_format"], "setting": call["setting"], "machine": machine}
-    return [attention.flash_decode(users, heads, kv_heads, head_dim, **options)]
+    return [flash.flash_decode(users, heads, kv_heads, head_dim, **options)]
 
 
 @op
@@ -249,11 +281,16 @@ def sdpa_prefill(q, keys, values, *, start, setting, kv_format, out_format, wind
     return pack(out.reshape(q.shape), out_format)
 
 
+@sdpa_prefill.describe
+def _(call):
+    return f"{call.inputs[0].shape[0]}/{call.inputs[1].shape[-3]} heads of {call.inputs[0].shape[-1]}"
+
+
 @sdpa_prefill.cost
 def _(call, machine):
     heads, rows, head_dim = call.inputs[0].shape
-    options = {"fmt": call["kv_format"], "setting": call["setting"], "machine": machine}
-    return [attention.flash_attention(heads, call.inputs[1].shape[0], rows, call["start"], head_dim, **options)]
+    options = {"fmt": call["kv_format"], "setting": call["setting"], "chip": machine.chip}
+    return [flash.flash_attention(heads, call.inputs[1].shape[0], rows, call["start"], head_dim, **options)]
 
 
 def _visible(rows, length, window):
@@ -282,7 +319,7 @@ def _weights(x, setting, fmt):
     return mask_weights(x, setting.fidelity)
 
 
-@op
+@op(in_l1=True)
 def concat_heads_decode(x, *, format):
     """[B, heads, d] -> [B, heads * d]."""
     del format
@@ -291,7 +328,7 @@ def concat_heads_decode(x, *, format):
 
 @concat_heads_decode.cost
 def _(call, machine):
-    return [tensix.small("interleaved_to_sharded", 2e-6), tensix.small("concat_heads_decode", 3e-6)]
+    return [small("interleaved_to_sharded", TO_SHARDED_TIME), small("concat_heads_decode", CONCAT_HEADS_TIME)]
 
 
 @op
@@ -305,4 +342,4 @@ def concat_heads_prefill(x, *, format):
 def _(call, machine):
     heads, rows, head_dim = call.inputs[0].shape
     moved = 2 * tensor_bytes(rows, heads * head_dim, call["format"])
-    return [tensix.stream_rows("concat_heads", moved, rows, machine)]
+    return [stream_rows("concat_heads", moved, rows, machine.chip)]

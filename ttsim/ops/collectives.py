@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 
-from ttsim.kernels import activations as tensix
 from ttsim.kernels import links
+from ttsim.kernels.activations import stream
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics.formats import TILE
 from ttsim.numerics.packer import pack
@@ -13,9 +13,14 @@ from ttsim.ops.core import op
 
 
 @op
-def all_gather(x, *, axis, dim, format):
-    """Concatenates every device's slice along dimension `dim`. [..., N / devices, ...] -> [..., N, ...]."""
-    del format
+def all_gather(x, *, axis, dim, format, memory="dram"):
+    """Concatenates every device's slice along dimension `dim`. [..., N / devices, ...] -> [..., N, ...].
+
+    Args:
+      x: this device's slice. axis: mesh axis. dim: dimension of x. format: of what travels.
+      memory: where the tensors lie, "l1" or "dram": it decides how well a link is filled.
+    """
+    del format, memory
     return jax.lax.all_gather(x, axis, axis=dim, tiled=True)
 
 
@@ -23,7 +28,7 @@ def all_gather(x, *, axis, dim, format):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     shard = tensor_bytes(rows, columns, call["format"])  # padded to tiles before it is gathered
-    kernels = [links.all_gather(shard * call.num_devices, call.num_devices, machine)]
+    kernels = [links.all_gather(shard * call.num_devices, call.num_devices, call["memory"], machine)]
     last = call["dim"] == len(call.inputs[0].shape) - 1
     if columns % TILE and columns > TILE and last and machine.software.vocabulary_join:
         kernels += links.unaligned_gather()
@@ -31,31 +36,34 @@ def _(call, machine):
 
 
 @op
-def reduce_scatter(x, *, axis, dim, format):
+def reduce_scatter(x, *, axis, dim, format, memory="dram"):
     """Sums over the devices and leaves each with its slice of `dim`. [..., N, ...] -> [..., N / devices, ...].
 
     The sum is rounded once to `format`; the device rounds after each hop, which for two devices is the same.
+    Arguments as in `all_gather`.
     """
+    del memory
     return pack(jax.lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True), format)
 
 
 @reduce_scatter.cost
 def _(call, machine):
     tensor = tensor_bytes(*rows_and_columns(call.inputs[0]), call["format"])
-    return [links.reduce_scatter(tensor, call.num_devices, machine)]
+    return [links.reduce_scatter(tensor, call.num_devices, call["memory"], machine)]
 
 
 @op
-def all_reduce(x, *, axis, format, composite=False):
+def all_reduce(x, *, axis, format, memory="dram", composite=False):
     """Sums over the devices; each gets the whole sum. Shape unchanged.
 
     Args:
       x: [...] partial sums.
       axis: mesh axis.
       format: format of what travels and of the result.
+      memory: see `all_gather`.
       composite: reduce-scatter + all-gather; otherwise all-gather + a local reduction over the gathered copies.
     """
-    del composite
+    del memory, composite
     return pack(jax.lax.psum(x, axis), format)
 
 
@@ -63,7 +71,11 @@ def all_reduce(x, *, axis, format, composite=False):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
-    if call.attributes.get("composite"):
-        return [links.reduce_scatter(tensor, devices, machine), links.all_gather(tensor, devices, machine)]
-    reduce = tensix.stream("fast_reduce_nc", (devices + 1) * tensor, machine)
-    return [links.all_gather(devices * tensor, devices, machine), reduce]
+    memory, system = call["memory"], machine.system
+    if call["composite"]:
+        return [
+            links.reduce_scatter(tensor, devices, memory, system),
+            links.all_gather(tensor, devices, memory, system),
+        ]
+    reduce = stream("fast_reduce_nc", (devices + 1) * tensor, machine.chip)
+    return [links.all_gather(devices * tensor, devices, memory, system), reduce]

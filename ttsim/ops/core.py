@@ -3,23 +3,31 @@
 `@op` turns a function into a device op. The function's positional arguments are arrays (or pytrees of arrays), its
 keyword arguments are static attributes. A call runs the function's body inside `jax.jit` under the stable name
 `tt.<name>[attribute=value,...]`, so the op survives jit, grad, vmap, scan and shard_map as exactly one equation, and
-`ttsim.pricing.program` can read it back from any jaxpr. The op's cost rule is attached beside its numerics:
+`ttsim.pricing.program` can read it back from any jaxpr. Everything that is known about an op stands with it:
 
-    @op
-    def silu_mul(gate, up, *, out_format):
-        return round_to(jax.nn.silu(gate) * up, out_format)
+    @op(weights=(1,))                                    # which inputs are parameters, not activations
+    def scale(x, weight, *, out_format, memory="dram"):  # its numerics
+        return pack(x * weight, out_format)
 
-    @silu_mul.cost
+    @scale.cost                                          # the kernels that it launches
     def _(call, machine):
-        return [Kernel("binary", ...)]
+        return [stream("scale", bytes_of(call), machine.chip)]
+
+    @scale.noise                                         # the noise that it brings into a model
+    def _(call):
+        return [Noise(group="mlp", power=rounding(call["out_format"]))]
+
+An op whose tensors may lie in different places has an attribute `memory`: "l1", "dram" or "host". Whoever writes the
+program sets it; no rule asks in which phase of a model it stands.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 import jax
 
@@ -30,8 +38,12 @@ if TYPE_CHECKING:
     from ttsim.kernels.machine import Machine
 
 PREFIX = "tt."
+MEMORIES = ("l1", "dram", "host")
+Memory = Literal["l1", "dram", "host"]
 
 Attributes = tuple[tuple[str, Any], ...]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -40,14 +52,14 @@ class OpCall:
 
     Attributes:
       op: the op.
-      attributes: the static attributes of the call.
+      attributes: the static attributes of the call, defaults included.
       inputs: per-device shapes and dtypes, in the tree structure that the op was called with.
       outputs: per-device shapes and dtypes of the results, flat.
       axis_sizes: size of each mesh axis in scope.
       groups: tensor and op groups that the attributes' values come from ({"weight_format": "ff2"}).
     """
 
-    op: Op
+    op: Op[..., Any]
     attributes: Mapping[str, Any]
     inputs: tuple[Any, ...]
     outputs: tuple[jax.ShapeDtypeStruct, ...]
@@ -58,6 +70,12 @@ class OpCall:
     def name(self) -> str:
         return self.op.name
 
+    @property
+    def label(self) -> str:
+        """The op with what tells it from others of its kind: "linear ff2", "sdpa_decode"."""
+        group = self.groups.get("weight_format")
+        return f"{self.name} {group}" if group else self.name
+
     def __getitem__(self, attribute: str) -> Any:
         return self.attributes[attribute]
 
@@ -66,22 +84,80 @@ class OpCall:
         """Devices along the mesh axis that a collective runs over."""
         return self.axis_sizes[self.attributes["axis"]]
 
+    @property
+    def activations(self) -> tuple[Any, ...]:
+        """The inputs that are neither parameters nor caches."""
+        return tuple(x for i, x in enumerate(self.inputs) if i not in (*self.op.weights, *self.op.caches))
+
+    @property
+    def format(self) -> str:
+        """Format of the result: the op's `out_format` or `format`, bf16 where it has neither."""
+        return self.attributes.get("out_format") or self.attributes.get("format") or "bf16"
+
+    def shape(self) -> str:
+        """The op's shapes on one device in words: "32 x 4096"."""
+        return self.op.describe_rule(self)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise that one op brings into a model, relative to its result.
+
+    Attributes:
+      kind: what it comes from: "mlp", "attention" (roundings and fidelity of a layer's halves), "dst16" (16-bit
+        destination registers; 1 counts for two phases), "head" (the LM head), "logits" (the logits' own format).
+      power: variance over the variance of the result.
+    """
+
+    kind: Literal["mlp", "attention", "dst16", "head", "logits"]
+    power: float
+
 
 CostRule = Callable[[OpCall, "Machine"], "Sequence[Kernel]"]
+NoiseRule = Callable[[OpCall], Sequence[Noise]]
 
 
-class Op:
-    """A named device op: a JAX function, and the rule that lists the kernels that it launches."""
+class Op(Generic[P, R]):
+    """A named device op: a JAX function, and all that is known about it.
 
-    def __init__(self, body: Callable[..., Any]):
+    Attributes:
+      body: the function.
+      name: its name.
+      weights, caches: which positional inputs are parameters, and which are caches that live in DRAM.
+      on_host: whether it is always work of the host. in_l1: whether its activations always lie in L1.
+      rule: (call, machine) -> the kernels that one device launches; None until `cost` attaches it.
+      noise_rule: call -> the noise that it brings into a model; by default none.
+      describe_rule: call -> its shapes in words; by default those of its first input.
+    """
+
+    def __init__(
+        self,
+        body: Callable[P, R],
+        weights: tuple[int, ...] = (),
+        caches: tuple[int, ...] = (),
+        on_host: bool = False,
+        in_l1: bool = False,
+    ):
         self.body = body
         self.name = body.__name__
+        self.weights = weights
+        self.caches = caches
+        self.on_host = on_host
+        self.in_l1 = in_l1
         self.rule: CostRule | None = None
+        self.noise_rule: NoiseRule = lambda call: ()
+        self.describe_rule: Callable[[OpCall], str] = _describe
+        keywords = [p for p in inspect.signature(body).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        self._defaults = {p.name: p.default for p in keywords if p.default is not p.empty}
+        self._calls: dict[str, tuple[Mapping[str, Any], Any]] = {}
         functools.update_wrapper(self, body)
 
-    def __call__(self, *args: Any, **attributes: Any) -> Any:
-        structure = jax.tree.structure(args)
-        return _named_jit(self, tuple(sorted(attributes.items())), structure)(*args)
+    def __call__(self, *args: P.args, **attributes: P.kwargs) -> R:
+        memory = attributes.get("memory", "dram")
+        if memory not in MEMORIES:
+            raise ValueError(f"{self.name}: memory must be {', '.join(map(repr, MEMORIES))}, not {memory!r}")
+        given = tuple(sorted({**self._defaults, **attributes}.items()))
+        return _named_jit(self, given, jax.tree.structure(args))(*args)
 
     def cost(self, rule: CostRule) -> CostRule:
         """Attaches the op's cost rule: (call, machine) -> the kernels that one device launches."""
@@ -90,40 +166,105 @@ class Op:
         self.rule = rule
         return rule
 
+    def noise(self, rule: NoiseRule) -> NoiseRule:
+        """Attaches the op's noise rule: call -> the noise that it brings into a model."""
+        self.noise_rule = rule
+        return rule
+
+    def describe(self, rule: Callable[[OpCall], str]) -> Callable[[OpCall], str]:
+        """Attaches how the op's shapes are shown: call -> "32 x 4096 x 14336"."""
+        self.describe_rule = rule
+        return rule
+
+    def name_of(self, attributes: Attributes, structure: Any) -> str:
+        """A stable name for calls with these attributes and this structure of arguments; `marked` reads it back.
+
+        An ordinal keeps two calls apart whose arguments are nested differently (array or BlockArray).
+        """
+        label = ",".join(f"{key}={value!r}" for key, value in attributes)
+        base = name = f"{PREFIX}{self.name}[{label}]"
+        ordinal = 0
+        while name in self._calls and self._calls[name][1] != structure:
+            ordinal += 1
+            name = f"{base}#{ordinal}"
+        self._calls[name] = (dict(attributes), structure)
+        return name
+
+    def call_named(self, name: str) -> tuple[Mapping[str, Any], Any] | None:
+        """Attributes and argument structure of the call of this name, or None."""
+        return self._calls.get(name)
+
     def __repr__(self) -> str:
         return f"<op {PREFIX}{self.name}>"
 
 
-OPS: dict[str, Op] = {}
-_MARKED: dict[str, tuple[Op, dict[str, Any], Any]] = {}
+OPS: dict[str, Op[..., Any]] = {}
 
 
-def op(body: Callable[..., Any]) -> Op:
-    """Registers a function as a device op (see the module's docstring)."""
+@overload
+def op(body: Callable[P, R], /) -> Op[P, R]: ...
+@overload
+def op(
+    *, weights: tuple[int, ...] = (), caches: tuple[int, ...] = (), on_host: bool = False, in_l1: bool = False
+) -> Callable[[Callable[P, R]], Op[P, R]]: ...
+def op(body: Any = None, /, **known: Any) -> Any:
+    """Registers a function as a device op (see the module's docstring).
+
+    Args:
+      weights: positions of the inputs that are parameters.
+      caches: positions of the inputs that are caches, read or updated in DRAM.
+      on_host: whether it is always work of the host.
+      in_l1: whether its activations always lie in L1.
+
+    Raises:
+      ValueError: there is an op of this name.
+    """
+    if body is None:
+        return functools.partial(_register, **known)
+    return _register(body, **known)
+
+
+def _register(body: Callable[P, R], **known: Any) -> Op[P, R]:
     if body.__name__ in OPS:
         raise ValueError(f"there is an op named {body.__name__} already")
-    OPS[body.__name__] = Op(body)
-    return OPS[body.__name__]
+    made = Op(body, **known)
+    OPS[body.__name__] = made
+    return made
 
 
 @functools.cache
-def _named_jit(op: Op, attributes: Attributes, structure: Any) -> Callable[..., Any]:
-    keywords = dict(attributes)
+def _named_jit(op: Op[..., Any], attributes: Attributes, structure: Any) -> Callable[..., Any]:
     numeric = {key: neutral(value) for key, value in attributes}
 
     def body(*args: Any) -> Any:
         with jax.named_scope(op.name):
             return op.body(*args, **numeric)
 
-    label = ",".join(f"{key}={value!r}" for key, value in attributes)
-    # The structure's ordinal keeps two calls apart whose arguments are nested differently (array or BlockArray).
-    ordinal = sum(1 for other in _MARKED.values() if other[0] is op and other[1] == keywords)
-    name = f"{PREFIX}{op.name}[{label}]" + (f"#{ordinal}" if ordinal else "")
-    body.__name__ = body.__qualname__ = name
-    _MARKED[name] = (op, keywords, structure)
+    body.__name__ = body.__qualname__ = op.name_of(attributes, structure)
     return jax.jit(body)
 
 
-def marked(name: str) -> tuple[Op, dict[str, Any], Any] | None:
+def marked(name: str) -> tuple[Op[..., Any], Mapping[str, Any], Any] | None:
     """The op, attributes and argument structure behind a jit name, or None if the name is no op's."""
-    return _MARKED.get(name)
+    if not name.startswith(PREFIX):
+        return None
+    found = OPS.get(name[len(PREFIX) :].partition("[")[0])
+    call = found.call_named(name) if found else None
+    return (found, *call) if found and call else None
+
+
+def array_shape(value: Any) -> tuple[int, ...]:
+    """Shape of an argument: an array, or a block-float array that stands for one."""
+    return tuple(value.shape) if hasattr(value, "shape") else tuple(jax.tree.leaves(value)[0].shape)
+
+
+def words(shape: Sequence[int]) -> str:
+    """A shape as a matrix in words: leading axes multiplied, "32 x 4096"."""
+    rows = 1
+    for size in shape[:-1]:
+        rows *= size
+    return " x ".join(map(str, (rows, shape[-1]) if len(shape) > 1 else shape))
+
+
+def _describe(call: OpCall) -> str:
+    return words(array_shape(call.inputs[0])) if call.inputs else ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import jax
 
-from ttsim.kernels import activations as tensix
+from ttsim.hardware.constants import ADD_TIME, SILU_MUL_TILE_TIME, TYPECAST_TIME
+from ttsim.kernels.activations import check_l1, small, stream
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics.formats import round_to
 from ttsim.numerics.packer import pack
@@ -12,67 +13,76 @@ from ttsim.ops.core import op
 
 
 @op
-def add(x, y, *, out_format, cores=None):
-    """x + y, the residual connection. Shapes are equal; float32 on `out_format`'s grid."""
-    del cores
+def add(x, y, *, out_format, memory="dram", cores=None):
+    """x + y, the residual connection. Shapes are equal; float32 on `out_format`'s grid.
+
+    Args:
+      memory: where the three tensors lie: "l1" (one row of tiles, sharded over `cores`) or "dram".
+    """
+    del memory, cores
     return pack(x + y, out_format)
 
 
 @add.cost
 def _(call, machine):
-    if machine.phase == "decode":
-        return [tensix.small("add", 2.5e-6, cores=call.attributes.get("cores") or machine.chip.cores)]
     rows, columns = rows_and_columns(call.inputs[0])
+    if call["memory"] == "l1":
+        check_l1("add", rows, columns, "bf16", 3, machine.chip)
+        return [small("add", ADD_TIME, cores=call["cores"] or machine.chip.cores)]
     moved = 2 * tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.stream("add", moved, machine)]
+    return [stream("add", moved, machine.chip)]
 
 
-@op
-def add_bias(x, bias, *, out_format):
-    """x + bias, [..., N] + [...] whose axes flatten to N."""
+@op(weights=(1,))
+def add_bias(x, bias, *, out_format, memory="dram"):
+    """x + bias, [..., N] + [...] whose axes flatten to N; `memory` as in `add`."""
+    del memory
     return pack(x + bias.reshape((1,) * (x.ndim - 1) + (-1,)), out_format)
 
 
 @add_bias.cost
 def _(call, machine):
-    if machine.phase == "decode":
-        return [tensix.small("add", 2.5e-6)]
     rows, columns = rows_and_columns(call.inputs[0])
+    if call["memory"] == "l1":
+        check_l1("add_bias", rows, columns, "bf16", 3, machine.chip)
+        return [small("add", ADD_TIME)]
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.stream("add", moved, machine)]
+    return [stream("add", moved, machine.chip)]
 
 
 @op
-def silu_mul(gate, up, *, out_format, cores=None):
-    """silu(gate) * up, one kernel with the activation fused into the first operand."""
-    del cores
+def silu_mul(gate, up, *, out_format, memory="dram", cores=None):
+    """silu(gate) * up, one kernel with the activation fused into the first operand; `memory` as in `add`."""
+    del memory, cores
     return pack(jax.nn.silu(gate) * up, out_format)
 
 
 @silu_mul.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    if machine.phase == "decode":
-        cores = call.attributes.get("cores") or machine.chip.cores
-        return [tensix.small("silu_mul", 4.2e-6 * -(-tiles(columns) // cores), cores=cores)]
+    if call["memory"] == "l1":
+        check_l1("silu_mul", rows, columns, "bf16", 3, machine.chip)
+        cores = call["cores"] or machine.chip.cores
+        return [small("silu_mul", -(-tiles(columns) // cores) * SILU_MUL_TILE_TIME, cores=cores)]
     moved = 2 * tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.stream("silu_mul", moved, machine)]
+    return [stream("silu_mul", moved, machine.chip)]
 
 
 @op
-def typecast(x, *, in_format, out_format, precise=True):
+def typecast(x, *, in_format, out_format, precise=True, memory="dram"):
     """x converted to another format; the only op that packs block floats from all of bf16's bits.
 
-    `precise=False` packs as every other op does.
+    `precise=False` packs as every other op does; `memory` as in `add`.
     """
-    del in_format
+    del in_format, memory
     return round_to(x, out_format, rounding="device_precise" if precise else "device")
 
 
 @typecast.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    if machine.phase == "decode":
-        return [tensix.small("typecast", 2.5e-6)]
+    if call["memory"] == "l1":
+        check_l1("typecast", rows, columns, "bf16", 2, machine.chip)
+        return [small("typecast", TYPECAST_TIME)]
     moved = tensor_bytes(rows, columns, call["in_format"]) + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.stream("typecast", moved, machine)]
+    return [stream("typecast", moved, machine.chip)]

@@ -19,12 +19,39 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ttsim.kernels.kernel import Kernel, Terms, over, seconds, times
+from ttsim.hardware.constants import INTERLEAVED_BANDWIDTH, MCAST_2D_START, MCAST_2D_WEIGHT_BANDWIDTH, SDPA_DECODE_CHUNK
+from ttsim.hardware.later import (
+    GALAXY_ATTENTION,
+    GALAXY_COLLECTIVE_START,
+    GALAXY_EAGER_PROMPT,
+    GALAXY_GATHER_BANDWIDTH,
+    GALAXY_L1_TABLES,
+    GALAXY_LINE_DRAM,
+    GALAXY_LINE_LINK,
+    GALAXY_MATMUL_ROW,
+    GALAXY_MERGE,
+    GALAXY_MINIMAL_MATMUL_ROW,
+    GALAXY_PREFETCH,
+    GALAXY_PREFILL_BARRIER,
+    GALAXY_PREFILL_START,
+    GALAXY_REDUCE_BANDWIDTH,
+    GALAXY_RING_DRAM,
+    GALAXY_RING_LINK,
+    GALAXY_RING_START,
+    GALAXY_SERVER_STEP,
+    GALAXY_SERVER_STEP_SLOW,
+    GALAXY_SMALL_OPS,
+    GALAXY_SMALL_OPS_ROW,
+)
+from ttsim.hardware.quantities import Constant, Terms, seconds
+from ttsim.kernels.kernel import Kernel, host_work
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.matmul import fidelity_name, tile_math
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.meshes.systems import COLUMN_AXIS
+from ttsim.numerics.formats import TILE
 from ttsim.ops.core import OpCall
+from ttsim.ops.host import SERVER_SOURCE, server_prompt
 
 SOURCE = "tt-metal models/demos/llama3_70b_galaxy/tests/decoder_perf_targets_6u.json"
 # Seconds of decode's small kernels at 32 users, position 127 (the target's names in brackets).
@@ -48,13 +75,9 @@ PREFILL_SMALL_OPS = 14  # calls among which the time of prefill's small kernels 
 LONGEST_SHORT = 128  # rows: longer prompts set up buffers for every collective
 
 
-def _gap(machine: Machine) -> float:
-    return machine.software.dispatch_gap
-
-
 def _pair(kernel: Kernel, machine: Machine) -> Kernel:
     """Half of a kernel that two calls share: with both calls' gaps it takes the kernel's time and one gap."""
-    start = kernel.start * 0.5 + seconds(-0.5 * _gap(machine))
+    start = kernel.start * 0.5 + seconds(-0.5 * machine.software.dispatch_gap)
     return Kernel(
         kernel.name,
         start=start,
@@ -65,10 +88,9 @@ def _pair(kernel: Kernel, machine: Machine) -> Kernel:
     )
 
 
-def _links(machine: Machine) -> tuple[float, str]:
-    """(links that bytes arrive over, the constant of their rate): both directions of a ring, or a line's one."""
-    line = machine.system.name == "TG"
-    return (3.0, "galaxy_line_link") if line else (8.0, "galaxy_ring_link")
+def _links(machine: Machine) -> tuple[float, Constant]:
+    """(links that bytes arrive over, the rate of one): both directions of a ring of four, or a line's three."""
+    return (3.0, GALAXY_LINE_LINK) if machine.system.name == "TG" else (8.0, GALAXY_RING_LINK)
 
 
 def _fused(name: str, received: float, machine: Machine) -> Kernel:
@@ -76,34 +98,32 @@ def _fused(name: str, received: float, machine: Machine) -> Kernel:
     links, rate = _links(machine)
     return Kernel(
         name,
-        start=times(1, "galaxy_collective_start"),
-        limits={"link": over(received / links, rate)},
+        start=1 * GALAXY_COLLECTIVE_START,
+        limits={"link": received / links / rate},
         bytes=received,
         source=SOURCE,
     )
 
 
-def _prefill_collective(name: str, moved: float, rows: int, machine: Machine, rate: str) -> Kernel:
-    start = times(1, "galaxy_prefill_start")
+def _prefill_collective(name: str, moved: float, rows: int, machine: Machine, rate: Constant) -> Kernel:
+    start = 1 * GALAXY_PREFILL_START
     if rows > LONGEST_SHORT:
-        start = start + times(1, "galaxy_prefill_barrier")
-    return Kernel(name, start=start, limits={"link": over(moved, rate)}, bytes=moved, source=_LAW)
+        start = start + GALAXY_PREFILL_BARRIER
+    return Kernel(name, start=start, limits={"link": moved / rate}, bytes=moved, source=_LAW)
 
 
 _LAW = "law of the rows, fitted on published TTFTs of 2K to 128K tokens"
 
 
-def _reduce_rate(rows: int, machine: Machine) -> str:
+def _reduce_rate(rows: int, machine: Machine) -> Constant:
     workers = machine.software.fact("reduce_workers") if rows > LONGEST_SHORT else 1
-    return "galaxy_reduce_bandwidth" if workers == 4 else "galaxy_gather_bandwidth"
+    return GALAXY_REDUCE_BANDWIDTH if workers == 4 else GALAXY_GATHER_BANDWIDTH
 
 
 def _small(name: str, call: OpCall, machine: Machine, rows: int) -> list[Kernel]:
     """A share of what prefill's small kernels take: so much a layer, and so much a row at hidden size 8192."""
     width = _hidden(machine) / 8192
-    share = times(1 / PREFILL_SMALL_OPS, "galaxy_small_ops") + times(
-        rows * width / PREFILL_SMALL_OPS, "galaxy_small_ops_row"
-    )
+    share = (1 / PREFILL_SMALL_OPS) * GALAXY_SMALL_OPS + (rows * width / PREFILL_SMALL_OPS) * GALAXY_SMALL_OPS_ROW
     return [Kernel(name, start=share, source="llama3_70b_galaxy perf_targets/prefill_128.json, prefill_4096.json")]
 
 
@@ -116,36 +136,34 @@ def _hidden(machine: Machine) -> int:
 
 def _norm(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, _ = rows_and_columns(call.inputs[0])
-    if machine.phase == "prefill" and rows > 32:
+    if rows > TILE:
         return _small("rms_norm (distributed)", call, machine, rows)
-    return [Kernel("RMSAllGather", start=seconds(TARGETS["norm"]) + times(1, "galaxy_collective_start"), source=SOURCE)]
+    return [Kernel("RMSAllGather", start=seconds(TARGETS["norm"]) + GALAXY_COLLECTIVE_START, source=SOURCE)]
 
 
 def _all_gather(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if columns == 1:
-        if machine.phase == "prefill" and rows > 32:
-            return [
-                _prefill_collective("all_gather (statistics)", 96.0 * rows, rows, machine, "galaxy_gather_bandwidth")
-            ]
+        if rows > TILE:
+            return [_prefill_collective("all_gather (statistics)", 96.0 * rows, rows, machine, GALAXY_GATHER_BANDWIDTH)]
         return []  # within the norm
     devices = call.num_devices
     if columns == 32 and call["axis"] != COLUMN_AXIS:
         return [Kernel("all_gather", start=seconds(TARGETS["gather_best"]), source=SOURCE)]
     received = (devices - 1) * tensor_bytes(rows, columns, call["format"])
-    if machine.phase == "decode":
+    if rows <= TILE:
         return [_fused("AllGather", received, machine)]
     longest = machine.software.fact("fused_gather_matmul")
     if longest and rows >= longest:
         return []  # within w2's matmul, which takes longer
-    return [_prefill_collective("all_gather", received, rows, machine, "galaxy_gather_bandwidth")]
+    return [_prefill_collective("all_gather", received, rows, machine, GALAXY_GATHER_BANDWIDTH)]
 
 
 def _reduce_scatter(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     devices = call.num_devices
     received = (devices - 1) / devices * tensor_bytes(rows, columns, call["format"])
-    if machine.phase == "decode":  # w1's sum travels while w3 is computed
+    if rows <= TILE:  # w1's sum travels while w3 is computed
         return [_pair(_fused("ReduceScatter", received, machine), machine)]
     return [_prefill_collective("reduce_scatter", received, rows, machine, _reduce_rate(rows, machine))]
 
@@ -155,14 +173,14 @@ def _all_reduce(call: OpCall, machine: Machine) -> list[Kernel]:
     devices, fmt = call.num_devices, call["format"]
     tensor = tensor_bytes(rows, columns, fmt)
     part = (devices - 1) / devices
-    if machine.phase == "decode" or rows <= 32:
+    if rows <= TILE:
         if call["axis"] == COLUMN_AXIS and not call.attributes.get("composite"):
             # The sum of QKV is scattered by user, 8 a column, in bf16, with the heads cut in the same kernel.
             return [_fused("ReduceScatter + create heads", part * tensor_bytes(rows, columns, "bf16"), machine)]
         return [_fused("AllReduceAsync", (devices - 1) * tensor, machine)]
     kernels = [
         _prefill_collective("reduce_scatter", part * tensor, rows, machine, _reduce_rate(rows, machine)),
-        _prefill_collective("all_gather", part * tensor, rows, machine, "galaxy_gather_bandwidth"),
+        _prefill_collective("all_gather", part * tensor, rows, machine, GALAXY_GATHER_BANDWIDTH),
     ]
     if call["axis"] != COLUMN_AXIS and LONGEST_SHORT < rows <= machine.software.fact("wo_gather"):
         # wo's sum gathers whole copies and adds them; of the two sums of a layer each carries half of it.
@@ -170,8 +188,7 @@ def _all_reduce(call: OpCall, machine: Machine) -> list[Kernel]:
         kernels.append(
             Kernel(
                 "all_gather (copies) + fast_reduce_nc",
-                start=over(more, "galaxy_gather_bandwidth")
-                + over(0.5 * (devices + 1) * tensor, "interleaved_bandwidth"),
+                start=more / GALAXY_GATHER_BANDWIDTH + 0.5 * (devices + 1) * tensor / INTERLEAVED_BANDWIDTH,
                 bytes=more,
                 source="tt-metal d406ab4dd7",
             )
@@ -184,23 +201,23 @@ def _linear(call: OpCall, machine: Machine) -> list[Kernel]:
     n = math.prod(call.inputs[1].shape[1:])
     if call["kernel"] == "dram_sharded":  # the LM head is not prefetched
         moved = tensor_bytes(k, n, call["weight_format"])
-        rate = "galaxy_line_dram" if machine.system.name == "TG" else "galaxy_ring_dram"
-        return [Kernel("matmul (LM head)", limits={"dram": over(moved, rate)}, bytes=moved, cores=RING, source=SOURCE)]
+        rate = GALAXY_LINE_DRAM if machine.system.name == "TG" else GALAXY_RING_DRAM
+        return [Kernel("matmul (LM head)", limits={"dram": moved / rate}, bytes=moved, cores=RING, source=SOURCE)]
     setting, fmt = call["setting"], call["weight_format"]
     mlp = "ff" in str(call.groups.get("weight_format", ""))
     if mlp and machine.software.fact("mlp_weights") != "preset":
         setting, fmt = "hifi2", machine.software.fact("mlp_weights")
-    if machine.phase == "decode" or rows <= 32:
+    if rows <= TILE:
         return [_ring_matmul(k, n, setting, fmt, machine, beside=call.groups.get("weight_format") == "ff1_3")]
-    rows_time: Terms = times(float(rows) * k * n, "galaxy_matmul_row")
+    rows_time: Terms = float(rows) * k * n * GALAXY_MATMUL_ROW
     minimal = machine.software.fact("minimal_matmul")
     if minimal.isdecimal() and rows >= int(minimal):
-        rows_time = times(float(rows) * k * n, "galaxy_minimal_matmul_row")
+        rows_time = float(rows) * k * n * GALAXY_MINIMAL_MATMUL_ROW
     weight = tensor_bytes(k, n, fmt)
     return [
         Kernel(
             "matmul (2-D mcast)",
-            limits={"compute": rows_time, "weights": seconds(5e-6) + over(weight, "mcast_2d_weight_bandwidth")},
+            limits={"compute": rows_time, "weights": weight / MCAST_2D_WEIGHT_BANDWIDTH + MCAST_2D_START},
             bytes=weight,
             flops=2 * rows * k * n,
             cores=70,
@@ -216,12 +233,12 @@ def _ring_matmul(k: int, n: int, setting: str, fmt: str, machine: Machine, *, be
     w1 and w3 together may be more than the prefetcher's buffer holds: then they wait for DRAM (`beside`).
     """
     k_tiles, n_tiles = (-(-tiles(size) // RING) * RING for size in (k, n))
-    math_time = n_tiles // RING * k_tiles * tile_math(setting, machine)
-    start = times(1, "galaxy_ring_start") + seconds(math_time)
+    math_time = n_tiles // RING * k_tiles * tile_math(setting, machine.chip)
+    start = math_time + GALAXY_RING_START
     moved = tensor_bytes(32 * k_tiles, 32 * n_tiles, fmt)
     if beside:
         stall = max(2 * moved - _BUFFER, 0.0) / 2
-        start = start + over(stall, "galaxy_prefetch")
+        start = start + stall / GALAXY_PREFETCH
     return Kernel(
         "matmul (ring)",
         start=start,
@@ -253,13 +270,10 @@ def _sdpa_decode(call: OpCall, machine: Machine) -> list[Kernel]:
     chunks = np.ceil(row_tiles / chunk)
     active = np.minimum(cores, chunks)
     merges = np.ceil(np.log2(active)) if "tree" in machine.software.sdpa_merge else active - 1
-    faster = 0.7 if machine.software.fact("sdpa_tables_in_l1") else 1.0  # [fitted: one pair of server rows of 2025-10]
-    start = (
-        seconds(TARGETS["sdpa"])
-        + times(-0.5, "sdpa_decode_chunk")
-        + times(faster * chunk / 8 * np.ceil(chunks / cores), "sdpa_decode_chunk")
-        + seconds(8e-6 * faster * merges)
-    )
+    work = (chunk / 8 * np.ceil(chunks / cores)) * SDPA_DECODE_CHUNK + merges * GALAXY_MERGE
+    if machine.software.fact("sdpa_tables_in_l1"):
+        work = work * GALAXY_L1_TABLES
+    start = seconds(TARGETS["sdpa"]) + (-0.5) * SDPA_DECODE_CHUNK + work
     moved = 2 * users * kv_heads * tensor_bytes(32, head_dim, call["kv_format"]) * row_tiles
     return [Kernel("sdpa_decode", start=start, bytes=moved, cores=cores * kv_heads * users, source=SOURCE)]
 
@@ -274,8 +288,8 @@ def _sdpa_prefill(call: OpCall, machine: Machine) -> list[Kernel]:
     return [
         Kernel(
             "ring_distributed_sdpa" if ways > 1 else "sdpa",
-            start=over(gathered, "galaxy_gather_bandwidth"),
-            limits={"compute": over(flops / ways, "galaxy_attention")},
+            start=gathered / GALAXY_GATHER_BANDWIDTH,
+            limits={"compute": flops / ways / GALAXY_ATTENTION},
             flops=flops / ways,
             cores=70,
             fidelity="HiFi4",
@@ -285,7 +299,7 @@ def _sdpa_prefill(call: OpCall, machine: Machine) -> list[Kernel]:
 
 
 def _rotary(call: OpCall, machine: Machine) -> list[Kernel]:
-    if machine.phase == "prefill":
+    if call.inputs[0].shape[1] > TILE:
         return _small("rotary_embedding_llama", call, machine, call.inputs[0].shape[1])
     kernel = Kernel("rotary_embedding_llama_fused_qk", start=seconds(TARGETS["rotary"]), source=SOURCE)
     return [_pair(kernel, machine)]
@@ -317,7 +331,7 @@ def _target(name: str) -> Callable[[OpCall, Machine], list[Kernel]]:
 
     def rule(call: OpCall, machine: Machine) -> list[Kernel]:
         rows = rows_and_columns(call.inputs[0])[0]
-        if machine.phase == "prefill" and rows > 32:
+        if rows > TILE:
             return _small(call.name, call, machine, rows)
         return [Kernel(call.name, start=seconds(TARGETS[name]), source=SOURCE)]
 
@@ -326,11 +340,9 @@ def _target(name: str) -> Callable[[OpCall, Machine], list[Kernel]]:
 
 def _within(call: OpCall, machine: Machine) -> list[Kernel]:
     """Part of another op's kernel in decode; in prefill a share of the small ones."""
-    if machine.phase == "prefill":
-        shape = call.inputs[0].shape
-        rows = shape[-2] if len(shape) > 1 else shape[0]
-        return _small(call.name, call, machine, rows) if rows > 32 else []
-    return []
+    shape = call.inputs[0].shape
+    rows = shape[-2] if len(shape) > 1 else shape[0]
+    return _small(call.name, call, machine, rows) if rows > TILE else []
 
 
 def _nothing(call: OpCall, machine: Machine) -> list[Kernel]:
@@ -338,8 +350,24 @@ def _nothing(call: OpCall, machine: Machine) -> list[Kernel]:
     return []
 
 
+def _copy_to_device(call: OpCall, machine: Machine) -> list[Kernel]:
+    """Tokens and positions stay on the device; a server does its own work on each step and prompt."""
+    software = machine.software
+    if call["work"] == "prompt":
+        # A prompt that runs from a trace is launched at once. The others are dispatched while the device works.
+        eager = host_work("dispatch of a prompt", 1 * GALAXY_EAGER_PROMPT, _LAW)
+        traced = call.inputs[0].shape[0] in software.traced_lengths
+        return [*([] if traced else [eager]), *server_prompt(machine)]
+    if not software.served:
+        return []
+    slow = software.fact("galaxy_server") == "slow"
+    return [host_work("server's step", 1 * (GALAXY_SERVER_STEP_SLOW if slow else GALAXY_SERVER_STEP), SERVER_SOURCE)]
+
+
 RULES: Mapping[str, Callable[[OpCall, Machine], Sequence[Kernel]]] = MappingProxyType(
     {
+        "copy_to_device": _copy_to_device,
+        "read_back": _nothing,
         "embedding": lambda call, machine: [Kernel("embedding", start=seconds(TARGETS["embedding"]), source=SOURCE)],
         "rotary_tables": lambda call, machine: [
             Kernel("embedding", start=seconds(TARGETS["embedding"]), source=SOURCE)

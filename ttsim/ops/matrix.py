@@ -7,16 +7,19 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ttsim.kernels import activations as tensix
+from ttsim.hardware.constants import EMBEDDING_BANDWIDTH, INTERLEAVED_BANDWIDTH, LOGITS_MOVE_COLUMN_TIME
 from ttsim.kernels import links, matmul
-from ttsim.kernels.kernel import Kernel, over, seconds
+from ttsim.kernels.activations import fixed, stream_rows
+from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
 from ttsim.numerics.formats import TILE, dequantize, round_to
 from ttsim.ops.core import op
 
+KERNELS = ("dram_sharded", "mcast_1d", "mcast_2d")
 
-@op
+
+@op(weights=(1,))
 def linear(
     x, w, *, kernel, weight_format, setting, out_format, in_format="bf16", cores=None, pass_rows=None, columns=None
 ):
@@ -36,7 +39,9 @@ def linear(
     Returns:
       [..., N] float32 on `out_format`'s grid.
     """
-    del kernel, cores, pass_rows, columns  # they decide the time, not the result
+    if kernel not in KERNELS:
+        raise ValueError(f"linear: kernel must be {', '.join(map(repr, KERNELS))}, not {kernel!r}")
+    del cores, pass_rows, columns  # they decide the time, not the result
     w = dequantize(w)
     return fidelity.matmul(
         x,
@@ -53,29 +58,29 @@ def _(call, machine):
     x, w = call.inputs
     rows, k = rows_and_columns(x)
     n = math.prod(w.shape[1:])
-    fmt, setting = call["weight_format"], call["setting"]
+    fmt, setting, chip = call["weight_format"], call["setting"], machine.chip
+    readers = machine.software.readers_per_bank
     if call["kernel"] == "mcast_2d":
-        out_format, pass_rows = call["out_format"], call.attributes.get("pass_rows") or rows
-        in_format = call.attributes.get("in_format", "bf16")
-        options = {"fmt": fmt, "in_format": in_format, "out_format": out_format, "setting": setting}
-        return [matmul.mcast_2d(rows, k, n, pass_rows=pass_rows, machine=machine, **options)]
+        options = {"fmt": fmt, "in_format": call["in_format"], "out_format": call["out_format"], "setting": setting}
+        return [matmul.mcast_2d(rows, k, n, pass_rows=call["pass_rows"] or rows, chip=chip, **options)]
+    matmul.check_one_tile(call["kernel"], rows)
     if call["kernel"] == "mcast_1d":
-        return [matmul.mcast_1d(k, n, fmt=fmt, setting=setting, machine=machine)]
-    cores = call.attributes.get("cores") or largest_divisor(tiles(k), machine.chip.cores)
-    columns = call.attributes.get("columns")
+        return [matmul.mcast_1d(k, n, fmt=fmt, setting=setting, chip=chip)]
+    cores = call["cores"] or largest_divisor(tiles(k), chip.cores)
+    columns = call["columns"]
     if columns is None:
-        return [matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, machine=machine)]
+        return [matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, chip=chip, readers=readers)]
     kernels = []
     for first in range(0, n, columns):
         piece = min(columns, n - first)
         kernels += [
-            matmul.dram_sharded(k, piece, fmt=fmt, setting=setting, cores=cores, machine=machine),
-            tensix.fixed("sharded_to_interleaved", 9e-6 * piece / 32064, cores=63),
+            matmul.dram_sharded(k, piece, fmt=fmt, setting=setting, cores=cores, chip=chip, readers=readers),
+            fixed("sharded_to_interleaved", piece * LOGITS_MOVE_COLUMN_TIME, cores=63),
         ]
     return kernels
 
 
-@op
+@op(weights=(1,), in_l1=True)
 def all_gather_matmul(x, w, *, axis, weight_format, setting, out_format, in_format="bf16", cores=8):
     """all_gather(x, axis) @ w in one kernel: y[..., n] = sum over the whole K of x[..., k] w[k, n].
 
@@ -98,10 +103,10 @@ def all_gather_matmul(x, w, *, axis, weight_format, setting, out_format, in_form
 def _(call, machine):
     x, w = call.inputs
     rows, k = rows_and_columns(x)
-    (k_all, n), devices, cores = w.shape, call.num_devices, call.attributes.get("cores", 8)
-    gather = links.all_gather(
-        tensor_bytes(rows, k * devices, call.attributes.get("in_format", "bf16")), devices, machine
-    )
+    (k_all, n), devices, cores = w.shape, call.num_devices, call["cores"]
+    matmul.check_one_tile("all_gather_matmul", rows)
+    gathered = tensor_bytes(rows, k * devices, call["in_format"])
+    gather = links.all_gather(gathered, devices, "l1", machine)
     weight = tensor_bytes(k_all, n, call["weight_format"])
     products = tiles(k_all) * -(-tiles(n) // cores)
     return [
@@ -109,8 +114,8 @@ def _(call, machine):
             "all_gather_matmul",
             start=gather.start + gather.limits["link"],
             limits={
-                "dram": over(weight, "interleaved_bandwidth"),
-                "compute": seconds(products * matmul.tile_math(call["setting"], machine)),
+                "dram": weight / INTERLEAVED_BANDWIDTH,
+                "compute": products * matmul.tile_math(call["setting"], machine.chip),
             },
             bytes=weight,
             flops=2 * TILE * k_all * n,
@@ -121,7 +126,7 @@ def _(call, machine):
     ]
 
 
-@op
+@op(weights=(1,))
 def embedding(tokens, table, *, out_format):
     """Row lookup: y[i] = table[tokens[i]].
 
@@ -135,8 +140,13 @@ def embedding(tokens, table, *, out_format):
     return round_to(jnp.take(table, tokens, axis=0).astype(jnp.float32), out_format)
 
 
+@embedding.describe
+def _(call):
+    return f"{math.prod(call.inputs[0].shape)} x {call.inputs[1].shape[-1]}"
+
+
 @embedding.cost
 def _(call, machine):
     rows = math.prod(call.inputs[0].shape)
     moved = tensor_bytes(rows, call.inputs[1].shape[-1], call["out_format"])
-    return [tensix.stream_rows("embedding", moved, rows, machine, rate="embedding_bandwidth")]
+    return [stream_rows("embedding", moved, rows, machine.chip, rate=EMBEDDING_BANDWIDTH)]

@@ -5,79 +5,91 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.kernels import activations as tensix
+from ttsim.hardware.constants import (
+    NORM_BANDWIDTH,
+    NORM_HALF_TIME,
+    NORM_SHARD_TIME,
+    NORM_TILE_TIME,
+    NORM_TIME,
+    TO_INTERLEAVED_TIME,
+)
+from ttsim.kernels.activations import check_l1, small, stream_rows
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import op
 
 
-@op
-def rms_norm(x, weight, *, eps, out_format, cores=None):
+@op(weights=(1,))
+def rms_norm(x, weight, *, eps, out_format, memory="dram", cores=None):
     """y = x / sqrt(mean(x^2) + eps) * weight over the last axis.
 
     Args:
       x: [..., H]; weight: [H].
       eps: added to the mean square.
       out_format: format of y.
-      cores: cores that the rows are width-sharded over (decode); None: interleaved in DRAM, a core per row of tiles.
+      memory: "l1": one row of tiles, width-sharded over `cores`; "dram": interleaved, a core per row of tiles.
+      cores: of the sharding in L1.
 
     Returns:
       [..., H] float32.
     """
-    del cores
+    del memory, cores
     return pack(x * jax.lax.rsqrt(_mean_square(x) + eps) * _row(weight, x), out_format)
 
 
 @rms_norm.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    if cores := call.attributes.get("cores"):
-        return [tensix.small("rms_norm (sharded)", 10e-6 + 0.5e-6 * tiles(columns) / cores, cores=cores)]
+    if call["memory"] == "l1":
+        check_l1("rms_norm", rows, columns, "bf16", 3, machine.chip)
+        cores = call["cores"] or machine.chip.cores
+        return [small("rms_norm (sharded)", NORM_TIME + tiles(columns) / cores * NORM_TILE_TIME, cores=cores)]
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.stream_rows("rms_norm", moved, rows, machine)]
+    return [stream_rows("rms_norm", moved, rows, machine.chip)]
 
 
 @op
-def rms_norm_stats(x, *, out_format, cores=None):
+def rms_norm_stats(x, *, out_format, memory="dram", cores=None):
     """The local part of a distributed norm: mean(x^2) over this device's slice of the hidden size.
 
     Args:
       x: [..., H / devices].
-      out_format, cores: see `rms_norm`.
+      out_format, memory, cores: see `rms_norm`.
 
     Returns:
       [..., 1] float32. (The device writes a tile column of 32.)
     """
-    del cores
+    del memory, cores
     return pack(_mean_square(x), out_format)
 
 
 @rms_norm_stats.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    if machine.phase == "decode":  # a Galaxy keeps the residual stream interleaved; half a norm each here and below
-        return [tensix.small("interleaved_to_sharded", 3e-6), tensix.small("rms_norm_pre_all_gather", 8e-6)]
-    return [
-        tensix.stream_rows(
-            "rms_norm_pre_all_gather", tensor_bytes(rows, columns, "bf16"), rows, machine, rate="norm_bandwidth"
-        )
-    ]
+    if call["memory"] == "l1":  # a Galaxy keeps the residual stream interleaved; half a norm each here and below
+        check_l1("rms_norm_stats", rows, columns, "bf16", 2, machine.chip)
+        return [
+            small("interleaved_to_sharded", NORM_SHARD_TIME),
+            small("rms_norm_pre_all_gather", NORM_HALF_TIME),
+        ]
+    moved = tensor_bytes(rows, columns, "bf16")
+    return [stream_rows("rms_norm_pre_all_gather", moved, rows, machine.chip, rate=NORM_BANDWIDTH)]
 
 
-@op
-def rms_norm_apply(x, stats, weight, *, axis, eps, out_format, cores=None):
+@op(weights=(2,))
+def rms_norm_apply(x, stats, weight, *, axis, eps, out_format, memory="dram", cores=None):
     """The second part of a distributed norm: normalise with every device's statistics.
 
     Args:
       x: [..., H / devices]; stats: [..., devices] gathered mean squares; weight: [H / devices], or [H], of which
         this device takes its slice.
       axis: mesh axis of the hidden size.
-      eps, out_format, cores: see `rms_norm`.
+      eps, out_format, memory, cores: see `rms_norm`.
 
     Returns:
       [..., H / devices] float32.
     """
-    del cores
+    del memory, cores
     width = x.shape[-1]
     if weight.shape[0] != width:
         weight = jax.lax.dynamic_slice_in_dim(weight, jax.lax.axis_index(axis) * width, width)
@@ -88,10 +100,14 @@ def rms_norm_apply(x, stats, weight, *, axis, eps, out_format, cores=None):
 @rms_norm_apply.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    if machine.phase == "decode":
-        return [tensix.small("rms_norm_post_all_gather", 8e-6), tensix.small("sharded_to_interleaved", 3e-6)]
+    if call["memory"] == "l1":
+        check_l1("rms_norm_apply", rows, columns, "bf16", 3, machine.chip)
+        return [
+            small("rms_norm_post_all_gather", NORM_HALF_TIME),
+            small("sharded_to_interleaved", TO_INTERLEAVED_TIME),
+        ]
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
-    return [tensix.stream_rows("rms_norm_post_all_gather", moved, rows, machine, rate="norm_bandwidth")]
+    return [stream_rows("rms_norm_post_all_gather", moved, rows, machine.chip, rate=NORM_BANDWIDTH)]
 
 
 def _mean_square(x):

@@ -5,13 +5,21 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.kernels import activations as tensix
+from ttsim.hardware.constants import HOST_ARGMAX, HOST_UNTILIZE, RESHARD_TIME, TO_INTERLEAVED_TIME
+from ttsim.hardware.later import HOST_SAMPLING, TUNNEL_READ_BANDWIDTH
+from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels import matmul
+from ttsim.kernels.activations import small, stream
+from ttsim.kernels.kernel import host_work
+from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
+from ttsim.numerics.formats import TILE
 from ttsim.ops.core import op
 
+_UNTILIZED = 128_256  # columns that HOST_UNTILIZE was measured with
 
-@op
+
+@op(in_l1=True)
 def reshard(x, *, format, cores=None):
     """The same values in another sharding of L1."""
     del format, cores
@@ -20,13 +28,17 @@ def reshard(x, *, format, cores=None):
 
 @reshard.cost
 def _(call, machine):
-    return [tensix.small("reshard", 2.5e-6)] if machine.phase == "decode" else []
+    return [small("reshard", RESHARD_TIME)]
 
 
 @op
-def untilize(x, *, format):
-    """From tiles to rows, as the host or a row-major op reads it."""
-    del format
+def untilize(x, *, format, memory="dram"):
+    """From tiles to rows, as a row-major op or the host reads it.
+
+    Args:
+      x: [..., N]. format: of x. memory: "dram" on the device, "host" after it has been read back.
+    """
+    del format, memory
     return x
 
 
@@ -34,7 +46,12 @@ def untilize(x, *, format):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     moved = tensor_bytes(rows, columns, call["format"]) + tensor_bytes(rows, columns, "bf16")
-    return [tensix.stream("untilize", moved, machine)]
+    if call["memory"] == "host":
+        chips = machine.system.chips_per_replica
+        nearest = min(HOST_UNTILIZE, key=lambda known: abs(known - chips))
+        time = columns * machine.system.grid[0] / _UNTILIZED * HOST_UNTILIZE[nearest]
+        return [host_work("untilize logits", time, "tt-metal before bcfc2c1a3f (2025-03-17)")]
+    return [stream("untilize", moved, machine.chip)]
 
 
 @op
@@ -47,10 +64,10 @@ def take_rows(x, row, *, rows, format):
 @take_rows.cost
 def _(call, machine):
     _, columns = rows_and_columns(call.inputs[0])
-    return [tensix.stream("slice", 2 * tensor_bytes(call["rows"], columns, call["format"]), machine)]
+    return [stream("slice", 2 * tensor_bytes(call["rows"], columns, call["format"]), machine.chip)]
 
 
-@op
+@op(in_l1=True)
 def select_users(x, *, axis, format):
     """This column's users: rows [i * B/n, (i+1) * B/n) of x [B, ...] on device i of the axis.
 
@@ -69,12 +86,12 @@ def _(call, machine):
     # A product with a bfp4 selection matrix, then a cast to bf16 (tt_transformers tt/attention.py, TG branch).
     _, columns = rows_and_columns(call.inputs[0])
     return [
-        matmul.mcast_1d(32, columns, fmt=call["format"], setting="lofi", machine=machine),
-        tensix.small("sharded_to_interleaved", 3e-6),
+        matmul.mcast_1d(32, columns, fmt=call["format"], setting="lofi", chip=machine.chip),
+        small("sharded_to_interleaved", TO_INTERLEAVED_TIME),
     ]
 
 
-@op
+@op(in_l1=True)
 def select_rows(x, *, rows, format):
     """The first `rows` rows of what was gathered from all columns, by a selection matrix: drops the padding."""
     del format
@@ -85,20 +102,40 @@ def select_rows(x, *, rows, format):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     return [
-        tensix.small("sharded_to_interleaved", 3e-6),
-        matmul.mcast_1d(max(rows, 32), columns, fmt=call["format"], setting="lofi", machine=machine),
+        small("sharded_to_interleaved", TO_INTERLEAVED_TIME),
+        matmul.mcast_1d(max(rows, 32), columns, fmt=call["format"], setting="lofi", chip=machine.chip),
     ]
 
 
 @op
-def argmax(logits, *, ties="first"):
-    """The index of the largest logit of each row, the first or the last one on a tie. [..., V] -> [...] int32."""
+def argmax(logits, *, ties="first", memory="dram"):
+    """The index of the largest logit of each row, the first or the last one on a tie. [..., V] -> [...] int32.
+
+    Args:
+      logits: [..., V]. ties: "first" or "last". memory: "dram" on the device, "host" after they have been read back.
+    """
+    del memory
     if ties == "first":
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     return (logits.shape[-1] - 1 - jnp.argmax(logits[..., ::-1], axis=-1)).astype(jnp.int32)
 
 
+def _sampling(users: int, columns: int, machine: Machine) -> Terms:
+    """The host reads the logits of a replica and takes their argmax.
+
+    32 rows of bf16 are read whatever the batch, those of chips behind an Ethernet tunnel at the tunnel's rate. Until
+    2025-06 reading, conversion and argmax were slower, and one constant.
+    """
+    if machine.software.host_argmax == "slow":
+        return columns * users / TILE * HOST_ARGMAX
+    system, moved = machine.system, 2 * TILE * columns
+    local = seconds(moved * (1 - system.tunnelled) / system.chip.host_read_bandwidth)
+    return local + moved * system.tunnelled / TUNNEL_READ_BANDWIDTH + columns * HOST_SAMPLING
+
+
 @argmax.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
-    return [tensix.stream("argmax", tensor_bytes(rows, columns, "bf16"), machine)]
+    if call["memory"] == "host":
+        return [host_work("argmax", _sampling(rows, columns, machine), "tt_transformers demo, torch.argmax")]
+    return [stream("argmax", tensor_bytes(rows, columns, "bf16"), machine.chip)]

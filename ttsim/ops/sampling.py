@@ -8,8 +8,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.kernels import activations as tensix
-from ttsim.kernels.kernel import Kernel, times
+from ttsim.hardware.constants import SMALL_KERNEL_SCALE, TYPECAST_TIME
+from ttsim.hardware.later import TOPK_COLUMN, TOPK_MANY_CORES, TOPK_SAMPLING, TOPK_USER
+from ttsim.kernels.activations import stream
+from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.shapes import tensor_bytes
 from ttsim.ops.core import op
 
@@ -41,10 +43,10 @@ def _(call, machine):
     axis = call.attributes.get("axis")
     chips = 1 if axis is None else call.axis_sizes[axis]
     width, many = machine.software.topk_width(columns, chips)
-    each = times(max(1.0, width / 16_384), "topk_many_cores") if many else times(width, "topk_column")
+    each = max(1.0, width / 16_384) * TOPK_MANY_CORES if many else width * TOPK_COLUMN
     source = "tt-metal #38487, #40397: one core a column, or many cores at powers of two"
     kernel = Kernel("topk", start=each, cores=machine.chip.cores if many else 1, source=source)
-    cast = tensix.stream("typecast", tensor_bytes(32, width, "bf16"), machine)
+    cast = stream("typecast", tensor_bytes(32, width, "bf16"), machine.chip)
     return [cast, *[kernel] * (2 if chips == 1 else 1)]  # one chip sorts two halves
 
 
@@ -70,8 +72,9 @@ def _(call, machine):
         "to_memory_config",
         "to_memory_config",
     )
-    sample = Kernel("sampling", start=times(1, "topk_sampling") + times(users, "topk_user"), cores=32, source=_SOURCE)
-    return [*(tensix.small(name, 2.5e-6) for name in names), sample]
+    small = TYPECAST_TIME * SMALL_KERNEL_SCALE
+    sample = Kernel("sampling", start=TOPK_SAMPLING + users * TOPK_USER, cores=32, source=_SOURCE)
+    return [*(Kernel(name, start=small, cores=1, source=_SOURCE) for name in names), sample]
 
 
 _SOURCE = "llama3_70b_galaxy decoder_perf_targets_6u.json: sampling 68 us and its gap"

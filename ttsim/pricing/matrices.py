@@ -1,108 +1,243 @@
-"""Many kernels as a few matrices: what makes calibration a gradient descent.
+"""Many programs as a few matrices: what makes calibration a gradient descent and a sweep one function call.
 
-A kernel is linear in phi = (1, c_1 ... c_n, 1 / c_1 ... 1 / c_n) but for a maximum, so the seconds of all programs are
+A kernel's time is linear in products phi of constants but for a maximum, so the times of all kernels are
 
-    counts @ (starts @ phi + max over limits of (limits @ phi))
+    starts @ phi + max over limits of (limits @ phi)
 
-with equal kernels of different programs stored once.
+with equal kernels of different programs stored once (`Kernels`). Programs are padded lists of launches on them, moved
+through the two clocks of `ttsim.pricing.clocks` all at once (`Programs`); a run of several programs (the chunks of a
+prompt) shares those that it has in common with other runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ttsim.hardware.constants import CONSTANTS
-from ttsim.kernels.kernel import SECONDS, Kernel, Terms
+from ttsim.hardware.quantities import Factor, Terms, factor_value
+from ttsim.kernels.host import dispatch
+from ttsim.kernels.kernel import Kernel
+from ttsim.pricing.clocks import Clocks, Launches, Totals
+from ttsim.pricing.price import Cost, Segment
 
-_COLUMN = {SECONDS: 0}
-_COLUMN |= {name: 1 + i for i, name in enumerate(CONSTANTS)}
-_COLUMN |= {"/" + name: 1 + len(CONSTANTS) + i for i, name in enumerate(CONSTANTS)}
-
-
-def basis(constants: Mapping[str, Any], xp: Any = np) -> Any:
-    """phi of these constants: [1 + 2 n], in the order of `CONSTANTS`."""
-    values = xp.stack([xp.asarray(constants[name]) for name in CONSTANTS])
-    return xp.concatenate([xp.ones(1), values, 1 / values])
+_NEVER = -1e9  # seconds: a clock that has not started
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Programs as matrices.
+class Kernels:
+    """Distinct kernels as matrices.
 
     Attributes:
-      starts: [kernels, 1 + 2 n]. limits: [kernels, most limits of a kernel, 1 + 2 n]. counts: [programs, kernels].
+      factors: products of constants, the columns.
+      starts: [points, factors]. limits: [points, most limits of a kernel, factors].
+      points: [kernels, most points of a kernel] indices of the points whose mean is a kernel's time.
     """
 
-    starts: Any
-    limits: Any
-    counts: Any
+    factors: tuple[Factor, ...]
+    starts: np.ndarray
+    limits: np.ndarray
+    points: np.ndarray
 
-    def seconds(self, phi: Any, xp: Any = np) -> Any:
-        """Seconds of each program: [programs].
+    def at_points(self, constants: Mapping[str, Any], xp: Any = np) -> Any:
+        """Seconds at each point: [kernels, points of a kernel]."""
+        phi = xp.stack([xp.asarray(factor_value(factor, constants), float) for factor in self.factors])
+        return (self.starts @ phi + xp.max(self.limits @ phi, axis=1))[self.points]
+
+    def seconds(self, constants: Mapping[str, Any], xp: Any = np) -> Any:
+        """Seconds of each kernel, the mean over its points: [kernels].
 
         Args:
-          phi: `basis(constants)`. xp: numpy or jax.numpy.
+          constants: value of each. xp: numpy or jax.numpy.
         """
-        return self.counts @ (self.starts @ phi + xp.max(self.limits @ phi, axis=1))
+        return xp.mean(self.at_points(constants, xp), axis=1)
 
 
-def stack(programs: Iterable[Sequence[tuple[Kernel, float]]]) -> Stack:
-    """Stacks programs, each a list of (kernel, how often it runs).
+class KernelTable:
+    """Collects kernels, equal ones once."""
 
-    A kernel whose amounts are arrays (a price for each position) counts as the mean over them.
+    def __init__(self) -> None:
+        self._factors: dict[Factor, int] = {}
+        self._points: dict[Any, int] = {}
+        self._kernels: dict[Any, int] = {}
+        self._by_identity: dict[int, tuple[Kernel, int]] = {}
+
+    def add(self, kernel: Kernel) -> int:
+        """The kernel's row."""
+        known = self._by_identity.get(id(kernel))
+        if known is None:
+            points = tuple(self._points.setdefault(point, len(self._points)) for point in self._split(kernel))
+            known = kernel, self._kernels.setdefault(points, len(self._kernels))
+            self._by_identity[id(kernel)] = known
+        return known[1]
+
+    def build(self) -> Kernels:
+        """The matrices."""
+        most = max((len(limits) for _, limits in self._points), default=1) or 1
+        starts = np.zeros((len(self._points), max(len(self._factors), 1)))
+        limits = np.zeros((len(self._points), most, max(len(self._factors), 1)))
+        for row, (start, others) in enumerate(self._points):
+            _fill(starts[row], start)
+            for i, terms in enumerate(others):
+                _fill(limits[row, i], terms)
+        longest = max(map(len, self._kernels), default=1)
+        # A kernel with fewer points repeats its only one; the number of points is the same for all that have several.
+        points = np.array([k if len(k) == longest else k * longest for k in self._kernels], int)
+        return Kernels(tuple(self._factors) or ((),), starts, limits, points.reshape(len(self._kernels), longest))
+
+    def _split(self, kernel: Kernel) -> list[Any]:
+        """(start, limits) of each point of a kernel, as tuples of (column, amount)."""
+        parts = (kernel.start, *kernel.limits.values())
+        number = max((np.size(amount) for terms in parts for amount in terms.values()), default=1)
+        if number == 1:
+            return [(self._row(kernel.start, None), tuple(self._row(terms, None) for terms in kernel.limits.values()))]
+        return [
+            (self._row(kernel.start, i), tuple(self._row(terms, i) for terms in kernel.limits.values()))
+            for i in range(number)
+        ]
+
+    def _row(self, terms: Terms, point: int | None) -> tuple[tuple[int, float], ...]:
+        return tuple(
+            (
+                self._factors.setdefault(factor, len(self._factors)),
+                float(amount if point is None or np.size(amount) == 1 else amount[point]),
+            )
+            for factor, amount in terms.items()
+        )
+
+
+def _fill(row: np.ndarray, terms: tuple[tuple[int, float], ...]) -> None:
+    for column, amount in terms:
+        row[column] += amount
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Runs of programs as matrices.
+
+    Attributes:
+      kernels: of all programs.
+      ids: [steps, launches, programs] kernels of each step, in order. each: how often each runs in a row; 0 pads.
+      counts: [steps, programs] how often a step's launches repeat. on_host, waits, eager: [steps, programs] what it is.
+      gaps: [programs] seconds between two kernels. calls: [programs] row of the host's time for an untraced launch.
+      runs: [runs, programs of a run] the programs of each run, in order; -1 pads.
+      replicas: [runs] served by one host.
     """
-    ordinals: dict[bytes, int] = {}
-    kernels: list[tuple[Any, list[Any]]] = []
-    counts: list[dict[int, float]] = []
-    for program in programs:
-        row: dict[int, float] = {}
-        for kernel, count in program:
-            for start, limits, weight in _points(kernel):
-                key = b"".join(part.tobytes() for part in (start, *limits))
-                ordinal = ordinals.setdefault(key, len(kernels))
-                if ordinal == len(kernels):
-                    kernels.append((start, limits))
-                row[ordinal] = row.get(ordinal, 0.0) + count * weight
-        counts.append(row)
-    most = max((len(limits) for _, limits in kernels), default=1) or 1
-    padded = np.zeros((len(kernels), most, len(_COLUMN)))
-    for i, (_, limits) in enumerate(kernels):
-        padded[i, : len(limits)] = limits if limits else 0
-    matrix = np.zeros((len(counts), len(kernels)))
-    for i, row in enumerate(counts):
-        matrix[i, list(row)] = list(row.values())
-    return Stack(np.array([start for start, _ in kernels]), padded, matrix)
+
+    kernels: Kernels
+    ids: np.ndarray
+    each: np.ndarray
+    counts: np.ndarray
+    on_host: np.ndarray
+    waits: np.ndarray
+    eager: np.ndarray
+    gaps: np.ndarray
+    calls: np.ndarray
+    runs: np.ndarray
+    replicas: np.ndarray
+
+    @classmethod
+    def build(cls, runs: Sequence[Sequence[Cost]]) -> Programs:
+        """The runs as matrices.
+
+        Args:
+          runs: each a list of priced programs that follow one another; programs that are the same object are shared.
+        """
+        table, ordinals = KernelTable(), {}
+        costs: list[Cost] = []
+        for cost in (cost for run in runs for cost in run):
+            if id(cost) not in ordinals:
+                ordinals[id(cost)] = len(costs)
+                costs.append(cost)
+        programs = [[(s.kind, segment) for s in cost.stretches for segment in s.segments] for cost in costs]
+        steps = max((len(program) for program in programs), default=0)
+        most = max((len(segment.kernels) for program in programs for _, segment in program), default=0)
+        ids, each = np.zeros((steps, most, len(costs)), int), np.zeros((steps, most, len(costs)))
+        counts = np.ones((steps, len(costs)))
+        on_host, waits, eager = (np.zeros((steps, len(costs)), bool) for _ in range(3))
+        for p, program in enumerate(programs):
+            for s, (kind, segment) in enumerate(program):
+                for i, item in enumerate(segment.kernels):
+                    ids[s, i, p], each[s, i, p] = table.add(item.kernel), item.count // segment.count
+                counts[s, p] = segment.count
+                on_host[s, p], eager[s, p], waits[s, p] = kind == "host", kind == "eager", _waits(segment)
+        hosts = {id(cost.machine.system): Kernel("dispatch", start=dispatch(cost.machine.system)) for cost in costs}
+        calls = np.array([table.add(hosts[id(cost.machine.system)]) for cost in costs], int)
+        chained = np.full((len(runs), max(map(len, runs), default=0)), -1)
+        for r, run in enumerate(runs):
+            chained[r, : len(run)] = [ordinals[id(cost)] for cost in run]
+        return cls(
+            kernels=table.build(),
+            ids=ids,
+            each=each,
+            counts=counts,
+            on_host=on_host,
+            waits=waits,
+            eager=eager,
+            gaps=np.array([cost.machine.software.dispatch_gap for cost in costs]),
+            calls=calls,
+            runs=chained,
+            replicas=np.array([run[0].machine.system.data_parallel for run in runs]),
+        )
+
+    def round(self, constants: Mapping[str, Any], xp: Any = np) -> Any:
+        """Seconds of one round of all replicas, the mean over the points of each kernel: [runs].
+
+        Args:
+          constants: value of each. xp: numpy or jax.numpy.
+        """
+        return self._round(self.kernels.seconds(constants, xp)[:, None], xp)[:, 0]
+
+    def rounds(self, constants: Mapping[str, Any], xp: Any = np) -> Any:
+        """Seconds of one round of all replicas at each point: [runs, points]."""
+        return self._round(self.kernels.at_points(constants, xp), xp)
+
+    def _round(self, times: Any, xp: Any) -> Any:
+        """`times` are the kernels' seconds, [kernels, points]."""
+        # A program is a map of the clocks, known by what it makes of a host's and of a device's time alone.
+        zero = xp.zeros((len(self.gaps), times.shape[1]))
+        from_host, from_device = Clocks(zero, zero + _NEVER), Clocks(zero + _NEVER, zero)
+        call, gap = times[self.calls], self.gaps[:, None]
+        work, dispatched, eager_time, traced_time, launched = zero, zero, zero, zero, zero
+        for ids, each, counts, on_host, waits, eager in zip(
+            self.ids, self.each, self.counts, self.on_host, self.waits, self.eager, strict=True
+        ):
+            seconds, each = times[ids], each[..., None]  # [launches, programs, points]
+            host, eager, counts = on_host[:, None], eager[:, None], counts[:, None]
+            time = xp.where(host, xp.sum(each * seconds, axis=0), 0.0)
+            on_device = np.where(host, 0.0, each)
+            launches = Launches.of(seconds + gap[None], on_device, xp.where(eager, call, 0.0), xp).repeat(counts, xp)
+            idle = on_device.sum(axis=0) == 0
+            from_host, from_device = (
+                _step(clocks, time, waits[:, None], launches, idle, xp) for clocks in (from_host, from_device)
+            )
+            work, dispatched = work + time, dispatched + launches.host
+            eager_time = eager_time + xp.where(eager, launches.device, 0.0)
+            traced_time = traced_time + xp.where(eager, 0.0, launches.device)
+            launched = launched + np.where(eager, counts * on_device.sum(axis=0), 0.0)
+        sums = (work, dispatched, eager_time, traced_time, launched)
+        return self._chain(from_host, from_device, sums, xp).round(self.replicas[:, None], xp)
+
+    def _chain(self, from_host: Clocks, from_device: Clocks, sums: tuple[Any, ...], xp: Any) -> Totals:
+        """The programs of each run one after the other."""
+        zero = xp.zeros((len(self.runs), from_host.host.shape[1]))
+        clocks, totals = Clocks(zero, zero), [zero for _ in sums]
+        for column in self.runs.T:
+            p, there = np.maximum(column, 0), (column >= 0)[:, None]
+            host = xp.maximum(clocks.host + from_host.host[p], clocks.device + from_device.host[p])
+            device = xp.maximum(clocks.host + from_host.device[p], clocks.device + from_device.device[p])
+            clocks = Clocks(xp.where(there, host, clocks.host), xp.where(there, device, clocks.device))
+            totals = [total + xp.where(there, each[p], 0.0) for total, each in zip(totals, sums, strict=True)]
+        return Totals(clocks.end(xp), *totals)
 
 
-def vectors(kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
-    """(starts [points, 1 + 2 n], limits [points, limits, 1 + 2 n]) of a kernel; one point if no amount is an array."""
-    start, limits = _vector(kernel.start), [_vector(terms) for terms in kernel.limits.values()]
-    points = max(v.shape[0] for v in (start, *limits))
-    start, *limits = (np.broadcast_to(v, (points, v.shape[1])) for v in (start, *limits))
-    return start, np.stack(limits, axis=1) if limits else np.zeros((points, 1, start.shape[1]))
+def _step(clocks: Clocks, time: Any, waits: Any, launches: Launches, idle: Any, xp: Any) -> Clocks:
+    worked = clocks.work(time, waits, xp)
+    launched = worked.launch(launches, xp)
+    return Clocks(xp.where(idle, worked.host, launched.host), xp.where(idle, worked.device, launched.device))
 
 
-def _points(kernel: Kernel) -> Iterable[tuple[Any, list[Any], float]]:
-    """(start, limits, weight) of each distinct point of a kernel."""
-    start, limits = _vector(kernel.start), [_vector(terms) for terms in kernel.limits.values()]
-    number = max(v.shape[0] for v in (start, *limits))
-    if number == 1:
-        yield start[0], [v[0] for v in limits], 1.0
-        return
-    start, *limits = (np.broadcast_to(v, (number, v.shape[1])) for v in (start, *limits))
-    together, repeats = np.unique(np.stack([start, *limits], axis=1), axis=0, return_counts=True)
-    for point, repeat in zip(together, repeats, strict=True):
-        yield point[0], list(point[1:]), repeat / number
-
-
-def _vector(terms: Terms) -> np.ndarray:
-    """[points, 1 + 2 n]."""
-    number = max((np.size(amount) for amount in terms.values()), default=1)
-    vector = np.zeros((number, len(_COLUMN)))
-    for key, amount in terms.items():
-        vector[:, _COLUMN[key]] = amount
-    return vector
+def _waits(segment: Segment) -> bool:
+    return any(item.kernel.waits for item in segment.kernels)

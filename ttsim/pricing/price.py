@@ -1,24 +1,24 @@
-"""Prices a program: its kernels, the time of a decode step and the time to the first token."""
+"""Prices a program: its kernels in order, and the seconds that device and host need for them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from ttsim.kernels import host
-from ttsim.kernels.kernel import Kernel
+from ttsim.kernels.host import dispatch
+from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.machine import Machine
 from ttsim.ops.core import OpCall
 from ttsim.ops.galaxy import RULES as GALAXY_RULES
+from ttsim.ops.host import TRACED
+from ttsim.pricing.clocks import Clocks, Launches, Totals
 from ttsim.pricing.program import Block, Program
 from ttsim.pricing.scaling import scaled
 
-
-class UnpricedError(ValueError):
-    """A program holds work that the simulator has no price for."""
+__all__ = ["Cost", "PricedKernel", "Segment", "Stretch", "UnpricedError", "price", "priced", "totals"]
 
 
 @dataclass(frozen=True)
@@ -44,39 +44,43 @@ class PricedKernel:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """The kernels of one program on one machine, in order; the tail is what follows prefill's last layer."""
+class Segment:
+    """Kernels in order, all of them run `count` times; a kernel's own count says how often it runs in all."""
 
     kernels: tuple[PricedKernel, ...]
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a program: work of the host, one trace, or launches that the host dispatches one by one."""
+
+    kind: Literal["host", "traced", "eager"]
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A program on one machine: its stretches in order."""
+
+    stretches: tuple[Stretch, ...]
     machine: Machine
 
     @property
-    def dispatches(self) -> int:
-        """Kernels that the device runs."""
-        return sum(item.count for item in self.kernels)
+    def kernels(self) -> tuple[PricedKernel, ...]:
+        """All kernels in order, the host's work too."""
+        return tuple(item for stretch in self.stretches for segment in stretch.segments for item in segment.kernels)
 
-    def split(self) -> tuple[tuple[PricedKernel, ...], tuple[PricedKernel, ...]]:
-        """(body, tail): the tail starts where prefill takes the rows that it needs logits of."""
-        ops = [item.op for item in self.kernels]
-        first = ops.index("take_rows") if "take_rows" in ops else len(ops)
-        return self.kernels[:first], self.kernels[first:]
+    @property
+    def launches(self) -> int:
+        """Kernels that the device runs."""
+        return sum(item.count for item in self.kernels if item.kernel.place == "device")
 
     def device_time(self, constants: Mapping[str, Any], xp: Any = np) -> Any:
         """Seconds on the device, gaps between kernels included (one for each position of the machine)."""
-        return _time(self.kernels, self.machine, constants, xp)
-
-    def by_op(self, constants: Mapping[str, Any]) -> dict[str, float]:
-        """Seconds of each op, gaps included; the mean over positions."""
-        seconds: dict[str, float] = {}
-        for item in self.kernels:
-            time = float(np.mean(_time((item,), self.machine, constants)))
-            seconds[item.op] = seconds.get(item.op, 0.0) + time
-        return seconds
-
-
-def _time(kernels: Sequence[PricedKernel], machine: Machine, constants: Mapping[str, Any], xp: Any = np) -> Any:
-    gap = machine.software.dispatch_gap
-    return sum((item.count * (item.kernel.time(constants, xp) + gap) for item in kernels), start=0.0)
+        gap = self.machine.software.dispatch_gap
+        device = (item for item in self.kernels if item.kernel.place == "device")
+        return sum((item.count * (item.kernel.time(constants, xp) + gap) for item in device), start=0.0)
 
 
 def price(program: Program, machine: Machine) -> Cost:
@@ -91,16 +95,7 @@ def price(program: Program, machine: Machine) -> Cost:
     if program.unpriced:
         listed = ", ".join(f"{item.primitive} x{item.count} in {item.where}" for item in program.unpriced)
         raise UnpricedError(f"no price for {listed}: make each a device op (ttsim.ops.op) with a cost rule")
-    return Cost(tuple(_kernels(program.block, "", 1, machine)), machine)
-
-
-def _kernels(block: Block, where: str, times: int, machine: Machine) -> Iterator[PricedKernel]:
-    for item in block.body:
-        if isinstance(item, Block):
-            yield from _kernels(item, f"{where}/{item.name}".lstrip("/"), times * item.count, machine)
-            continue
-        for kernel in priced(item, machine):
-            yield PricedKernel(item, where, kernel, times)
+    return Cost(tuple(_stretches(program.block.body, machine)), machine)
 
 
 def priced(call: OpCall, machine: Machine) -> Sequence[Kernel]:
@@ -112,69 +107,107 @@ def priced(call: OpCall, machine: Machine) -> Sequence[Kernel]:
     return scaled(call.op.rule(call, machine), machine.chip)
 
 
-def decode_time(cost: Cost, constants: Mapping[str, Any], *, batch: int, vocab_size: int, xp: Any = np) -> Any:
-    """Seconds of one decode step: the device, then the host for every replica in turn.
+def _stretches(body: Sequence[Block | OpCall], machine: Machine) -> Iterator[Stretch]:
+    """The stretches of a block; host work and traces end a stretch of untraced launches."""
+    eager: list[Segment] = []
+    for item in body:
+        if isinstance(item, Block) and item.name == TRACED:
+            yield from _flushed(eager)
+            yield Stretch("traced", tuple(_segments(item.body, machine)))
+            continue
+        if isinstance(item, Block):
+            eager += _segments([item], machine)
+            continue
+        for kernel in priced(item, machine):
+            segment = Segment((PricedKernel(item, "", kernel, 1),))
+            if kernel.place == "host":
+                yield from _flushed(eager)
+                yield Stretch("host", (segment,))
+            else:
+                _join(eager, segment)
+    yield from _flushed(eager)
+
+
+def _flushed(eager: list[Segment]) -> Iterator[Stretch]:
+    if eager:
+        yield Stretch("eager", tuple(eager))
+        eager.clear()
+
+
+def _join(segments: list[Segment], segment: Segment) -> None:
+    """Appends a segment; loose kernels join the loose ones before them."""
+    if segments and segments[-1].count == segment.count == 1:
+        segments[-1] = Segment((*segments[-1].kernels, *segment.kernels))
+    else:
+        segments.append(segment)
+
+
+def _segments(body: Sequence[Block | OpCall], machine: Machine) -> list[Segment]:
+    """The launches of a block that is one trace, or of a repeated block: every inner block a segment of its own."""
+    segments: list[Segment] = []
+    for item in body:
+        if isinstance(item, Block):
+            kernels = tuple(_flat(item, item.name, item.count, machine))
+            if kernels:
+                segments.append(Segment(kernels, item.count))
+            continue
+        for kernel in priced(item, machine):
+            _join(segments, Segment((PricedKernel(item, "", kernel, 1),)))
+    for segment in segments:
+        for each in segment.kernels:
+            if each.kernel.place == "host":
+                raise UnpricedError(f"{each.op} is work of the host inside {each.where or 'a trace'}: move it outside")
+    return segments
+
+
+def _flat(block: Block, where: str, times: int, machine: Machine) -> Iterator[PricedKernel]:
+    for item in block.body:
+        if isinstance(item, Block):
+            yield from _flat(item, f"{where}/{item.name}", times * item.count, machine)
+            continue
+        for kernel in priced(item, machine):
+            yield PricedKernel(item, where, kernel, times)
+
+
+def kernel_seconds(costs: Sequence[Cost], constants: Mapping[str, Any]) -> dict[int, Any]:
+    """Seconds of each kernel by its `id`; a number, or an array of one for each position."""
+    times: dict[int, Any] = {}
+    for item in (item for cost in costs for item in cost.kernels):
+        if id(item.kernel) not in times:
+            times[id(item.kernel)] = item.kernel.time(constants)
+    return times
+
+
+def totals(costs: Sequence[Cost], constants: Mapping[str, Any], times: Mapping[int, Any] | None = None) -> Totals:
+    """Runs programs one after the other on the clocks of one host and one device (`ttsim.pricing.clocks`).
 
     Args:
-      cost: of the decode program. constants: value of each constant.
-      batch: users of one replica. vocab_size: logits of one user. xp: numpy or jax.numpy.
-
-    Returns:
-      Seconds, one for each position of the machine.
-    """
-    return cost.device_time(constants, xp) + host.step(cost.machine, batch, vocab_size).value(constants)
-
-
-@dataclass(frozen=True)
-class PromptParts:
-    """What the time of a prompt is made of, in seconds; each a number or an array.
-
-    Attributes:
-      body: the device, up to prefill's last layer. tail: after it.
-      host: the host's dispatch of the body. fixed: once per prompt.
-      ops: device ops of the body. replicas: prefilled in turn by one host.
-    """
-
-    body: Any
-    tail: Any
-    host: Any
-    fixed: Any
-    ops: Any
-    replicas: Any
-
-
-def prompt_time(parts: PromptParts, xp: Any = np) -> Any:
-    """Seconds per prompt (TTFT): the longer of host and device, then the tail.
-
-    The host runs ahead of a device by at most the prefetch queue. While it serves one replica, the others work off what
-    is queued, which hides that share of their time; never more than what host or device need in all.
-    """
-    alone = xp.maximum(parts.host, parts.body)
-    queued = xp.minimum(1.0, host.PREFETCH_QUEUE / parts.ops)
-    shared = alone * (1 - queued * (parts.replicas - 1) / parts.replicas)
-    floor = xp.maximum(parts.host, parts.body / parts.replicas)
-    return xp.maximum(shared, floor) + parts.tail + parts.fixed
-
-
-def prefill_time(
-    costs: Sequence[Cost], constants: Mapping[str, Any], *, batch: int, vocab_size: int, xp: Any = np
-) -> Any:
-    """Seconds to the first token: total prefill time over the number of prompts, as tt_transformers prints it.
-
-    Args:
-      costs: of the prompt's chunks, in order; the last one holds the tail.
+      costs: the programs, in order: the chunks of a prompt, or one step.
       constants: value of each constant.
-      batch: users of one replica. vocab_size: logits of one user. xp: numpy or jax.numpy.
+      times: `kernel_seconds`, where they are at hand.
     """
+    times = kernel_seconds(costs, constants) if times is None else times
     machine = costs[0].machine
-    bodies, tail = [cost.split()[0] for cost in costs], costs[-1].split()[1]
-    ops = sum(item.count for body in bodies for item in body)
-    parts = PromptParts(
-        body=sum(_time(body, machine, constants, xp) for body in bodies),
-        tail=_time(tail, machine, constants, xp),
-        host=host.dispatch(machine, ops).value(constants),
-        fixed=host.prompt(machine, batch, vocab_size).value(constants),
-        ops=ops,
-        replicas=machine.system.data_parallel,
-    )
-    return prompt_time(parts, xp)
+    gap, call = machine.software.dispatch_gap, float(dispatch(machine.system).value(constants))
+    clocks, work, launched = Clocks(), 0.0, 0
+    spent = {"eager": 0.0, "traced": 0.0}
+    for stretch in (stretch for cost in costs for stretch in cost.stretches):
+        for segment in stretch.segments:
+            spans = np.stack(np.broadcast_arrays(*(times[id(item.kernel)] for item in segment.kernels))).astype(float)
+            if stretch.kind == "host":
+                clocks, work = clocks.work(spans.sum(0), _waits(segment)), work + spans.sum(0)
+                continue
+            each = _spread([item.count // segment.count for item in segment.kernels], spans)
+            launches = Launches.of(spans + gap, each, call if stretch.kind == "eager" else 0.0).repeat(segment.count)
+            clocks = clocks.launch(launches)
+            spent[stretch.kind] = spent[stretch.kind] + launches.device
+            launched += sum(item.count for item in segment.kernels) if stretch.kind == "eager" else 0
+    return Totals(clocks.end(), work, launched * call, spent["eager"], spent["traced"], launched)
+
+
+def _waits(segment: Segment) -> bool:
+    return any(item.kernel.waits for item in segment.kernels)
+
+
+def _spread(counts: Sequence[int], times: np.ndarray) -> np.ndarray:
+    return np.reshape(np.asarray(counts, float), (-1, *[1] * (times.ndim - 1))) + np.zeros_like(times)

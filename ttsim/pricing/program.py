@@ -76,20 +76,44 @@ class Program:
         """Each op call with the number of times it runs, in program order."""
         yield from _flatten(self.block, 1)
 
+    def blocks(self) -> Iterator[Block]:
+        """Every block, outer ones before those inside them."""
+
+        def inner(block: Block) -> Iterator[Block]:
+            for item in block.body:
+                if isinstance(item, Block):
+                    yield item
+                    yield from inner(item)
+
+        yield from inner(self.block)
+
     def fill(self, value: Callable[[Any], Any]) -> Program:
         """The program with `value(attribute)` in place of each attribute (see `ttsim.precision.slots`)."""
         return Program(_fill(self.block, value, {}), self.unpriced)
 
     def repeat(self, name: str, counts: Sequence[int]) -> Program:
-        """The program with its blocks of this name run so many times, in order: one count for each block."""
-        remaining = iter(counts)
-        body = tuple(
-            Block(item.name, next(remaining), item.body) if isinstance(item, Block) and item.name == name else item
-            for item in self.block.body
-        )
-        if next(remaining, None) is not None:
+        """The program with its blocks of this name run so many times, in order: one count for each block.
+
+        Raises:
+          ValueError: there are more or fewer such blocks.
+        """
+        remaining = list(counts)
+
+        def repeated(block: Block) -> Block:
+            body: list[Block | OpCall] = []
+            for item in block.body:
+                if isinstance(item, Block) and item.name == name:
+                    if not remaining:
+                        raise ValueError(f"{len(counts)} counts for more blocks named {name}")
+                    body.append(Block(item.name, remaining.pop(0), item.body))
+                else:
+                    body.append(repeated(item) if isinstance(item, Block) else item)
+            return Block(block.name, block.count, tuple(body))
+
+        block = repeated(self.block)
+        if remaining:
             raise ValueError(f"{len(counts)} counts for fewer blocks named {name}")
-        return Program(Block(self.block.name, self.block.count, body), self.unpriced)
+        return Program(block, self.unpriced)
 
     def count(self, name: str) -> int:
         """How many times the op of this name runs."""

@@ -24,15 +24,11 @@ import numpy as np
 import optax
 
 from ttsim.hardware.constants import CONSTANTS, FITTED, prior_constants
-from ttsim.kernels import host
-from ttsim.kernels.kernel import Kernel, Terms, seconds
-from ttsim.kernels.machine import Machine
-from ttsim.pricing.matrices import Stack, basis, stack
-from ttsim.pricing.price import PricedKernel, PromptParts, prompt_time
+from ttsim.pricing.matrices import Programs
 from ttsim.proof import published as tables
 from ttsim.proof.published import Row
+from ttsim.proof.rows import compilations, scenario_of
 from ttsim.proof.summary import ErrorSummary
-from ttsim.scenarios.scenario import Scenario
 
 SPEED_SIGMA = 0.02  # noise of a published speed: twins that run the same graph differ by 0.7 %, plus the model's own
 TTFT_SIGMA = 0.07  # of a published TTFT: prompts on one chip repeat within 3 %, host-bound ones within 12 %
@@ -65,23 +61,19 @@ class Observations:
     Attributes:
       rows: the row of each figure.
       published: [figures].
-      step: decode steps, [speeds]. body, tail, host, fixed: parts of the prompts, [TTFTs].
-      ops, replicas: of each prompt.
+      steps: decode steps, a run for each speed. prompts: a run for each TTFT.
+      compilations: of each prompt, see `ttsim.proof.rows`.
     """
 
     rows: tuple[Row, ...]
     published: np.ndarray
-    step: Stack
-    body: Stack
-    tail: Stack
-    host: Stack
-    fixed: Stack
-    ops: np.ndarray
-    replicas: np.ndarray
+    steps: Programs
+    prompts: Programs
+    compilations: np.ndarray
 
     @property
     def num_speeds(self) -> int:
-        return len(self.step.counts)
+        return len(self.steps.runs)
 
     def predict(self, constants: Mapping[str, Any], xp: Any = np) -> Any:
         """Modelled figures: [figures].
@@ -89,16 +81,9 @@ class Observations:
         Args:
           constants: value of each. xp: numpy or jax.numpy.
         """
-        phi = basis(constants, xp)
-        parts = PromptParts(
-            body=self.body.seconds(phi, xp),
-            tail=self.tail.seconds(phi, xp),
-            host=self.host.seconds(phi, xp),
-            fixed=self.fixed.seconds(phi, xp),
-            ops=self.ops,
-            replicas=self.replicas,
-        )
-        return xp.concatenate([1 / self.step.seconds(phi, xp), prompt_time(parts, xp)])
+        ttft = self.prompts.round(constants, xp) / self.prompts.replicas
+        ttft = ttft + self.compilations * constants["program_one_off"]
+        return xp.concatenate([1 / self.steps.round(constants, xp), ttft])
 
     def errors(self, constants: Mapping[str, Any]) -> np.ndarray:
         """model / published - 1."""
@@ -113,44 +98,13 @@ def observe(rows: Sequence[Row] | None = None) -> Observations:
     """
     rows = measured_rows() if rows is None else tuple(rows)
     with_speed, with_ttft = [row for row in rows if row.speed], [row for row in rows if row.ttft]
-    steps = []
-    for row in with_speed:
-        scenario = Scenario.of_row(row, "speed")
-        cost = scenario.decode_cost()
-        on_host = host.step(cost.machine, row.batch_size, scenario.config.vocab_size)
-        steps.append([*_kernels(cost.kernels, cost.machine), _alone(on_host)])
-    bodies, tails, dispatches, fixed, ops, replicas = [], [], [], [], [], []
-    for row in with_ttft:
-        scenario = Scenario.of_row(row, "ttft")
-        costs = scenario.prefill_costs()
-        machine = costs[0].machine
-        body = [item for cost in costs for item in cost.split()[0]]
-        ops.append(sum(item.count for item in body))
-        bodies.append(_kernels(body, machine))
-        tails.append(_kernels(costs[-1].split()[1], machine))
-        dispatches.append([_alone(host.dispatch(machine, ops[-1]))])
-        fixed.append([_alone(host.prompt(machine, row.batch_size, scenario.config.vocab_size))])
-        replicas.append(machine.system.data_parallel)
     return Observations(
         rows=(*with_speed, *with_ttft),
-        published=np.array([row.speed for row in with_speed] + [row.ttft for row in with_ttft]),
-        step=stack(steps),
-        body=stack(bodies),
-        tail=stack(tails),
-        host=stack(dispatches),
-        fixed=stack(fixed),
-        ops=np.array(ops, float),
-        replicas=np.array(replicas, float),
+        published=np.array([row.speed for row in with_speed] + [row.ttft for row in with_ttft], float),
+        steps=Programs.build([[scenario_of(row, "speed").decode_cost] for row in with_speed]),
+        prompts=Programs.build([scenario_of(row, "ttft").prefill_costs for row in with_ttft]),
+        compilations=np.array([compilations(row) for row in with_ttft]),
     )
-
-
-def _kernels(items: Sequence[PricedKernel], machine: Machine) -> list[tuple[Kernel, float]]:
-    gaps = machine.software.dispatch_gap * sum(item.count for item in items)
-    return [*((item.kernel, item.count) for item in items), _alone(seconds(gaps))]
-
-
-def _alone(terms: Terms) -> tuple[Kernel, float]:
-    return Kernel("", start=terms), 1.0
 
 
 # The fit

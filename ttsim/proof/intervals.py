@@ -27,6 +27,7 @@ import numpy as np
 from ttsim.hardware.chips import WORMHOLE, Chip
 from ttsim.models.presets import get_config
 from ttsim.proof import published as tables
+from ttsim.proof.rows import scenario_of
 from ttsim.scenarios.scenario import Scenario
 
 COVERAGE = 0.8  # share of new rows that an interval should hold
@@ -182,7 +183,7 @@ class _Covered:
 @functools.cache
 def _covered() -> _Covered:
     rows: Sequence[tables.Row] = [row for row in tables.published() if not row.vision and (row.speed or row.ttft)]
-    scenarios = [Scenario.of_row(row, "speed") for row in rows]
+    scenarios = [scenario_of(row, "speed") for row in rows]
     return _Covered(
         systems=tuple(dict.fromkeys((s.system.label, s.system.grid) for s in scenarios)),
         batches=tuple(sorted({s.batch_size for s in scenarios})),

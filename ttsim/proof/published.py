@@ -19,6 +19,7 @@ from importlib import resources
 from typing import Any
 
 from ttsim.dates import TABLE_DATE
+from ttsim.models.layout import padded_prefill_length
 from ttsim.precision.text import unknown
 from ttsim.precision.values import base_model_name
 
@@ -366,18 +367,6 @@ def prompt_tokens(model: str, prompt: str = "questions") -> tuple[int, int]:
     counts = _PROMPT_TOKENS[prompt]
     tokens = counts.get(_family(model), counts["llama"])
     return tokens, padded_prefill_length(tokens)
-
-
-def padded_prefill_length(tokens: int) -> int:
-    """Returns the length a prompt is padded to: 128, else min(next power of 2, next multiple of 2048).
-
-    Source: tt-metal models/tt_transformers/tt/common.py, `get_padded_prefill_len`.
-    """
-    if tokens < 1:
-        raise ValueError(f"a prompt has at least one token, not {tokens}")
-    if tokens <= 128:
-        return 128
-    return min(1 << (tokens - 1).bit_length(), -(-tokens // 2048) * 2048)
 
 
 def _family(model: str) -> str:

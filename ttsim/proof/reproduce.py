@@ -12,8 +12,8 @@ from ttsim.accuracy.results import AccuracyReport
 from ttsim.hardware.constants import load_constants
 from ttsim.proof import published as tables
 from ttsim.proof.published import Row
+from ttsim.proof.rows import row_ttft, scenario_of
 from ttsim.proof.summary import ErrorSummary
-from ttsim.scenarios.scenario import Scenario
 
 KEYS = (
     "table",
@@ -142,9 +142,9 @@ def reproduce(
     constants = load_constants() if constants is None else constants
     done = []
     for row in rows:
-        speed, ttft = Scenario.of_row(row, "speed"), Scenario.of_row(row, "ttft")
-        rate = float(1 / speed.step_times(constants).mean())
-        done.append(Reproduction(row, speed.prompt_length, rate, ttft.ttft(constants), estimate_row(row)))
+        speed = scenario_of(row, "speed")
+        ttft = row_ttft(row, constants)
+        done.append(Reproduction(row, speed.prompt_length, speed.speed(constants), ttft, estimate_row(row)))
         if progress:
             progress(len(done), len(rows))
     return done

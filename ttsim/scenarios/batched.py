@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from ttsim.pricing.price import Cost, PricedKernel, prefill_time
+from ttsim.pricing.price import Cost, PricedKernel, price, totals
 from ttsim.scenarios.scenario import Scenario
 
 
@@ -22,23 +22,32 @@ def computed_together(scenario: Scenario) -> bool:
 
 def prompt_share(scenario: Scenario, constants: Mapping[str, float]) -> float:
     """Seconds of the batch's prefill over its prompts: what the demo prints as TTFT."""
-    time = prefill_time(
-        [_together(scenario)], constants, batch=scenario.batch_size, vocab_size=scenario.config.vocab_size
-    )
-    return float(time) / scenario.batch_size
+    return float(totals([_together(scenario)], constants).round(1)) / scenario.batch_size
 
 
 def _together(scenario: Scenario) -> Cost:
     """The kernels of all prompts' rows; each prompt attends to itself, so that attention is one prompt's, repeated."""
     users, rows = scenario.batch_size, scenario.padded_prompt
-    machine = scenario.prefill_machine
-    (alone,) = dataclasses.replace(scenario, batch_size=1).prefill_costs()[:1]
-    whole = scenario.price_prompt(0, users * rows, True)
-    attention: dict[str, list[PricedKernel]] = {}
-    for item in alone.kernels:
-        if item.op == "sdpa_prefill":
-            attention.setdefault(item.where, []).append(dataclasses.replace(item, count=item.count * users))
-    kernels = tuple(
-        attention.get(item.where, [item]).pop(0) if item.op == "sdpa_prefill" else item for item in whole.kernels
+    alone = dataclasses.replace(scenario, batch_size=1).prefill_costs[0]
+    attention = [item.kernel for item in alone.kernels if item.op == "sdpa_prefill"]
+    whole = price(scenario.prefill_program(0, users * rows, True), scenario.machine())
+
+    def of_prompts(item: PricedKernel) -> PricedKernel:
+        if item.op != "sdpa_prefill":
+            return item
+        kernel = attention.pop(0)
+        limits = {name: users * terms for name, terms in kernel.limits.items()}
+        every = dataclasses.replace(kernel, start=users * kernel.start, limits=limits, bytes=users * kernel.bytes)
+        return dataclasses.replace(item, kernel=every)
+
+    stretches = tuple(
+        dataclasses.replace(
+            stretch,
+            segments=tuple(
+                dataclasses.replace(segment, kernels=tuple(map(of_prompts, segment.kernels)))
+                for segment in stretch.segments
+            ),
+        )
+        for stretch in whole.stretches
     )
-    return Cost(kernels, machine)
+    return Cost(stretches, whole.machine)

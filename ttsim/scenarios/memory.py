@@ -71,21 +71,22 @@ def kv_cache_bytes(layout: Layout, precision: Precision, batch: int, sequence: i
 def activation_bytes(program: Program) -> int:
     """Bytes of the largest working set of one op: its activations in and out, and the residual stream beside it.
 
-    An upper bound for the device, which keeps small activations in L1. Weights and caches are told by their place:
-    the second and later inputs of a matmul or norm, and the inputs that a cache op updates or reads.
+    An upper bound for the device, which keeps small activations in L1. Ops say which of their inputs are weights and
+    caches; the result of an op that updates or reads a cache lies in the cache. The residual stream is what the first
+    op on the device makes.
     """
-    largest = residual = 0
+    largest, residual = 0, None
     for call, _ in program.ops():
-        fmt = call.attributes.get("out_format") or call.attributes.get("format") or "bf16"
-        size = get_format(fmt).bytes_per_value
-        if call.name == "embedding":
-            residual = int(call.outputs[0].size * size)
-        if call.name in ("fill_cache", "read_cache", "embedding"):
+        if call.attributes.get("memory") == "host" or not call.outputs or call.op.on_host:
             continue
-        inputs = call.inputs[:1] if call.name in ("linear", "all_gather_matmul", "rms_norm") else call.inputs
-        values = sum(x.size for x in (*inputs, *call.outputs))
+        size = get_format(call.format).bytes_per_value
+        if residual is None:
+            residual = int(call.outputs[0].size * size)
+            continue
+        results = () if call.op.caches else call.outputs
+        values = sum(x.size for x in (*call.activations, *results))
         largest = max(largest, int(values * size))
-    return largest + residual
+    return largest + (residual or 0)
 
 
 def memory_of(

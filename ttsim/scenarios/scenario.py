@@ -6,8 +6,9 @@ import dataclasses
 import datetime
 import functools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +23,8 @@ from ttsim.models.layout import Layout
 from ttsim.models.presets import get_config
 from ttsim.models.run import decode_program, prefill_program
 from ttsim.precision.values import Precision, resolve
-from ttsim.pricing.price import Cost, decode_time, prefill_time, price
+from ttsim.pricing.price import Cost, price, totals
 from ttsim.pricing.program import Program
-from ttsim.proof.published import Row, prompt_tokens
 from ttsim.scenarios.memory import Memory, check_fits, memory_of
 
 MAX_BATCH = 32  # users of one replica: the rows of one tile
@@ -74,24 +74,6 @@ class Scenario:
     prompt_length: int
     max_generated_tokens: int
     software: Software
-
-    @classmethod
-    def of_row(cls, row: Row, figure: Literal["speed", "ttft"]) -> Scenario:
-        """What a published row ran when its speed, or its TTFT, was measured."""
-        date = row.speed_date if figure == "speed" else row.ttft_date
-        system = get_system(row.device, row.data_parallel)
-        software = software_of(date, boxes=system.box_names)
-        if figure == "ttft" and row.host_untilize:
-            software = dataclasses.replace(software, device_untilize=False)
-        return cls(
-            config=get_config(row.model),
-            system=system,
-            precision=resolve(row.speed_precision, row.model, date),
-            batch_size=row.batch_size,
-            prompt_length=prompt_tokens(row.model, row.prompt)[0],
-            max_generated_tokens=200,
-            software=software,
-        )
 
     @classmethod
     def of(
@@ -155,7 +137,8 @@ class Scenario:
 
     @functools.cached_property
     def layout(self) -> Layout:
-        return Layout(self.config, self.system, max_seq_len=max(_TRACE_LENGTH, self.sequence_length))
+        longest = max(_TRACE_LENGTH, self.sequence_length)
+        return Layout(self.config, self.system, max_seq_len=longest, own_code=self.software.galaxy)
 
     # Programs
 
@@ -181,52 +164,62 @@ class Scenario:
         return tuple((start, rows, start + rows >= length) for start in range(0, length, rows))
 
     def prefill_program(self, start: int, rows: int, last: bool) -> Program:
-        """What one device runs for one chunk of a prompt."""
+        """What one device and its host run for one chunk of a prompt."""
         # The users' number matters to prefill only where they are spread over the chips of a replica.
         batch = self.batch_size if self.layout.two_d else 1
-        return prefill_program(self.layout, self.precision, batch, rows, start=start, last_chunk=last)
+        return prefill_program(
+            self.layout,
+            self.precision,
+            batch,
+            rows,
+            start=start,
+            last_chunk=last,
+            traced=self.padded_prompt in self.software.traced_lengths,
+            untilize="dram" if self.software.device_untilize else "host",
+        )
 
     # Prices
 
-    def decode_machine(self, positions: np.ndarray | None = None) -> Machine:
-        """What a decode step runs on, at these positions or at all that are timed."""
-        if positions is None:
-            positions = np.arange(self.prompt_length + 1, self.prompt_length + self.max_generated_tokens)
-        return Machine(self.chip, self.system, self.software, "decode", positions)
+    def machine(self, positions: Any = 0) -> Machine:
+        """What the programs run on, decode at these positions."""
+        return Machine(self.chip, self.system, self.software, positions)
 
     @property
-    def prefill_machine(self) -> Machine:
-        """What a prompt runs on."""
-        traced = self.software.traced_lengths & {self.padded_prompt}
-        return Machine(self.chip, self.system, dataclasses.replace(self.software, traced_lengths=traced), "prefill")
+    def timed_positions(self) -> np.ndarray:
+        """Positions of the decode steps that are timed: all but the first, which compiles."""
+        return np.arange(self.prompt_length + 1, self.prompt_length + self.max_generated_tokens)
 
-    def decode_cost(self, positions: np.ndarray | None = None) -> Cost:
-        """The kernels of a decode step, at these positions or at all that are timed."""
-        return price(self.decode_program, self.decode_machine(positions))
+    def price_decode(self, positions: Any) -> Cost:
+        """The kernels of a decode step at these positions."""
+        return price(self.decode_program, self.machine(positions))
 
-    def price_prompt(self, start: int, rows: int, last: bool) -> Cost:
-        """The kernels of one chunk of a prompt."""
-        return price(self.prefill_program(start, rows, last), self.prefill_machine)
+    @functools.cached_property
+    def decode_cost(self) -> Cost:
+        """The kernels of a decode step, at all positions that are timed."""
+        return self.price_decode(self.timed_positions)
 
-    def prefill_costs(self) -> list[Cost]:
+    @functools.cached_property
+    def prefill_costs(self) -> tuple[Cost, ...]:
         """The kernels of each chunk of a prompt."""
-        machine = self.prefill_machine
-        return [price(program, machine) for program in self.prefill_programs]
+        machine = self.machine()
+        return tuple(price(program, machine) for program in self.prefill_programs)
 
-    def step_times(self, constants, positions: np.ndarray | None = None) -> np.ndarray:
-        """Seconds of each decode step."""
-        cost = self.decode_cost(positions)
-        times = decode_time(cost, constants, batch=self.batch_size, vocab_size=self.config.vocab_size)
+    def step_times(self, constants: Mapping[str, Any], positions: Any = None) -> np.ndarray:
+        """Seconds of each decode step, at these positions or at all that are timed."""
+        cost = self.decode_cost if positions is None else self.price_decode(positions)
+        times = totals([cost], constants).round(self.system.data_parallel)
         return np.broadcast_to(times, np.shape(cost.machine.position))
 
-    def ttft(self, constants, costs: list[Cost] | None = None) -> float:
-        """Seconds to the first token; `costs` are `prefill_costs()` where they are at hand."""
-        costs = self.prefill_costs() if costs is None else costs
-        return prefill_time(costs, constants, batch=self.batch_size, vocab_size=self.config.vocab_size)
+    def ttft(self, constants: Mapping[str, Any]) -> float:
+        """Seconds to the first token: of a round of all replicas' prompts, over their number."""
+        replicas = self.system.data_parallel
+        return float(totals(self.prefill_costs, constants).round(replicas)) / replicas
 
-    def speed(self, constants) -> float:
+    def speed(self, constants: Mapping[str, Any]) -> float:
         """Tokens per second and user: over the mean step."""
         return float(1 / self.step_times(constants).mean())
+
+    # Memory
 
     def check_fits(self) -> Memory:
         """The DRAM that one chip needs.

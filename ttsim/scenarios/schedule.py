@@ -1,25 +1,23 @@
 """When each kernel of a run starts: a prompt, then one decode step, on one chip and its host.
 
-Decode: kernels follow one another with the software's dispatch gap, then the host copies results and inputs. Prefill:
-host and device overlap; each kernel starts when its share of the longer of the two has passed (`price.prompt_time`),
-so that the prompt ends at the TTFT of the report (with several replicas, of which one is shown, not before its own work
-is done).
+The two clocks of `ttsim.pricing.clocks`, launch by launch: the host works and dispatches, a launch starts when it has
+been dispatched and the one before it has ended. With several replicas, of which one is shown, the headline is that of
+a round of all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ttsim.kernels import host
+from ttsim.kernels.host import dispatch
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.ops.core import OpCall
-from ttsim.pricing.price import priced
-from ttsim.pricing.program import Block, Program
+from ttsim.pricing.price import Cost, PricedKernel, Segment
 from ttsim.scenarios.scenario import Scenario
 
 
@@ -31,6 +29,7 @@ class Run:
       call: of the op that launches it. kernel: the kernel.
       where: the repetition of a block it belongs to ("decode_layer 3"), "" outside.
       start, time: seconds.
+      traced: whether it is part of a trace.
     """
 
     call: OpCall
@@ -38,6 +37,7 @@ class Run:
     where: str
     start: float
     time: float
+    traced: bool
 
     @property
     def end(self) -> float:
@@ -67,67 +67,42 @@ class Phase:
 
 def schedule(scenario: Scenario, constants: Mapping[str, Any]) -> tuple[Phase, Phase]:
     """The prompt, and right after it a decode step, the mean over the generated tokens."""
-    prompt = _prompt(scenario, constants)
-    return prompt, _step(scenario, constants, prompt.end)
+    prompt = _phase("prefill", scenario.prefill_costs, constants, 0.0)
+    return prompt, _phase("decode", (scenario.decode_cost,), constants, prompt.end)
 
 
-def _prompt(scenario: Scenario, constants: Mapping[str, Any]) -> Phase:
-    machine = scenario.prefill_machine
-    launched = [item for program in scenario.prefill_programs for item in _launches(program, machine)]
-    times = [_seconds(kernel, constants) for _, kernel, _ in launched]
-    gap = machine.software.dispatch_gap
-    ttft = scenario.ttft(constants)
-    fixed = float(host.prompt(machine, scenario.batch_size, scenario.config.vocab_size).value(constants))
-    first_tail = next((i for i, (call, _, _) in enumerate(launched) if call.name == "take_rows"), len(launched))
-    tail = sum(times[first_tail:]) + gap * (len(times) - first_tail)
-    body = sum(times[:first_tail]) + gap * first_tail
-    # Of the body as the host lets it run. The TTFT of replicas is their mean, which may be less than one of them takes.
-    span = max(ttft - tail - fixed, body)
-    end = span + tail + fixed
-    waits = (span - body) / max(first_tail, 1)
-    runs, clock = [], 0.0
-    for i, ((call, kernel, where), time) in enumerate(zip(launched, times, strict=True)):
-        clock += waits if i < first_tail else 0.0
-        runs.append(Run(call, kernel, where, clock, time))
-        clock += time + gap
-    dispatch = float(host.dispatch(machine, first_tail).value(constants))
-    work = [HostRun("dispatch of untraced ops", 0.0, min(dispatch, end - fixed))] if dispatch else []
-    work.append(HostRun("inputs, read-back, argmax", end - fixed, fixed))
-    return Phase("prefill", 0.0, end, tuple(runs), tuple(work), machine)
-
-
-def _step(scenario: Scenario, constants: Mapping[str, Any], start: float) -> Phase:
-    machine = scenario.decode_machine()
-    runs, clock = [], start
-    for call, kernel, where in _launches(scenario.decode_program, machine):
-        time = _seconds(kernel, constants)
-        runs.append(Run(call, kernel, where, clock, time))
-        clock += time + machine.software.dispatch_gap
-    waiting = float(host.step(machine, scenario.batch_size, scenario.config.vocab_size).value(constants))
-    work = HostRun("read-back, next inputs", clock, waiting)
-    return Phase("decode", start, clock + waiting, tuple(runs), (work,), machine)
-
-
-def _seconds(kernel: Kernel, constants: Mapping[str, Any]) -> float:
-    return float(np.mean(kernel.time(constants)))
-
-
-def _launches(program: Program, machine: Machine) -> Iterator[tuple[OpCall, Kernel, str]]:
-    """Every kernel in execution order: blocks unrolled, equal repetitions numbered through."""
-    known: dict[int, Sequence[Kernel]] = {}
+def _phase(name: str, costs: tuple[Cost, ...], constants: Mapping[str, Any], start: float) -> Phase:
+    machine = costs[0].machine
+    gap, call = machine.software.dispatch_gap, float(dispatch(machine.system).value(constants))
+    host = device = start
+    runs: list[Run] = []
+    work: list[HostRun] = []
     numbers: dict[str, int] = {}
-
-    def walk(block: Block, where: str) -> Iterator[tuple[OpCall, Kernel, str]]:
-        for item in block.body:
-            if isinstance(item, Block):
-                for _ in range(item.count):
-                    number = numbers.get(item.name, 0)
-                    numbers[item.name] = number + 1
-                    yield from walk(item, f"{item.name} {number}")
+    for stretch in (stretch for cost in costs for stretch in cost.stretches):
+        began = host
+        for item, where in (each for segment in stretch.segments for each in _unrolled(segment, numbers)):
+            time = float(np.mean(item.kernel.time(constants)))
+            if stretch.kind == "host":
+                host = max(host, device) if item.kernel.waits else host
+                if time:
+                    work.append(HostRun(f"{item.op}: {item.kernel.name}", host, time))
+                host += time
                 continue
-            if id(item) not in known:
-                known[id(item)] = priced(item, machine)
-            for kernel in known[id(item)]:
-                yield item, kernel, where
+            host += call if stretch.kind == "eager" else 0.0
+            begin = max(host, device)
+            runs.append(Run(item.call, item.kernel, where, begin, time, stretch.kind == "traced"))
+            device = begin + time + gap
+        if stretch.kind == "eager":
+            work.append(HostRun("dispatch of untraced launches", began, host - began))
+    return Phase(name, start, max(host, device), tuple(runs), tuple(work), machine)
 
-    yield from walk(program.block, "")
+
+def _unrolled(segment: Segment, numbers: dict[str, int]) -> Iterator[tuple[PricedKernel, str]]:
+    """A segment's kernels as often as they run, each with its repetition of the block, numbered through."""
+    for _ in range(segment.count):
+        block = segment.kernels[0].where.partition("/")[0]
+        number = numbers.get(block, 0)
+        numbers[block] = number + 1
+        for item in segment.kernels:
+            for _ in range(item.count // segment.count):
+                yield item, f"{block} {number}" if block else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Mapping
-from typing import Literal
 
 from ttsim.hardware.constants import load_constants
 from ttsim.kernels.machine import Machine
@@ -13,8 +12,9 @@ from ttsim.meshes.systems import System, get_system
 from ttsim.models.config import ModelConfig
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program
-from ttsim.scenarios.report import Breakdown, Report, decode_breakdown, prefill_breakdown, program_breakdown
+from ttsim.scenarios.report import Report
 from ttsim.scenarios.scenario import Scenario, software_for
+from ttsim.scenarios.timing import Breakdown, time_decode, time_prefill, time_program
 
 
 def simulate(
@@ -62,8 +62,8 @@ def simulate(
 def report_of(scenario: Scenario, constants: Mapping[str, float]) -> Report:
     """The report of a scenario (see `simulate`)."""
     memory = scenario.check_fits()
-    decode = decode_breakdown(scenario, constants)
-    prefill = prefill_breakdown(scenario, constants)
+    decode = time_decode(scenario, constants)
+    prefill = time_prefill(scenario, constants)
     return Report(scenario, 1 / decode.time, prefill.time, memory, decode, prefill)
 
 
@@ -71,7 +71,6 @@ def price(
     program: Program,
     device: str | System = "N150",
     *,
-    phase: Literal["decode", "prefill"] = "decode",
     position: int = 128,
     date: datetime.date | str | None = None,
     constants: Mapping[str, float] | None = None,
@@ -81,16 +80,16 @@ def price(
     Args:
       program: what one device runs; every primitive outside the views must be a device op (`ttsim.ops`).
       device: whose chip and links run it; its topology prices the collectives.
-      phase: "decode" keeps activations in L1 and rows in one tile, "prefill" streams them from DRAM.
-      position: tokens before the one that decode computes.
+      position: tokens before the one that decode's attention computes.
       date, constants: as in `simulate`.
 
     Returns:
       Seconds in all and by kernel, with what limits each. `print` shows it.
 
     Raises:
-      UnpricedError: the program holds primitives or ops without a price; the message says which and where.
+      UnpricedError: the program holds primitives or ops without a price, and the message says which and where; or a
+        kernel can't hold what it is given (rows of one tile, bytes of L1), and it says by how much.
     """
     system = get_system(device)
-    machine = Machine(system.chip, system, software_for(system, date), phase, position)
-    return program_breakdown(program, machine, load_constants() if constants is None else constants)
+    machine = Machine(system.chip, system, software_for(system, date), position)
+    return time_program(program, machine, load_constants() if constants is None else constants)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ttsim.explore.advice import Advice
 from ttsim.explore.estimate import NOT_MODELLED, Estimate, op_record, record
 from ttsim.proof.intervals import Interval, chip_name
-from ttsim.scenarios.report import Breakdown, OpTime
 from ttsim.scenarios.scenario import Scenario
+from ttsim.scenarios.timing import Breakdown, OpTime
 from ttsim.ui import charts, text
 from ttsim.ui.table import Block, Column, Document, Figure, Paragraph, Table
 

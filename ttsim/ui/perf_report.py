@@ -23,7 +23,8 @@ from ttsim.kernels.matmul import MAX_BLOCK
 from ttsim.kernels.shapes import largest_divisor, tiles
 from ttsim.meshes.systems import System
 from ttsim.numerics.formats import TILE
-from ttsim.pricing.describe import array_shape, matrix_shape
+from ttsim.ops.core import array_shape
+from ttsim.pricing.describe import in_l1, matrix_shape
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.schedule import Phase, Run, schedule
 from ttsim.ui import text
@@ -140,9 +141,9 @@ def _rows(phase: Phase, system: System) -> Iterator[dict[str, Any]]:
             "DEVICE FW DURATION [ns]": _ns(run.time),
             "DEVICE KERNEL DURATION [ns]": _ns(run.time),
             "OP TO OP LATENCY [ns]": _ns(max(run.start - before, 0.0)),
-            "METAL TRACE ID": 0 if phase.name == "decode" or machine.software.traced_prefill else "",
+            "METAL TRACE ID": 0 if run.traced else "",
             "SIMULATED KERNEL": kernel.name,
-            **_tensors(run, phase.name),
+            **_tensors(run),
         }
         before = run.end
 
@@ -164,10 +165,10 @@ def _attributes(run: Run) -> str:
     return f"{{'program_config': '{config}'}}"
 
 
-def _tensors(run: Run, phase: str) -> dict[str, Any]:
+def _tensors(run: Run) -> dict[str, Any]:
     """Shapes, types and places of the first inputs and the output."""
     call, attributes = run.call, run.call.attributes
-    place = "L1_WIDTH_SHARDED" if phase == "decode" else "DRAM_INTERLEAVED"
+    place = "L1_WIDTH_SHARDED" if in_l1(call) else "DRAM_INTERLEAVED"
     own = str(attributes.get("format") or attributes.get("out_format") or "bf16")
     in_format = str(attributes.get("in_format") or ("bf16" if "weight_format" in attributes else own))
     matrix = matrix_shape(call, run.kernel)

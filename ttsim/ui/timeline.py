@@ -16,7 +16,7 @@ import numpy as np
 
 from ttsim.kernels.machine import Machine
 from ttsim.ops.core import OpCall
-from ttsim.pricing.describe import formats_of, label_of, shape_of
+from ttsim.pricing.describe import formats_of, shape_of
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.schedule import Phase, Run, schedule
 
@@ -90,7 +90,7 @@ def _blocks(phase: Phase) -> Iterator[tuple[str, float, float]]:
 
 
 def _name(run: Run) -> str:
-    return f"{label_of(run.call)}: {run.kernel.name}" if run.kernel.name != run.call.name else run.call.name
+    return f"{run.call.label}: {run.kernel.name}" if run.kernel.name != run.call.name else run.call.name
 
 
 def _arguments(run: Run, constants: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""One chip, a line or a ring of chips: one-dimensional tensor parallelism.
+
+The residual stream is cut along the hidden size. It is gathered before each norm; wqkv, w1 and w3 are cut by columns,
+wo and w2 by rows, and the partial sums of those are reduce-scattered back into the residual stream.
+
+Source: tt-metal models/tt_transformers tt/{attention,mlp,distributed_norm,ccl,lm_head}.py, May 2025.
+"""
+
+from __future__ import annotations
+
+from ttsim import ops as tt
+from ttsim.models.parallel.stage import Stage
+from ttsim.precision.slots import AnyPrecision
+
+
+class OneAxis(Stage):
+    """The program of one device of a line or ring; a single chip exchanges nothing."""
+
+    def norm(self, x, weight, *, cores: int | None = None, move: bool = True):
+        """Normalises x [rows, d / devices] into [rows, d].
+
+        `move`: whether a single chip moves x to the norm's cores first (it does before attention).
+        """
+        layout, fmt = self.layout, self.precision.residual
+        prompt = self.memory == "dram" and self.numerics == "prefill"
+        if prompt and layout.distributed_prefill_norm:
+            return self.all_gather(
+                self.norm_apply(x, self.norm_stats(x, cores), weight, cores), layout.residual_axis, fmt
+            )
+        if layout.ways > 1:
+            x = self.all_gather(x, layout.axis, fmt)
+        elif move:
+            x = self.reshard(x, fmt, cores)
+        return self.rms_norm(x, weight, cores)
+
+    def column(self, x, w, weight_format, setting, *, cores: int | None = None, pass_rows: int = 1024):
+        """A column-parallel matmul: each device has whole sums of its columns."""
+        p = self.precision
+        formats = {"out_format": self.sum_format, "in_format": p.residual}
+        return self.linear(
+            x, w, weight_format, setting, kernel="dram_sharded", cores=cores, pass_rows=pass_rows, **formats
+        )
+
+    def gate_up(self, x, w1, w3, *, cores: int | None = None):
+        """x w1 and x w3."""
+        p = self.precision
+        return tuple(self.column(x, w, p.ff1_3, p.li_ff1_3, cores=cores) for w in (w1, w3))
+
+    def gathered_product(self, y):
+        """The product of gate and up as w2 wants it: as it is."""
+        return y
+
+    def row(self, x, w, weight_format, setting, *, in_format, cores: int | None = None, out_format: str | None = None):
+        """A row-parallel matmul whose partial sums are reduce-scattered into the residual stream."""
+        layout, out = self.layout, out_format or self.sum_format
+        formats = {"out_format": out, "in_format": in_format}
+        y = self.linear(x, w, weight_format, setting, kernel="dram_sharded", cores=cores, **formats)
+        if layout.ways > 1:
+            y = tt.reduce_scatter(y, axis=layout.axis, dim=y.ndim - 1, format=out, memory=self.memory)
+        return self.reshard(y, out, layout.residual_cores)
+
+    def attention_output(self, x, w, weight_format, setting):
+        """wo: fused with the gathering of its input on a ring, row-parallel elsewhere."""
+        p, layout, in_format = self.precision, self.layout, self.query_format
+        if not layout.fused_wo:
+            out, cores = self.wo_format, layout.wo_cores
+            return self.row(x, w, weight_format, setting, in_format=in_format, cores=cores, out_format=out)
+        if self.memory == "l1":
+            x = self.reshard(x, in_format, layout.ways)
+            formats = {"weight_format": weight_format, "in_format": in_format, "out_format": p.linear_out}
+            return tt.all_gather_matmul(x, w[...], axis=layout.axis, setting=setting, **formats)
+        x = self.all_gather(x, layout.axis, in_format)
+        out = self.wo_format
+        return self.linear(x, w, weight_format, setting, kernel="dram_sharded", out_format=out, in_format=in_format)
+
+    def my_users(self, x):
+        """The rows of the users whose cache this device holds: all."""
+        return x
+
+    def all_users(self, x, rows: int):
+        """The rows of all users again: as they are."""
+        return x
+
+    def logits(self, x, norm, lm_head, precision: AnyPrecision, *, gather: bool):
+        """The last norm and the LM head. [rows, d / devices] -> [rows, V], or [rows, V / devices] without `gather`."""
+        layout = self.layout
+        y = self.tail_logits(x, norm, lm_head, precision)
+        if gather and layout.ways > 1:
+            y = tt.all_gather(y, axis=layout.axis, dim=y.ndim - 1, format=precision.logits, memory="l1")
+        return y

@@ -1,0 +1,136 @@
+"""What every layout has in common: one phase of one layer, its formats and settings, and where its tensors lie."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ttsim import ops as tt
+from ttsim.models.layout import LM_HEAD_COLUMNS, Layout
+from ttsim.precision.slots import AnyLayerPrecision, AnyPrecision
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One phase of one layer on one layout; its subclasses say what its devices exchange.
+
+    Attributes:
+      layout: the model on its system.
+      precision: of this layer.
+      memory: where activations lie: "l1" (decode: one row of tiles), "dram" (prefill).
+      numerics: whose formats and settings hold. "decode" with memory "dram" is a prompt that computes decode's numbers
+        in one pass.
+      users_axis: mesh axis over which the cache's users are spread, or None.
+    """
+
+    layout: Layout
+    precision: AnyLayerPrecision
+    memory: Literal["l1", "dram"]
+    numerics: Literal["prefill", "decode"]
+    users_axis: str | None = None
+
+    # Formats and settings.
+
+    @property
+    def settings(self) -> tuple[str, str, str]:
+        """Compute settings of QKV, wo and attention."""
+        p = self.precision
+        if self.numerics == "decode":
+            return p.li_qkv_decode, p.li_o_decode, p.sdpa_decode
+        return p.li_qkv_prefill, p.li_o_prefill, p.sdpa_prefill
+
+    @property
+    def query_format(self) -> str:
+        """Format of Q in a prompt's attention, and of attention's output."""
+        p = self.precision
+        return p.prefill_q if self.numerics == "prefill" else p.sdpa_decode_out
+
+    @property
+    def wo_format(self) -> str:
+        p = self.precision
+        return p.prefill_wo_out if self.numerics == "prefill" else p.linear_out
+
+    @property
+    def sum_format(self) -> str:
+        """Format of a matmul's result."""
+        return self.precision.linear_out
+
+    # Pieces of the nine methods that a layout has.
+
+    def rms_norm(self, x, weight, cores: int | None):
+        """A norm of whole rows."""
+        fmt, eps = self.precision.residual, self.layout.config.rms_norm_eps
+        return tt.rms_norm(x, weight[...], eps=eps, out_format=fmt, memory=self.memory, cores=cores)
+
+    def norm_stats(self, x, cores: int | None):
+        """Statistics of every device's slice of a row, gathered."""
+        fmt, axis = self.precision.residual, self.layout.residual_axis
+        stats = tt.rms_norm_stats(x, out_format=fmt, memory=self.memory, cores=cores)
+        return self.all_gather(stats, axis, fmt)
+
+    def norm_apply(self, x, stats, weight, cores: int | None):
+        """A norm of this device's slice of each row, with the gathered statistics."""
+        layout = self.layout
+        return tt.rms_norm_apply(
+            x,
+            stats,
+            weight[...],
+            axis=layout.residual_axis,
+            eps=layout.config.rms_norm_eps,
+            out_format=self.precision.residual,
+            memory=self.memory,
+            cores=cores,
+        )
+
+    def all_gather(self, x, axis: str, fmt: str):
+        """Gathers the columns of x."""
+        return tt.all_gather(x, axis=axis, dim=x.ndim - 1, format=fmt, memory=self.memory)
+
+    def linear(
+        self,
+        x,
+        w,
+        weight_format,
+        setting,
+        *,
+        kernel: Literal["dram_sharded", "mcast_1d"],
+        out_format,
+        in_format,
+        cores: int | None = None,
+        pass_rows: int = 1024,
+    ):
+        """x w: with decode's kernel on one row of tiles in L1, on the whole grid for rows in DRAM."""
+        rows: dict[str, Any] = {"kernel": kernel, "cores": cores}
+        if self.memory == "dram":
+            rows = {"kernel": "mcast_2d", "pass_rows": pass_rows}
+        formats = {"weight_format": weight_format, "in_format": in_format, "out_format": out_format}
+        return tt.linear(x, w[...], setting=setting, **formats, **rows)
+
+    def reshard(self, x, fmt: str, cores: int | None):
+        """The same values on other cores' L1; rows in DRAM stay where they are."""
+        return tt.reshard(x, format=fmt, cores=cores) if self.memory == "l1" else x
+
+    def tail_logits(self, x, norm, lm_head, precision: AnyPrecision):
+        """The last norm and the LM head, which see at most 32 rows: decode's kernels in both phases.
+
+        [rows, d / devices] -> [rows, V / devices].
+        """
+        layout = self.layout
+        tail = dataclasses.replace(self, memory="l1")
+        h = tail.norm(x, norm, cores=layout.lm_head_cores)
+        return tt.linear(
+            h,
+            lm_head[...],
+            kernel="dram_sharded",
+            weight_format=precision.lm_head,
+            setting=precision.li_lm_head,
+            in_format=self.precision.residual,
+            out_format=precision.logits,
+            cores=layout.lm_head_cores,
+            columns=LM_HEAD_COLUMNS,
+        )
+
+    def norm(self, x, weight, *, cores: int | None = None, move: bool = True):
+        """From the residual stream to what a column-parallel weight multiplies (see the layouts)."""
+        raise NotImplementedError

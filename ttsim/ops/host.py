@@ -1,0 +1,107 @@
+"""What the host does between launches: copies to and from the device, and which launches are recorded in a trace.
+
+Each is an op like the others, with a body (the identity) and a rule that returns host time, so that a decode step or a
+prompt is one program: host work, a stretch of launches, host work. `ttsim.pricing.stretches` adds them up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import jax
+
+from ttsim.hardware.chips import WORMHOLE_6U
+from ttsim.hardware.constants import HOST_CHIP, HOST_PROMPT, HOST_REPLICA
+from ttsim.hardware.later import HOST_CHIP_6U, SERVER_PROMPT, SERVER_PROMPT_CHIP, SERVER_PROMPT_EARLY, SERVER_STEP
+from ttsim.hardware.quantities import Terms
+from ttsim.kernels.kernel import Kernel, host_work
+from ttsim.kernels.machine import Machine
+from ttsim.ops.core import op
+
+TRACED = "traced"
+WORK = ("step", "prompt")
+SERVER_SOURCE = "tt-inference-server's own reports against tt-metal's demo"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@op(on_host=True)
+def copy_to_device(*arrays, work):
+    """The inputs of a step or of a prompt, on their way to the device; returns them as they are.
+
+    Args:
+      *arrays: tokens, positions, page table.
+      work: "step": the inputs of a decode step and its launch; "prompt": those of one prompt, with the slicing of its
+        rotary tables, the read-back of its logits and their argmax, which were only measured together.
+    """
+    _check(work)
+    return arrays
+
+
+@copy_to_device.cost
+def _(call, machine):
+    source = "tt_transformers tt/generator.py, demo/simple_text_demo.py"
+    if call["work"] == "prompt":
+        return [host_work("inputs, read-back and argmax of a prompt", 1 * HOST_PROMPT, source), *server_prompt(machine)]
+    work = [host_work("inputs of a step", 1 * HOST_REPLICA, source)]
+    if machine.software.served:
+        work.append(host_work("server's step", _share(machine) * SERVER_STEP, SERVER_SOURCE))
+    return work
+
+
+def _share(machine: Machine) -> float:
+    """Of what a server does once for all replicas, which it does for one."""
+    return 1 / machine.system.data_parallel
+
+
+def server_prompt(machine: Machine) -> list[Kernel]:
+    """What a server adds to the time of a prompt, by its generation."""
+    if not machine.software.served:
+        return []
+    time = {
+        "early": 1 * SERVER_PROMPT_EARLY,
+        "first": machine.system.chips_per_replica * SERVER_PROMPT_CHIP,
+        "second": 1 * SERVER_PROMPT,
+    }[machine.software.fact("server")]
+    return [host_work("server's prompt", time, SERVER_SOURCE)]
+
+
+@op(on_host=True)
+def read_back(x, *, work):
+    """Tokens or logits that the host reads from every chip of a replica; returns them as they are.
+
+    Args:
+      x: [B] tokens or [B, V] logits.
+      work: "step", or "prompt", whose read-back is part of what `copy_to_device` pays for.
+    """
+    _check(work)
+    return x
+
+
+@read_back.cost
+def _(call, machine):
+    source = "tt_transformers tt/generator.py, read_decode_output"
+    if call["work"] == "prompt":
+        return [host_work("read-back of a prompt", Terms(), "part of host_prompt: see copy_to_device", waits=True)]
+    chip = HOST_CHIP_6U if machine.chip == WORMHOLE_6U else HOST_CHIP
+    return [host_work("read-back of a step", machine.system.chips_per_replica * chip, source, waits=True)]
+
+
+def traced(function: Callable[P, R]) -> Callable[P, R]:
+    """The function as one recorded trace: the host launches all of its ops at once, without a dispatch for each.
+
+    In a program it is a block named "traced"; ops outside of one are dispatched by the host one by one.
+    """
+
+    def body(*args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **kwargs)
+
+    body.__name__ = body.__qualname__ = TRACED
+    return jax.jit(body)
+
+
+def _check(work: str) -> None:
+    if work not in WORK:
+        raise ValueError(f"work must be {' or '.join(map(repr, WORK))}, not {work!r}")

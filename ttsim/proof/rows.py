@@ -1,0 +1,53 @@
+"""What the published rows ran, and what their clock measured beside it.
+
+Source: tt-metal models/tt_transformers demo/simple_text_demo.py of each row's date (data/provenance.csv).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ttsim.hardware.software import software_of
+from ttsim.meshes.systems import get_system
+from ttsim.models.presets import get_config
+from ttsim.precision.values import resolve
+from ttsim.proof.published import Row, prompt_tokens
+from ttsim.scenarios.scenario import Scenario
+
+# Index of the one prompt of the demo's 32 (input_data_questions_prefill_128.json) that is shorter than 96 tokens and so
+# needs another last tile: smaller batches don't reach it.
+ODD_PROMPT = 4
+
+
+def scenario_of(row: Row, figure: Literal["speed", "ttft"]) -> Scenario:
+    """What a published row ran when its speed, or its TTFT, was measured."""
+    date = row.speed_date if figure == "speed" else row.ttft_date
+    system = get_system(row.device, row.data_parallel)
+    software = software_of(date, boxes=system.box_names)
+    if figure == "ttft" and row.host_untilize:
+        software = dataclasses.replace(software, device_untilize=False)
+    return Scenario(
+        config=get_config(row.model),
+        system=system,
+        precision=resolve(row.speed_precision, row.model, date),
+        batch_size=row.batch_size,
+        prompt_length=prompt_tokens(row.model, row.prompt)[0],
+        max_generated_tokens=200,
+        software=software,
+    )
+
+
+def compilations(row: Row) -> float:
+    """Compilations of the row's odd prompt per prompt: what its TTFT holds of `program_one_off`.
+
+    The warm-up compiles the programs of the first user only. In a batch, the one prompt that needs variants of its own
+    (another last tile, another page table) compiles them while the clock runs; the TTFT is the mean over the users.
+    """
+    return 1 / row.batch_size if row.batch_size > ODD_PROMPT else 0.0
+
+
+def row_ttft(row: Row, constants: Mapping[str, Any]) -> float:
+    """Seconds to the first token as the row's clock measured them."""
+    return scenario_of(row, "ttft").ttft(constants) + compilations(row) * constants["program_one_off"]
