@@ -6,6 +6,9 @@ fitted; `scripts/calibrate.py` leaves them as they are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from ttsim.hardware.quantities import Constant, ScalesWith, Unit
 
 _CCL = "tt-metal tech_reports/CCLs, results of wormhole_b0 T3K, bfloat16 (2026-09)"
@@ -235,4 +238,27 @@ GALAXY_SERVER_STEP_SLOW = _fitted(
     "galaxy_server_step_slow", 4.5e-3, "s", "nothing", "the same before tt-inference-server #406", log_width=0.3
 )
 
-LATER: tuple[Constant, ...] = tuple(value for value in tuple(globals().values()) if isinstance(value, Constant))
+# Small kernels of its decode at 32 users, position 127: GALAXY_TARGETS["norm"]
+GALAXY_TARGETS: Mapping[str, Constant] = MappingProxyType(
+    {
+        name: _sourced(f"galaxy_{name}_time", time, "s", "nothing", f"{what}: {_TARGETS}")
+        for name, time, what in (
+            ("norm", 10.2e-6, "RMSAllGather without its collective"),
+            ("rotary", 2.2e-6, "RotaryEmbeddingLlamaFusedQK"),
+            ("update_cache", 4.5e-6, "PagedFusedUpdateCache: K and V"),
+            ("sdpa", 8.1e-6, "ScaledDotProductAttentionDecode, one chunk of 128"),
+            ("silu_mul", 2.4e-6, "BinaryMult"),
+            ("to_interleaved", 8.4e-6, "of the logits"),
+            ("gather_best", 11.5e-6, "of 32 values, and of their indices"),
+            ("sampling", 123e-6, "68, and 55 of gap"),
+            ("tail", 27.6e-6, "nine small ops, plus-one"),
+            ("embedding", 11e-6, "and 11 of the rotary rows"),
+            ("sdpa_prefill", 30e-6, "128 rows: perf_targets/prefill_128.json"),
+        )
+    }
+)
+
+LATER: tuple[Constant, ...] = (
+    *(value for value in tuple(globals().values()) if isinstance(value, Constant)),
+    *GALAXY_TARGETS.values(),
+)

@@ -71,11 +71,11 @@ def all_reduce(x, *, axis, format, memory="dram", composite=False):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
-    memory, system = call["memory"], machine.system
+    memory = call["memory"]
     if call["composite"]:
         return [
-            links.reduce_scatter(tensor, devices, memory, system),
-            links.all_gather(tensor, devices, memory, system),
+            links.reduce_scatter(tensor, devices, memory, machine),
+            links.all_gather(tensor, devices, memory, machine),
         ]
     reduce = stream("fast_reduce_nc", (devices + 1) * tensor, machine.chip)
-    return [links.all_gather(devices * tensor, devices, memory, system), reduce]
+    return [links.all_gather(devices * tensor, devices, memory, machine), reduce]

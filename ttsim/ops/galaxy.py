@@ -8,7 +8,8 @@ priced by other rules; an op that runs inside another's kernel has no kernel of 
     fused collective   start + received bytes / (sides x links x rate of a link)
     ring matmul        start + tiles of a core x cycles of the fidelity
 
-Times of single ops are the vendor's targets (`TARGETS`); prefill is a law of the rows, fitted on published rows.
+Times of single ops are the vendor's targets (`later.GALAXY_TARGETS`); prefill is a law of the rows, fitted on
+published rows.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from ttsim.hardware.later import (
     GALAXY_SERVER_STEP_SLOW,
     GALAXY_SMALL_OPS,
     GALAXY_SMALL_OPS_ROW,
+    GALAXY_TARGETS,
 )
 from ttsim.hardware.quantities import Constant, Terms, seconds
 from ttsim.kernels.kernel import Kernel, host_work
@@ -54,22 +56,6 @@ from ttsim.ops.core import OpCall
 from ttsim.ops.host import SERVER_SOURCE, server_prompt
 
 SOURCE = "tt-metal models/demos/llama3_70b_galaxy/tests/decoder_perf_targets_6u.json"
-# Seconds of decode's small kernels at 32 users, position 127 (the target's names in brackets).
-TARGETS: Mapping[str, float] = MappingProxyType(
-    {
-        "norm": 10.2e-6,  # RMSAllGather without its collective
-        "rotary": 2.2e-6,  # RotaryEmbeddingLlamaFusedQK
-        "update_cache": 4.5e-6,  # PagedFusedUpdateCache: K and V
-        "sdpa": 8.1e-6,  # ScaledDotProductAttentionDecode, one chunk of 128
-        "silu_mul": 2.4e-6,  # BinaryMult
-        "to_interleaved": 8.4e-6,  # of the logits
-        "typecast": 20e-6,
-        "gather_best": 11.5e-6,  # of 32 values, and of their indices
-        "sampling": 123e-6,  # 68, and 55 of gap
-        "tail": 27.6e-6,  # nine small ops, plus-one
-        "embedding": 11e-6,  # and 11 of the rotary rows
-    }
-)
 RING = 24  # cores of a ring matmul
 PREFILL_SMALL_OPS = 14  # calls among which the time of prefill's small kernels is divided
 LONGEST_SHORT = 128  # rows: longer prompts set up buffers for every collective
@@ -138,7 +124,7 @@ def _norm(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, _ = rows_and_columns(call.inputs[0])
     if rows > TILE:
         return _small("rms_norm (distributed)", call, machine, rows)
-    return [Kernel("RMSAllGather", start=seconds(TARGETS["norm"]) + GALAXY_COLLECTIVE_START, source=SOURCE)]
+    return [Kernel("RMSAllGather", start=GALAXY_TARGETS["norm"] + GALAXY_COLLECTIVE_START, source=SOURCE)]
 
 
 def _all_gather(call: OpCall, machine: Machine) -> list[Kernel]:
@@ -149,7 +135,7 @@ def _all_gather(call: OpCall, machine: Machine) -> list[Kernel]:
         return []  # within the norm
     devices = call.num_devices
     if columns == 32 and call["axis"] != COLUMN_AXIS:
-        return [Kernel("all_gather", start=seconds(TARGETS["gather_best"]), source=SOURCE)]
+        return [Kernel("all_gather", start=1 * GALAXY_TARGETS["gather_best"], source=SOURCE)]
     received = (devices - 1) * tensor_bytes(rows, columns, call["format"])
     if rows <= TILE:
         return [_fused("AllGather", received, machine)]
@@ -273,7 +259,7 @@ def _sdpa_decode(call: OpCall, machine: Machine) -> list[Kernel]:
     work = (chunk / 8 * np.ceil(chunks / cores)) * SDPA_DECODE_CHUNK + merges * GALAXY_MERGE
     if machine.software.fact("sdpa_tables_in_l1"):
         work = work * GALAXY_L1_TABLES
-    start = seconds(TARGETS["sdpa"]) + (-0.5) * SDPA_DECODE_CHUNK + work
+    start = GALAXY_TARGETS["sdpa"] + (-0.5) * SDPA_DECODE_CHUNK + work
     moved = 2 * users * kv_heads * tensor_bytes(32, head_dim, call["kv_format"]) * row_tiles
     return [Kernel("sdpa_decode", start=start, bytes=moved, cores=cores * kv_heads * users, source=SOURCE)]
 
@@ -281,7 +267,13 @@ def _sdpa_decode(call: OpCall, machine: Machine) -> list[Kernel]:
 def _sdpa_prefill(call: OpCall, machine: Machine) -> list[Kernel]:
     heads, rows, head_dim = call.inputs[0].shape
     if rows <= LONGEST_SHORT:
-        return [Kernel("sdpa", start=seconds(30e-6), source="llama3_70b_galaxy perf_targets/prefill_128.json")]
+        return [
+            Kernel(
+                "sdpa",
+                start=1 * GALAXY_TARGETS["sdpa_prefill"],
+                source="llama3_70b_galaxy perf_targets/prefill_128.json",
+            )
+        ]
     ways = machine.software.fact("attention_ways") if rows > 1024 else 1
     flops = 4 * heads * head_dim * rows * rows / 2
     gathered = (ways - 1) / ways * tensor_bytes(rows, heads * head_dim, "bfp8")
@@ -301,28 +293,28 @@ def _sdpa_prefill(call: OpCall, machine: Machine) -> list[Kernel]:
 def _rotary(call: OpCall, machine: Machine) -> list[Kernel]:
     if call.inputs[0].shape[1] > TILE:
         return _small("rotary_embedding_llama", call, machine, call.inputs[0].shape[1])
-    kernel = Kernel("rotary_embedding_llama_fused_qk", start=seconds(TARGETS["rotary"]), source=SOURCE)
+    kernel = Kernel("rotary_embedding_llama_fused_qk", start=1 * GALAXY_TARGETS["rotary"], source=SOURCE)
     return [_pair(kernel, machine)]
 
 
 def _update_cache(call: OpCall, machine: Machine) -> list[Kernel]:
-    kernel = Kernel("paged_fused_update_cache", start=seconds(TARGETS["update_cache"]), source=SOURCE)
+    kernel = Kernel("paged_fused_update_cache", start=1 * GALAXY_TARGETS["update_cache"], source=SOURCE)
     return [_pair(kernel, machine)]
 
 
 def _topk(call: OpCall, machine: Machine) -> list[Kernel]:
     share = call.inputs[0].shape[-1] / 16_384
     return [
-        Kernel("sharded_to_interleaved", start=seconds(TARGETS["to_interleaved"]), source=SOURCE),
-        Kernel("typecast", start=seconds(TARGETS["typecast"] * share), source=SOURCE),
+        Kernel("sharded_to_interleaved", start=1 * GALAXY_TARGETS["to_interleaved"], source=SOURCE),
+        Kernel("typecast", start=share * GALAXY_TARGETS["typecast"], source=SOURCE),
         Kernel("topk", start=seconds(machine.software.fact("topk_time") * share), source=SOURCE),
     ]
 
 
 def _choose(call: OpCall, machine: Machine) -> list[Kernel]:
     return [
-        Kernel("sampling", start=seconds(TARGETS["sampling"]), source=SOURCE),
-        Kernel("plus_one and small ops", start=seconds(TARGETS["tail"]), source=SOURCE),
+        Kernel("sampling", start=1 * GALAXY_TARGETS["sampling"], source=SOURCE),
+        Kernel("plus_one and small ops", start=1 * GALAXY_TARGETS["tail"], source=SOURCE),
     ]
 
 
@@ -333,7 +325,7 @@ def _target(name: str) -> Callable[[OpCall, Machine], list[Kernel]]:
         rows = rows_and_columns(call.inputs[0])[0]
         if rows > TILE:
             return _small(call.name, call, machine, rows)
-        return [Kernel(call.name, start=seconds(TARGETS[name]), source=SOURCE)]
+        return [Kernel(call.name, start=1 * GALAXY_TARGETS[name], source=SOURCE)]
 
     return rule
 
@@ -360,17 +352,17 @@ def _copy_to_device(call: OpCall, machine: Machine) -> list[Kernel]:
         return [*([] if traced else [eager]), *server_prompt(machine)]
     if not software.served:
         return []
-    slow = software.fact("galaxy_server") == "slow"
-    return [host_work("server's step", 1 * (GALAXY_SERVER_STEP_SLOW if slow else GALAXY_SERVER_STEP), SERVER_SOURCE)]
+    time = GALAXY_SERVER_STEP_SLOW if software.fact("galaxy_server") == "slow" else GALAXY_SERVER_STEP
+    return [host_work("server's step", 1 * time, SERVER_SOURCE)]
 
 
 RULES: Mapping[str, Callable[[OpCall, Machine], Sequence[Kernel]]] = MappingProxyType(
     {
         "copy_to_device": _copy_to_device,
         "read_back": _nothing,
-        "embedding": lambda call, machine: [Kernel("embedding", start=seconds(TARGETS["embedding"]), source=SOURCE)],
+        "embedding": lambda call, machine: [Kernel("embedding", start=1 * GALAXY_TARGETS["embedding"], source=SOURCE)],
         "rotary_tables": lambda call, machine: [
-            Kernel("embedding", start=seconds(TARGETS["embedding"]), source=SOURCE)
+            Kernel("embedding", start=1 * GALAXY_TARGETS["embedding"], source=SOURCE)
         ],
         "reshard": _nothing,
         "rms_norm_stats": _nothing,
