@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
+from ttsim.files.reading import shown
 from ttsim.hardware.chips import (
     BLACKHOLE_GALAXY,
     BLACKHOLE_P100,
@@ -257,6 +258,8 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
     """
     if isinstance(name, System):
         return split(name, data_parallel)
+    if not isinstance(name, str):
+        raise UnknownSystemError(f"a device is a name, a TOML file or a System, not {shown(name)}")
     if name.endswith(".toml"):
         from ttsim.meshes.toml_systems import load_system
 
@@ -267,11 +270,11 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
     if system is None:
         near = dict.fromkeys(ALIASES[each] for each in difflib.get_close_matches(_fold(base), ALIASES, n=4, cutoff=0.3))
         hint = f"did you mean {' or '.join(list(near)[:2])}? " if near else ""
-        raise UnknownSystemError(f"no device named {name!r}: {hint}known: {', '.join(SYSTEMS)}")
+        raise UnknownSystemError(f"no device named {shown(name)}: {hint}known: {', '.join(SYSTEMS)}")
     if not marker:
         return split(system, data_parallel)
-    if not degree.isdecimal():
-        raise UnknownSystemError(f"the number of replicas in {name!r} is no number: write {base} DP=4")
+    if not re.fullmatch("[0-9]{1,6}", degree):
+        raise UnknownSystemError(f"the number of replicas in {shown(name)} is no number: write {base} DP=4")
     if data_parallel not in (1, int(degree)):
         raise UnknownSystemError(f"{name!r} says DP={int(degree)} and data_parallel says {data_parallel}")
     return split(system, int(degree))

@@ -28,14 +28,18 @@ from __future__ import annotations
 
 import datetime
 import difflib
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ttsim.files.reading import InputError, parse_toml, printable, read_text, shown
 from ttsim.hardware.chips import CHIPS, Chip
 from ttsim.meshes.systems import SYSTEMS, System, Topology, UnknownSystemError, get_system
 from ttsim.ui.problems import Problems
+
+_NAME_LENGTH = 64
+_LARGEST_COUNT = 4096  # chips along an axis, cores, links, banks: far beyond any box
+_SMALLEST, _LARGEST = 1e-3, 1e9  # of figures in the file's units
 
 _SHAPE = {Topology.SINGLE: 1, Topology.LINEAR: 1, Topology.RING: 1, Topology.GRID: 2}
 
@@ -51,9 +55,9 @@ def load_system(path: str | Path) -> System:
       SystemFileError: fields are missing, unknown or wrong; `problems` lists all of them.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise SystemFileError([f"{path}: not a text file"]) from None
+        text = read_text(path, 2**20)
+    except InputError as error:
+        raise SystemFileError([str(error)]) from None
     return parse_system(text, str(path))
 
 
@@ -64,9 +68,9 @@ def parse_system(text: str, origin: str = "system") -> System:
       origin: what the problems call it.
     """
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SystemFileError([f"{origin}: no TOML: {error}"]) from None
+        table = parse_toml(text, origin)
+    except InputError as error:
+        raise SystemFileError([str(error)]) from None
     reader = _Reader(origin)
     values = reader.read(table, "", _SYSTEM_FIELDS)
     chip = reader.chip(table.get("chip"))
@@ -95,12 +99,14 @@ def parse_system(text: str, origin: str = "system") -> System:
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("must be a text")
+    if printable(value) != value or len(value) > _NAME_LENGTH:
+        raise ValueError(f"must be a printable text of at most {_NAME_LENGTH} characters")
     return value.strip()
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError("must be a whole number above 0")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_COUNT:
+        raise ValueError(f"must be a whole number above 0 and at most {_LARGEST_COUNT:,}")
     return value
 
 
@@ -115,8 +121,8 @@ def _counts(lengths: Sequence[int]) -> Callable[[Any], tuple[int, ...]]:
 
 def _positive(factor: float) -> Callable[[Any], float]:
     def read(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise ValueError("must be a number above 0")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _SMALLEST <= value <= _LARGEST:
+            raise ValueError(f"must be a number above 0 ({_SMALLEST:g} to {_LARGEST:g})")
         return value * factor
 
     return read
@@ -181,7 +187,7 @@ class _Reader:
     """Reads tables and collects what is wrong."""
 
     def __init__(self, origin: str):
-        self.origin = origin
+        self.origin = printable(origin)
         self.problems: list[str] = []
 
     def problem(self, line: str) -> None:
@@ -198,12 +204,12 @@ class _Reader:
             try:
                 values[attribute] = reader(table[key])
             except ValueError as error:
-                self.problem(f"{prefix}{key} {error}, not {table[key]!r}")
+                self.problem(f"{prefix}{key} {error}, not {shown(table[key])}")
         for key in table:
             if key not in fields and not (key == "chip" and not prefix):
                 near = difflib.get_close_matches(key, fields, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"fields: {', '.join(fields)}"
-                self.problem(f"{prefix}{key} is unknown; {hint}")
+                self.problem(f"{prefix}{printable(key)[:80]} is unknown; {hint}")
         return values
 
     def chip(self, value: Any) -> Chip | None:
@@ -213,7 +219,7 @@ class _Reader:
         elif isinstance(value, str):
             if value in CHIPS:
                 return CHIPS[value]
-            self.problem(f"chip {value!r} is unknown: one of {', '.join(CHIPS)}, or a table [chip]")
+            self.problem(f"chip {shown(value)} is unknown: one of {', '.join(CHIPS)}, or a table [chip]")
         elif isinstance(value, dict):
             before = len(self.problems)
             values = self.read(value, "chip.", _CHIP_FIELDS)

@@ -5,8 +5,8 @@ import json
 import os
 from collections.abc import Iterator
 from importlib import resources
-from pathlib import Path
 
+from ttsim.files.reading import shown
 from ttsim.models.config import ModelConfig
 
 # Each entry is {hf_repo, source, config}; `config` has the keys and values of the repository's config.json.
@@ -48,11 +48,11 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
         return ModelConfig.from_hf(model)
     if name := _ALIASES.get(_normalise(model)):
         return PRESETS[name]
-    if Path(model).exists():
+    if len(model) < 4096 and os.path.exists(model):  # unlike Path.exists, False for what no file can be called
         return ModelConfig.from_hf(model)
-    close = dict.fromkeys(_ALIASES[key] for key in difflib.get_close_matches(_normalise(model), _ALIASES, n=6))
+    close = dict.fromkeys(_ALIASES[key] for key in difflib.get_close_matches(_normalise(model[:80]), _ALIASES, n=6))
     raise ValueError(
-        f"unknown model {model!r}: it is not a path, and the "
+        f"unknown model {shown(model)}: it is not a path, and the "
         + (f"nearest names are {', '.join(close)}" if close else f"known names are {', '.join(PRESETS)}")
     )
 

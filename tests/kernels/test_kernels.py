@@ -293,7 +293,9 @@ def test_collectives_follow_the_topology():
         for size in (2**16, 2**20, 2**25):
             assert collective(size, 8, "l1", on(ring)).time(VALUES) < collective(size, 8, "l1", on(line)).time(VALUES)
             assert collective(size, 2, "l1", on(line)).time(VALUES) < collective(size, 8, "l1", on(line)).time(VALUES)
-            assert collective(size, 8, "l1", on(ring)).time(VALUES) < collective(2 * size, 8, "l1", ring).time(VALUES)
+            assert collective(size, 8, "l1", on(ring)).time(VALUES) < collective(2 * size, 8, "l1", on(ring)).time(
+                VALUES
+            )
 
 
 @pytest.mark.parametrize(("collective", "microseconds"), [(links.all_gather, 21), (links.reduce_scatter, 29)])

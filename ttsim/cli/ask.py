@@ -1,4 +1,4 @@
-"""What scripts/estimate.py answers: one of its modes, in one of its formats."""
+"""What `ttsim estimate` and its sisters answer: one of its modes, as a document."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 from ttsim.explore import compare, goal
 from ttsim.explore.estimate import estimate, record
 from ttsim.explore.sweep import parse_sweep, sweep
+from ttsim.files.writing import write_file
 from ttsim.hardware.constants import load_constants
 from ttsim.models.presets import get_config
 from ttsim.precision.values import Precision, resolve
 from ttsim.scenarios.question import Question
-from ttsim.ui import compare_page, console, constants_table, estimate_page, goal_page, sweep_page
+from ttsim.ui import compare_page, constants_table, estimate_page, goal_page, sweep_page
 from ttsim.ui.table import Document
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The script's flags (see its --help)."""
+    """The flags (see `ttsim estimate --help`)."""
 
     question: Question
     device_given: bool = True
@@ -129,9 +130,9 @@ def _estimate(request: Request, question: Question, constants: Mapping[str, floa
 
         scenario.check_fits()
         if request.trace:
-            console.write(timeline.to_json(scenario, constants), request.trace)
+            write_file(timeline.to_json(scenario, constants), request.trace)
         if request.ops_csv:
-            console.write(perf_report.to_csv(scenario, constants), request.ops_csv)
+            write_file(perf_report.to_csv(scenario, constants), request.ops_csv)
         if request.diff is not None:
             return perf_report.diff(scenario, constants, request.diff, request.phase)
     return estimate_page.document(estimate(scenario, constants, request.advice), request.rows)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ttsim.explore.estimate import estimate, record
+from ttsim.files.reading import InputError, expect, number, printable, read_json
 from ttsim.scenarios.question import Question, parse_changes
+
+_LARGEST = 1e18  # of a figure in a file
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,38 @@ def run_of(spec: str, base: Question, constants: Mapping[str, float] | None = No
       base: the question that is changed.
     """
     if spec.lower().endswith(".json") or os.path.isfile(spec):
-        try:
-            found = json.loads(Path(spec).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{spec}: no JSON: {error}") from None
-        if not isinstance(found, dict) or not {"decode", "prefill", "speed", "ttft"} <= found.keys():
-            raise ValueError(f"{spec}: not an estimate in JSON (write one with --format=json --out={spec})")
-        return found
+        return _checked(read_json(spec), spec)
     return record(estimate(base.change(parse_changes(spec)).scenario(), constants, advice=False))
+
+
+def _checked(run: dict[str, Any], origin: str) -> dict[str, Any]:
+    """A record from a file: everything that a comparison shows is there and a number or a text."""
+    if not {"decode", "prefill", "speed", "ttft"} <= run.keys():
+        raise InputError(f"{origin}: not an estimate in JSON (write one with --format=json --out={origin})")
+    for key in ("model", "device", "precision"):
+        run[key] = printable(expect(run.get(key), str, key, origin, "a text"))
+    for key in ("top1", "top5"):  # records of earlier versions have none
+        if run.get(key) is not None:
+            number(run, key, origin, least=0, most=100)
+    for key in ("data_parallel", "batch_size", "prompt_length"):
+        number(run, key, origin, kind=int, least=1, most=_LARGEST)
+    for key in ("speed", "ttft", "throughput", "latency"):
+        number(run, key, origin, least=1e-12, most=_LARGEST)
+    memory = expect(run.get("memory"), dict, "memory", origin, "an object")
+    for key in ("used", "weights", "kv_cache"):
+        number(memory, key, f"{origin}: memory", least=0, most=_LARGEST)
+    for phase in ("decode", "prefill"):
+        found = expect(run[phase], dict, phase, origin, "an object")
+        number(found, "time", f"{origin}: {phase}", least=0, most=_LARGEST)
+        for i, op in enumerate(expect(found.get("ops"), list, f"{phase} ops", origin, "a list")):
+            place = f"{origin}: op {i} of {phase}"
+            expect(op, dict, "it", place, "an object")
+            label = op.get("label") or op.get("op")
+            op["label"] = printable(expect(label, str, "label", place, "a text"))
+            op["limit"] = printable(expect(op.get("limit", ""), str, "limit", place, "a text"))
+            number(op, "time", place, least=0, most=_LARGEST)
+            number(op, "count", place, least=0, most=_LARGEST)
+    return run
 
 
 def pairs(left: Mapping[str, Any], right: Mapping[str, Any], phase: str) -> list[OpPair]:

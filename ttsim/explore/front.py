@@ -16,9 +16,11 @@ from typing import Literal
 import numpy as np
 
 from ttsim.accuracy.estimated import estimate_accuracy
+from ttsim.errors import unknown
+from ttsim.files.reading import read_text
 from ttsim.hardware.constants import load_constants
 from ttsim.models.config import ModelConfig
-from ttsim.precision.text import TENSOR_GROUPS, unknown
+from ttsim.precision.text import TENSOR_GROUPS
 from ttsim.precision.values import Precision
 from ttsim.proof import published as tables
 from ttsim.scenarios.scenario import Scenario
@@ -116,7 +118,7 @@ def file_settings(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[str, Pr
         elif path.suffix == ".json":
             settings.append((path.name, Precision.from_decoder_json(path)))
         else:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in read_text(path, 2**20).splitlines()]
             for line in filter(None, lines):
                 if "=" in line:
                     settings.append((line, Precision.parse(line)))

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ttsim.accuracy.estimated import estimate_accuracy
+from ttsim.errors import unknown
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS
-from ttsim.precision.text import unknown
 from ttsim.precision.values import Precision
 from ttsim.proof.intervals import fold_of, interval
 from ttsim.scenarios.memory import DoesNotFitError

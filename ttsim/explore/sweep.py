@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttsim.accuracy.estimated import estimate_accuracy
+from ttsim.errors import unknown
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
-from ttsim.precision.text import unknown
 from ttsim.scenarios.memory import DoesNotFitError
 from ttsim.scenarios.question import FIELDS, NUMBERS, Question, parse_field, parse_number
 

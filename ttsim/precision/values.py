@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttsim.dates import TABLE_DATE, parse_date
+from ttsim.errors import unknown
 from ttsim.precision.text import (
     FORMATS,
     LAYER_GROUPS,
@@ -28,7 +29,6 @@ from ttsim.precision.text import (
     decoders_to_json,
     format_parts,
     parse_parts,
-    unknown,
 )
 
 __all__ = [

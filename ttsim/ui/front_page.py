@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ttsim.accuracy.estimated import POSITIONS, sampling_sigma
 from ttsim.explore.front import Point, front
+from ttsim.files.writing import write_file
 from ttsim.precision.values import Precision
 from ttsim.ui import charts, plot
 from ttsim.ui.table import Cell, Column, Document, Figure, Paragraph, Table
@@ -151,7 +153,9 @@ def save_png(points: Sequence[Point], title: str, path: str, positions: int = PO
     axes.set(title=title, xlabel="Speed (t/s/u), simulated", ylabel=f"Top-1 (%), {_kinds(points)}")
     axes.legend()
     figure.supxlabel("\n".join(keys), fontsize=7, ha="left", x=0.02)
-    figure.savefig(path, format="png", dpi=120)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_file(content.getvalue(), path)
 
 
 def matplotlib_figure() -> Any:

@@ -12,6 +12,7 @@ import csv
 import dataclasses
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ttsim.files.reading import InputError, printable, read_csv
 from ttsim.kernels.matmul import MAX_BLOCK
 from ttsim.kernels.shapes import largest_divisor, tiles
 from ttsim.meshes.systems import System
@@ -209,6 +211,8 @@ def _tensor(name: str, shape: Sequence[int], fmt: str, place: str) -> dict[str, 
 
 # A profile beside a run
 
+_LONGEST = 1e15  # ns of one op: eleven days
+
 
 @dataclass(frozen=True)
 class ProfiledOp:
@@ -226,32 +230,26 @@ def read_profile(path: str, phase: str) -> list[ProfiledOp]:
     Of several devices, collectives take the mean of their times and other ops the longest, as tt-perf-report does.
 
     Raises:
-      ValueError: the file isn't such a CSV, or holds no device ops.
+      InputError: the file isn't such a CSV, or holds no device ops.
     """
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: no CSV: {error}") from None
     needed = ("OP CODE", "OP TYPE", "DEVICE KERNEL DURATION [ns]")
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise ValueError(f"{path}: no ops CSV of the device profiler: it lacks the columns {', '.join(missing)}")
+    try:
+        rows = read_csv(path, needed)
+    except InputError as error:
+        raise InputError(f"{error}: no ops CSV of the device profiler") from None
     devices: dict[str, list[ProfiledOp]] = {}
     for row in _window(rows, phase):
         time = _number(row.get("DEVICE KERNEL DURATION [ns]"))
         if row["OP TYPE"] == "tt_dnn_device" and time is not None:
             op = ProfiledOp(
-                row["OP CODE"],
+                printable(row["OP CODE"].strip()) or "(no op code)",
                 _profiled_shape(row),
                 1e-9 * time,
                 1e-9 * (_number(row.get("OP TO OP LATENCY [ns]")) or 0),
             )
             devices.setdefault(row.get("DEVICE ID") or "0", []).append(op)
     if not devices:
-        raise ValueError(f"{path}: no device ops with a kernel duration after the last signpost")
+        raise InputError(f"{printable(path)}: no device ops with a kernel duration after the last signpost")
     return _merged(list(devices.values()))
 
 
@@ -270,7 +268,7 @@ def _number(value: str | None) -> float | None:
         number = float(value or "")
     except ValueError:
         return None
-    return number if math.isfinite(number) and number >= 0 else None
+    return number if 0 <= number <= _LONGEST else None
 
 
 def _profiled_shape(row: Mapping[str, str]) -> str:
@@ -278,8 +276,8 @@ def _profiled_shape(row: Mapping[str, str]) -> str:
 
     def side(tensor: str, name: str) -> int:
         cell = row.get(f"{tensor}_{name}_PAD[LOGICAL]") or row.get(f"{tensor}_{name}") or ""
-        digits = cell.split("[")[0].split(".")[0]
-        return int(digits) if digits.isdecimal() else 1
+        digits = re.match(r"[0-9]{1,12}(?=[.\[]|$)", cell)
+        return int(digits[0]) if digits else 1
 
     m, k = side("INPUT_0", "Y"), side("INPUT_0", "X")
     if "Matmul" in row["OP CODE"]:
