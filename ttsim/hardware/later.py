@@ -248,6 +248,7 @@ GALAXY_TARGETS: Mapping[str, Constant] = MappingProxyType(
             ("update_cache", 4.5e-6, "PagedFusedUpdateCache: K and V"),
             ("sdpa", 8.1e-6, "ScaledDotProductAttentionDecode, one chunk of 128"),
             ("silu_mul", 2.4e-6, "BinaryMult"),
+            ("typecast", 20e-6, "of the logits"),
             ("to_interleaved", 8.4e-6, "of the logits"),
             ("gather_best", 11.5e-6, "of 32 values, and of their indices"),
             ("sampling", 123e-6, "68, and 55 of gap"),
