@@ -268,7 +268,9 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
     base, marker, degree = match.groups() if match else (name, None, "")
     system = SYSTEMS.get(ALIASES.get(_fold(base), ""))
     if system is None:
-        near = dict.fromkeys(ALIASES[each] for each in difflib.get_close_matches(_fold(base), ALIASES, n=4, cutoff=0.3))
+        near = dict.fromkeys(
+            ALIASES[each] for each in difflib.get_close_matches(_fold(base[:80]), ALIASES, n=4, cutoff=0.3)
+        )
         hint = f"did you mean {' or '.join(list(near)[:2])}? " if near else ""
         raise UnknownSystemError(f"no device named {shown(name)}: {hint}known: {', '.join(SYSTEMS)}")
     if not marker:

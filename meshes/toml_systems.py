@@ -129,8 +129,8 @@ def _positive(factor: float) -> Callable[[Any], float]:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError("must be a whole number, 0 or more")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST_COUNT:
+        raise ValueError(f"must be a whole number, 0 or more and at most {_LARGEST_COUNT:,}")
     return value
 
 

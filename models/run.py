@@ -65,6 +65,7 @@ def prefill_step(
     start: int = 0,
     logits: Literal["none", "last", "all"] = "last",
     numerics: Literal["prefill", "decode"] = "prefill",
+    first: bool | None = None,
     traced: bool = False,
     untilize: Literal["dram", "host"] = "dram",
     mesh: Mesh | AbstractMesh | None = None,
@@ -90,6 +91,7 @@ def prefill_step(
             start=start,
             logits=logits,
             numerics=numerics,
+            first=first,
             traced=traced,
             untilize=untilize,
         )
@@ -139,6 +141,7 @@ def prefill_program(
     *,
     start: int = 0,
     last_chunk: bool = True,
+    first_chunk: bool = True,
     traced: bool = False,
     untilize: Literal["dram", "host"] = "dram",
 ) -> Program:
@@ -146,10 +149,13 @@ def prefill_program(
 
     Args:
       length: padded rows of the chunk. last_chunk: whether it ends in logits.
+      first_chunk: whether the host copies the prompt's inputs before it.
       traced, untilize: see `Transformer.prefill`.
     """
     placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
-    return _trace_prefill(layout, placeholder, batch, length, start, last_chunk, traced, untilize).fill(value)
+    return _trace_prefill(layout, placeholder, batch, length, start, last_chunk, first_chunk, traced, untilize).fill(
+        value
+    )
 
 
 # Layers of one precision are the same call on other weights. A trace holds one layer of each run of equal layers, and
@@ -173,6 +179,7 @@ def _trace_prefill(
     length: int,
     start: int,
     last_chunk: bool,
+    first_chunk: bool,
     traced: bool,
     untilize: Literal["dram", "host"],
 ) -> Program:
@@ -181,7 +188,8 @@ def _trace_prefill(
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     last = jax.ShapeDtypeStruct((1,), jnp.int32)
     logits: Literal["last", "none"] = "last" if last_chunk else "none"
-    step = prefill_step(layout, precision, batch, start=start, logits=logits, traced=traced, untilize=untilize)
+    options: dict[str, Any] = {"first": first_chunk, "traced": traced, "untilize": untilize}
+    step = prefill_step(layout, precision, batch, start=start, logits=logits, **options)
     program = trace(step, _skeleton(layout), row, row, scalar, last, KVCache.abstract(layout, batch))
     return program.repeat(PREFILL_LAYER, counts)
 

@@ -15,6 +15,8 @@ decode_tps, which isn't compared: sources define it in two ways).
 
 from absl import flags
 
+from ttsim.files.reading import read_text
+from ttsim.files.writing import check_targets, write_file
 from ttsim.hardware.constants import constants_json, load_constants
 from ttsim.proof import load_rows
 from ttsim.proof.fit_host import fit_host
@@ -35,12 +37,12 @@ _OUT = flags.DEFINE_string("out", None, "File to write instead of printing.")
 
 def is_load_file(path: str) -> bool:
     """Whether a CSV's rows are of servers under load: they say how many users there were."""
-    with open(path, encoding="utf-8") as file:
-        header = next((line for line in file if not line.startswith("#")), "")
+    header = next((line for line in read_text(path).splitlines() if not line.startswith("#")), "")
     return "concurrency" in [name.strip() for name in header.split(",")]
 
 
 def main() -> None:
+    check_targets({"--fit_host": _FIT_HOST.value, "--out": _OUT.value})
     if _SERVING.value or (_MEASURED.value is not None and is_load_file(_MEASURED.value)):
         if _CONSTANTS.value or _FIT_HOST.value:
             raise ValueError("--constants and --fit_host are for rows of the device's loop, not of servers under load")
@@ -53,7 +55,7 @@ def main() -> None:
     constants = load_constants(_CONSTANTS.value)
     if _FIT_HOST.value is not None:
         constants = fit_host(rows, constants)
-        console.write(constants_json(constants), _FIT_HOST.value)
+        write_file(constants_json(constants), _FIT_HOST.value)
     items = validate(rows, constants, console.progress("rows"))
     console.show(validate_page.document(items), _FORMAT.value, _OUT.value)
 

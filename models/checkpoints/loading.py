@@ -242,7 +242,7 @@ def place_parameter(value: np.ndarray, fmt: str, sharding: NamedSharding) -> jax
     Returns:
       float32 of value's shape.
     """
-    array = jax.make_array_from_callback(value.shape, sharding, lambda index: np.asarray(value[index], np.float32))
+    array = jax.make_array_from_callback(value.shape, sharding, lambda index: np.array(value[index], np.float32))
     return array if fmt == "fp32" else _rounder(fmt, sharding.mesh, sharding.spec)(array)
 
 

@@ -1,8 +1,8 @@
 """safetensors files: a directory's shards as one lazy mapping of names to tensors.
 
 A file is 8 bytes of header length (little endian), a JSON header {name: {dtype, shape, data_offsets}}, and the data.
-Source: the safetensors format, https://github.com/huggingface/safetensors. Tensors are read from the file, not mapped
-into memory, so that only the one at hand is held.
+Source: the safetensors format, https://github.com/huggingface/safetensors. Only the tensor at hand is mapped
+into memory, and only what is used of it is read.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class LazyTensor:
             raise CheckpointError(
                 f"tensor {self.name} in {self.path} is {shown(self.dtype_name)}; supported: {', '.join(_DTYPES)}"
             )
-        values = np.fromfile(
-            self.path, np.dtype(_DTYPES[self.dtype_name]), count=math.prod(self.shape), offset=self.offset
-        ).reshape(self.shape)
+        # Mapped, so that a process reads what its own devices hold; the pages go with the array.
+        size = math.prod(self.shape) * np.dtype(_DTYPES[self.dtype_name]).itemsize
+        data = np.memmap(self.path, np.uint8, "r", self.offset, (size,)) if size else np.zeros(0, np.uint8)
+        values = np.asarray(data).view(_DTYPES[self.dtype_name]).reshape(self.shape)
         return values if dtype is None else values.astype(dtype)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ttsim.cli.flags import DATA_PARALLEL, DECODER_CONFIG, DEVICE, FORMAT, OUT, PRECISION, WEIGHTS, Flag
+from ttsim.cli.flags import DATA_PARALLEL, DECODER_CONFIG, DEVICE, FORMAT, OUT, PRECISION, PROCESSES, WEIGHTS, Flag
 from ttsim.cli.main import Command
+
+if TYPE_CHECKING:
+    from ttsim.accuracy.results import AccuracyReport
+    from ttsim.meshes.processes import Group
+    from ttsim.meshes.systems import System
 
 _FLAGS = (
     WEIGHTS.but(aliases=("model",)),
@@ -26,13 +31,14 @@ _FLAGS = (
     ),
     FORMAT,
     OUT,
+    Flag("resume", "Keep finished windows in this file, and go on from those in it.", writes=True),
+    *PROCESSES,
     Flag("expect_top1", "Fail (exit code 1) when Top-1 is below this value - 0.5.", "real"),
     Flag("expect_top5", "Fail (exit code 1) when Top-5 is below this value - 0.5.", "real"),
 )
 
 
 def _run(values: Any) -> int:
-    import sys
     from pathlib import Path
 
     if values.weights is None:
@@ -52,21 +58,36 @@ def _run(values: Any) -> int:
 
         read_refpt(values.reference_file)
 
-    import jax
-
-    from ttsim.accuracy.measured import measure_accuracy
-    from ttsim.accuracy.results import Protocol, failures
+    from ttsim.meshes.processes import join
     from ttsim.meshes.systems import get_system
-    from ttsim.models.checkpoints.loading import open_checkpoint
-    from ttsim.ui import accuracy_page, console
 
     system = get_system(values.device, values.data_parallel)
-    jax.config.update("jax_num_cpu_devices", system.num_chips)
+    with join(system.num_chips, values.coordinator, values.processes, values.process_id) as group:
+        report = _measure(values, system, text, group)
+    from ttsim.accuracy.results import failures
+    from ttsim.ui import accuracy_page, console
+
+    failed = failures(report, values.expect_top1, values.expect_top5)
+    if group.first:
+        console.show(accuracy_page.document(report), values.format, values.out)
+        console.warn(failed)
+    return 1 if failed else 0
+
+
+def _measure(values: Any, system: System, text: str | None, group: Group) -> AccuracyReport:
+    import sys
+    from pathlib import Path
+
+    from ttsim.accuracy.measured import measure_accuracy
+    from ttsim.accuracy.results import Protocol
+    from ttsim.models.checkpoints.loading import open_checkpoint
+    from ttsim.precision.values import Precision, resolve
+
     checkpoint = open_checkpoint(values.weights)
     precision = resolve(values.precision, checkpoint.config.name)
     if values.decoder_config_file:
         precision = Precision.from_decoder_json(Path(values.decoder_config_file), precision)
-    report = measure_accuracy(
+    return measure_accuracy(
         checkpoint,
         system,
         precision,
@@ -77,13 +98,10 @@ def _run(values: Any) -> int:
         compare_bf16=values.bf16,
         storage=values.storage,
         label=None if values.decoder_config_file else values.precision,
-        log=lambda line: print(line, file=sys.stderr, flush=True),
+        progress=None if group.first else False,
+        log=(lambda line: print(line, file=sys.stderr, flush=True)) if group.first else None,
+        resume=values.resume,
     )
-    console.show(accuracy_page.document(report), values.format, values.out)
-    failed = failures(report, values.expect_top1, values.expect_top5)
-    for line in failed:
-        print(f"error: {line}", file=sys.stderr)
-    return 1 if failed else 0
 
 
 COMMANDS = {
@@ -92,7 +110,9 @@ COMMANDS = {
         """Top-1 and Top-5 of real weights under a precision, measured on one chip or a mesh of virtual ones.
         ttsim fetch-model && ttsim accuracy --weights=SmolLM2-135M
         ttsim accuracy --weights=path/to/Llama-3.2-1B-Instruct --device=N300 --precision=accuracy
-        ttsim accuracy --weights=model.gguf --windows=4 --expect_top1=90 --expect_top5=100""",
+        ttsim accuracy --weights=model.gguf --windows=4 --expect_top1=90 --expect_top5=100
+        ttsim accuracy --weights=DIR --device=T3K --dp=8 --windows=32 --coordinator=host:99 --processes=2 --process_id=0
+        Each process holds its own shards only and process 0 prints; --resume=FILE goes on where a run was ended.""",
         _FLAGS,
         _run,
     )

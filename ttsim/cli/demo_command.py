@@ -16,6 +16,7 @@ from ttsim.cli.flags import (
     MODEL,
     NEW_TOKENS,
     PRECISION,
+    PROCESSES,
     WEIGHTS,
     Flag,
 )
@@ -60,6 +61,7 @@ _FLAGS = (
     _switch("stop_at_eos", "Whether a user ends with an end-of-sequence token."),
     PRECISION.but(help="performance, accuracy, or an option text; by default the test's.", default=None),
     DECODER_CONFIG,
+    *PROCESSES,
 )
 
 
@@ -104,7 +106,15 @@ def _run(values: Any) -> None:
     elif values.weights is None:
         raise ValueError(demo.NO_WEIGHTS)
     else:
-        _generate(values, settings, test, device, precision_text)
+        from ttsim.meshes.processes import join
+        from ttsim.meshes.systems import get_system
+        from ttsim.ui import console
+
+        chips = get_system(device, settings.data_parallel).num_chips
+        with join(chips, values.coordinator, values.processes, values.process_id) as group:
+            if not group.first:
+                console.silence()
+            _generate(values, settings, test, device, precision_text)
 
 
 def _simulate(values: Any, settings: DemoSettings, test: str, device: str, precision_text: str) -> None:

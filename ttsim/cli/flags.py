@@ -134,6 +134,11 @@ NEW_TOKENS = Flag("max_generated_tokens", "Tokens generated for each user.", "nu
 DATE = Flag("date", "State of the software, ISO format; by default that of the published tables.")
 CONSTANTS = Flag("constants", "File of fitted constants, as `ttsim calibrate --out=DIR` writes it.")
 FORMAT = Flag("format", "How the answer is written.", default="text", choices=FORMS)
+PROCESSES = (
+    Flag("coordinator", "HOST:PORT of process 0, for a run in several processes; by default $JAX_COORDINATOR_ADDRESS."),
+    Flag("processes", "How many processes run this together; by default $JAX_NUM_PROCESSES.", "number", least=1),
+    Flag("process_id", "This one's number, from 0; by default $JAX_PROCESS_ID.", "number", least=0),
+)
 OUT = Flag("out", "File to write instead of printing.", writes=True)
 # A question's fields (`ttsim.scenarios.question.Question`), and the files that stand for some of them.
 QUESTION: tuple[Flag, ...] = (

@@ -61,7 +61,7 @@ def read_bytes(path: Source, limit: int = MAX_BYTES) -> bytes:
       InputError: it is larger, a device, or no name that a file can have.
     """
     name = os.fspath(path)
-    if not name or "\0" in name or len(name) > 4096:
+    if not name or "\0" in name or len(name) > 4096 or len(os.path.basename(name)) > 255:
         raise InputError(f"{shown(name)} is no file name")
     with open(name, "rb") as file:
         status = os.fstat(file.fileno())

@@ -19,6 +19,7 @@ from importlib import resources
 from pathlib import Path
 
 from ttsim.dates import Period, parse_period
+from ttsim.files.reading import InputError, read_text
 from ttsim.hardware.facts import SERVER, STACKS
 from ttsim.meshes.systems import System, Topology, UnknownSystemError, get_system
 
@@ -138,8 +139,8 @@ def _parallel(text: str) -> tuple[int, int | None]:
         return 1, None
     if words in ("single", "1"):
         return 1, 1
-    counts = {name: int(number) for name, number in re.findall(r"\b(dp|tp)\s*[=/:]?\s*(\d+)", words)}
-    if mesh := re.search(r"(\d+)\s*x\s*(\d+)", words):
+    counts = {name: int(number) for name, number in re.findall(r"\b(dp|tp)\s*[=/:]?\s*([0-9]{1,6})", words)}
+    if mesh := re.search(r"([0-9]{1,6})\s*x\s*([0-9]{1,6})", words):
         counts.setdefault("tp", int(mesh[1]) * int(mesh[2]))
     if "tp/ep" in words and (both := re.search(r"tp/ep\s*=?\s*(\d+)", words)):
         counts["tp"] = int(both[1])
@@ -155,9 +156,9 @@ def read_measured(path: str | Path) -> tuple[Measured, ...]:
       MeasuredFileError: it is no such file. A cell that can't be read is a problem of its row.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise MeasuredFileError(f"{path}: not a text file") from None
+        text = read_text(path)
+    except InputError as error:
+        raise MeasuredFileError(str(error)) from None
     return parse_measured(text, str(path))
 
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.systems import System
-from ttsim.proof.published import padded_prefill_length
+from ttsim.models.layout import padded_prefill_length
+from ttsim.models.transformer import PREFILL_LAYER
 from ttsim.scenarios.memory import CACHE_BLOCK
 from ttsim.scenarios.scenario import MAX_BATCH, Scenario
 from ttsim.serving.cluster import Pool
@@ -114,8 +115,8 @@ class SimulatedPrices:
         for cost in self._prompt(rows).prefill_costs:
             gap = cost.machine.software.dispatch_gap
             for item in cost.kernels:
-                if item.op == "take_rows":
-                    break
+                if not item.where.startswith(PREFILL_LAYER):
+                    continue
                 time = item.count * (float(np.mean(item.kernel.time(self._constants))) + gap)
                 if item.op == "sdpa_prefill":
                     attention += time

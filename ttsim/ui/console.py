@@ -84,6 +84,11 @@ def warn(lines: Iterable[str]) -> None:
         _fail(line)
 
 
+def silence() -> None:
+    """Prints nothing from here on: another process of the run does."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for the rest of the process
+
+
 def write(content: str, path: str | None) -> None:
     """Prints, or writes the whole file or nothing (see `ttsim.files.writing`)."""
     if path is not None:
