@@ -19,7 +19,7 @@ from ttsim.files.reading import read_text
 from ttsim.files.writing import check_targets, write_file
 from ttsim.hardware.constants import constants_json, load_constants
 from ttsim.proof import load_rows
-from ttsim.proof.fit_host import fit_host
+from ttsim.proof.fit_rows import fit_host
 from ttsim.proof.measured import read_measured, shipped
 from ttsim.proof.validate import validate
 from ttsim.ui import console, load_page, validate_page

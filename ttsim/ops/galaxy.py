@@ -256,10 +256,11 @@ def _sdpa_decode(call: OpCall, machine: Machine) -> list[Kernel]:
     chunks = np.ceil(row_tiles / chunk)
     active = np.minimum(cores, chunks)
     merges = np.ceil(np.log2(active)) if "tree" in machine.software.sdpa_merge else active - 1
-    work = (chunk / 8 * np.ceil(chunks / cores)) * SDPA_DECODE_CHUNK + merges * GALAXY_MERGE
+    # The target's one chunk of 128 positions is half of one of 256.
+    work = (chunk / 8 * np.ceil(chunks / cores) - 0.5) * SDPA_DECODE_CHUNK + merges * GALAXY_MERGE
     if machine.software.fact("sdpa_tables_in_l1"):
         work = work * GALAXY_L1_TABLES
-    start = GALAXY_TARGETS["sdpa"] + (-0.5) * SDPA_DECODE_CHUNK + work
+    start = GALAXY_TARGETS["sdpa"] + work
     moved = 2 * users * kv_heads * tensor_bytes(32, head_dim, call["kv_format"]) * row_tiles
     return [Kernel("sdpa_decode", start=start, bytes=moved, cores=cores * kv_heads * users, source=SOURCE)]
 
