@@ -26,6 +26,7 @@ LOGICAL_AXES = {
     "norm": "hidden size of a norm's weight",
     "kv_heads": "KV heads, each with its group of query heads",
     "wo_in": "attention output where wo contracts it",
+    "heads": "attention output where wo contracts it and leaves partial sums, whatever the system's wo does",
     "wo_out": "hidden size where wo produces it",
     "mlp": "intermediate size",
     "w2_out": "hidden size where w2 produces it",
@@ -81,6 +82,7 @@ _ONE_D: dict[str, str | None] = {
     "residual": TENSOR_AXIS,
     "kv_heads": TENSOR_AXIS,
     "wo_in": TENSOR_AXIS,
+    "heads": TENSOR_AXIS,
     "mlp": TENSOR_AXIS,
     "vocab": TENSOR_AXIS,
 }
@@ -96,6 +98,7 @@ TWO_D = _rules(
     norm=COLUMN_AXIS,
     kv_heads=ROW_AXIS,
     wo_in=ROW_AXIS,
+    heads=ROW_AXIS,
     wo_out=COLUMN_AXIS,
     mlp=ROW_AXIS,
     w2_out=COLUMN_AXIS,

@@ -44,6 +44,8 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
     """
     if isinstance(model, ModelConfig):
         return model
+    if not isinstance(model, str | os.PathLike):
+        raise ValueError(f"a model is a name, a path or a ModelConfig, not {shown(model)}")
     if not isinstance(model, str):
         return ModelConfig.from_hf(model)
     if name := _ALIASES.get(_normalise(model)):

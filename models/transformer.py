@@ -143,7 +143,7 @@ class CrossAttentionLayer(nnx.Module):
         self.wkv_dkh = parameter(
             (c.hidden_size, c.num_kv_heads, 2, c.head_dim), ("embed", "kv_heads", None, None), rngs
         )
-        self.wo_qd = parameter((c.q_size, c.hidden_size), ("wo_in", "wo_out"), rngs)
+        self.wo_qd = parameter((c.q_size, c.hidden_size), ("heads", "w2_out"), rngs)
         self.q_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.k_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.attention_gate = parameter((1,), (None,), rngs, scale=0)
@@ -212,7 +212,7 @@ class Transformer(nnx.Module):
         """What the device runs of `decode`, from tokens to logits or, where it chooses them, tokens."""
         first = decode_stage(layout, precision.layer(0))
         x = tt.embedding(tokens_b, self.embedding_vd[...], out_format=first.precision.residual)
-        cos, sin = (table[:, None] for table in _rotary_tables(positions, layout, first.precision, "l1"))
+        cos, sin = rotary_of_step(positions, layout, precision)
         x = tt.reshard(x, format=first.precision.residual, cores=layout.residual_cores)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
@@ -353,6 +353,11 @@ def choose_by_topk(logits, layout: Layout, precision: AnyPrecision):
             tt.all_gather(each, axis=axis, dim=last, format="bf16", memory="l1") for each in (best, indices)
         )
     return tt.choose(best, indices, ties=precision.argmax_ties)
+
+
+def rotary_of_step(positions, layout: Layout, precision: AnyPrecision):
+    """Rotary tables [b, 1, h / 2] of a decode step, looked up on the device."""
+    return tuple(table[:, None] for table in _rotary_tables(positions, layout, precision.layer(0), "l1"))
 
 
 def _rotary_tables(positions, layout: Layout, precision: AnyLayerPrecision, memory: Literal["l1", "host"]):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from ttsim.hardware.constants import FITTED_LATER, constants_json, load_constants
+from ttsim.hardware.constants import CONSTANTS, FITTED_LATER, constants_json, load_constants
 from ttsim.proof.fit_rows import fit, predictions
 from ttsim.proof.intervals import family_of
 from ttsim.proof.measured import shipped
@@ -27,7 +27,7 @@ _HEAD = """\
 
 
 def main() -> None:
-    constants = load_constants()
+    constants = {**load_constants(), **{name: CONSTANTS[name].value for name in FITTED_LATER}}
     known = [item for item in predictions(shipped()) if item.row.date and str(item.row.date.first) >= _SINCE]
     found = fit([item for item in known if item.row.fitted], constants, FITTED_LATER)
     for name in FITTED_LATER:

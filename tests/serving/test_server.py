@@ -139,6 +139,8 @@ def test_goal_finds_the_cheapest_that_meets_it():
     assert offers[0].meets
     assert (offers[0].users, offers[0].boxes) == (8, 1)
     assert offers[0].price == 1099
+    nothing = Request(question=SMALL.change(concurrency=8), goal="tpot<=100us", devices=("N150",))
+    assert answer(nothing).record["launch"] is None
     none = boxes.find(SMALL.change(concurrency=8), {"tpot": 1e-4}, devices=["N150"])
     assert not none[0].meets
     # A tighter limit never lets a box serve more.

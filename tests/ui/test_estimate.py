@@ -161,7 +161,7 @@ def test_kind_follows_the_constants_of_the_binding_limit(item):
     assert ops["linear ff2"].limit == "dram"
     assert ops["linear ff2"].kind == "sourced"
     assert ops["linear ff1_3"].kind == "mixed"
-    assert ops["host"].kind == "fitted"
+    assert {op.kind for op in item.report.decode.ops if op.limit == "host"} & {"fitted", "mixed"}
 
 
 # Ops

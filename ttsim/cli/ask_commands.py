@@ -40,7 +40,7 @@ _FILES = (CONSTANTS, FORMAT, OUT)
 
 def _run(values: Any) -> int:
     from ttsim.cli.ask import Request, answer
-    from ttsim.scenarios.question import Question, parse_number
+    from ttsim.scenarios.question import Question, parse_field, parse_number
     from ttsim.ui import console
 
     given = {flag.name: values[flag.name].value for flag in _ALL if flag.name in values}
@@ -52,6 +52,7 @@ def _run(values: Any) -> int:
     fields = {flag.name: given[flag.name] for flag in QUESTION if flag.name in Question.__dataclass_fields__}
     fields["device"] = given["device"] or "N150"
     fields["prompt_length"] = parse_number(given["prompt_length"], "prompt_length")
+    fields["images"] = parse_field("images", "+".join(given.get("images") or ()))
     own = {name: given[name] for name in _OF_REQUEST if name in given}
     own |= {name: tuple(given.get(name) or ()) for name in ("sweep", "compare")}
     request = Request(

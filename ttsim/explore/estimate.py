@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ttsim.accuracy.estimated import AccuracyEstimate, estimate_accuracy
+from ttsim.accuracy.estimated import AccuracyEstimate
 from ttsim.explore.advice import Advice, advise
 from ttsim.hardware.constants import load_constants
 from ttsim.proof.intervals import Interval, fold_of, interval, outside
 from ttsim.scenarios.capacity import Capacity, capacity_of
 from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.question import Question, as_scenario
 from ttsim.scenarios.report import Report
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.simulate import report_of
@@ -50,31 +51,40 @@ class Estimate:
         return ("decode", self.report.decode), ("prefill", self.report.prefill)
 
 
-def estimate(scenario: Scenario, constants: Mapping[str, float] | None = None, advice: bool = True) -> Estimate:
-    """Answers a scenario.
+def estimate(
+    question: Question | Scenario, constants: Mapping[str, float] | None = None, advice: bool = True
+) -> Estimate:
+    """Answers a question in full.
 
     Args:
-      scenario: see `Scenario.of`.
+      question: or its scenario.
       constants: of the cost model, by default the calibrated ones.
       advice: whether to try the known levers.
 
     Raises:
       DoesNotFitError: it needs more DRAM than a chip has; the message says what would fit.
     """
+    scenario = as_scenario(question)
     constants = load_constants() if constants is None else constants
     capacity = capacity_of(scenario)
     try:
         report = report_of(scenario, constants)
     except DoesNotFitError as error:
         raise DoesNotFitError(f"{error}; {_what_fits(scenario, capacity)}") from None
+    return dataclasses.replace(estimate_of(report, capacity), advice=advise(scenario, constants) if advice else ())
+
+
+def estimate_of(report: Report, capacity: Capacity | None = None) -> Estimate:
+    """What is known beside a report: intervals, accuracy, capacity and range, without advice."""
+    scenario = report.scenario
     return Estimate(
         report=report,
-        accuracy=estimate_accuracy(scenario.config, scenario.precision),
-        capacity=capacity,
+        accuracy=report.accuracy,
+        capacity=capacity_of(scenario) if capacity is None else capacity,
         speed_interval=interval(report.speed, "speed", fold_of(scenario)),
         ttft_interval=interval(report.ttft, "ttft", fold_of(scenario)),
         outside=outside(scenario),
-        advice=advise(scenario, constants) if advice else (),
+        advice=(),
     )
 
 

@@ -32,7 +32,6 @@ from ttsim.models.layout import Layout, padded_prefill_length
 from ttsim.models.presets import get_config
 from ttsim.precision.values import Precision, resolve
 from ttsim.proof.published import prompt_tokens
-from ttsim.scenarios.memory import check_fits
 from ttsim.scenarios.scenario import Scenario
 
 NO_WEIGHTS = (
@@ -261,7 +260,7 @@ def simulate_demo(
     lengths = simulated_lengths(settings, config.name)
     check_lengths(settings, lengths)
     scenario = scenario_of(settings, config, device, precision, max(lengths))
-    check_fits(scenario.memory(), f"{scenario.label} with sequences of {scenario.sequence_length} tokens")
+    scenario.check_fits()
     return scenario, simulate_clock(scenario, lengths, settings.max_generated_tokens), lengths
 
 

@@ -226,6 +226,7 @@ OP_COLUMNS = (
     Column("count", right=True),
     Column("each", right=True),
     Column("MB", priority=7, right=True),
+    Column("GFLOP", priority=9, right=True),
     Column("GB/s", priority=4, right=True),
     Column("TFLOP/s", priority=6, right=True),
     Column("cores", priority=5),
@@ -247,6 +248,7 @@ def op_cells(line: OpLine) -> tuple[object, ...]:
         op.count,
         text.duration(line.each),
         f"{op.bytes / 1e6:.3g}" if op.bytes else "",
+        f"{op.flops / 1e9:.3g}" if op.flops else "",
         f"{op.bandwidth / 1e9:.0f}/{op.possible_bandwidth / 1e9:.0f}" if op.bytes else "",
         f"{op.flop_rate / 1e12:.1f}/{op.possible_flop_rate / 1e12:.0f}" if op.flops else "",
         op.cores or None,
@@ -267,7 +269,7 @@ def _bar_name(line: OpLine) -> str:
 
 
 def phase_name(name: str) -> str:
-    return "decode step" if name == "decode" else "prefill"
+    return "decode step" if name == "decode" else name
 
 
 def phase_title(name: str, phase: Breakdown) -> str:

@@ -1,9 +1,11 @@
-"""Lists of what is known by name: systems and models."""
+"""Lists of what is known: systems, models, dated facts."""
 
 from __future__ import annotations
 
-from ttsim.meshes.systems import ALIASES, SYSTEMS
-from ttsim.models.presets import HF_REPOS, PRESETS, SHORT_NAMES
+from ttsim.hardware import facts as dated
+from ttsim.hardware.facts import Place
+from ttsim.meshes.systems import ALIASES, SYSTEMS, get_system
+from ttsim.models.presets import HF_REPOS, PRESETS, SHORT_NAMES, get_config
 from ttsim.ui.table import Column, Document, Table
 
 
@@ -25,6 +27,31 @@ def systems() -> Document:
         rows.append((name, system.num_chips, chip.name, chip.cores, chip.dram_bytes, chip.dram_bandwidth, also))
     note = "One as a TOML file, to describe a board of your own: ttsim systems NAME"
     return Document("Systems", [Table("", columns, rows, notes=[note])])
+
+
+def facts(date: str | None, stack: str, model: str | None, device: str | None) -> Document:
+    """The dated facts in force.
+
+    Args:
+      date: a day or a release, None for that of the published tables.
+      stack: software. model, device: what it runs, None for any.
+
+    Raises:
+      ValueError: an unknown date, stack, model or device.
+    """
+    day = dated.date_of(date)
+    boxes = get_system(device).box_names if device else ()
+    place = Place.of(stack, get_config(model).name if model else "", boxes)
+    columns = (
+        Column("fact"),
+        Column("value", wrap=True),
+        Column("since"),
+        Column("meaning", wrap=True),
+        Column("source", wrap=True, priority=1),
+    )
+    where = " ".join(filter(None, (" on ".join(place.stacks), f"of {day}", place.model, device and f"on {device}")))
+    stale = dated.staleness(day)
+    return Document("Facts", [Table(where, columns, dated.table(day, place), notes=[stale] if stale else ())])
 
 
 def models() -> Document:
