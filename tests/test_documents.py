@@ -87,3 +87,12 @@ def test_links_between_the_pages_lead_somewhere():
     for path in PAGES:
         for target in re.findall(r"\]\(([^)#:]+\.(?:md|svg))\)", path.read_text()):
             assert (path.parent / target).is_file(), f"{path.name}: {target}"
+
+
+def test_python_in_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    ran = [block for block in blocks if "def test_" not in block]  # the fixtures' example needs a checkpoint
+    assert len(ran) == 2
+    for block in ran:
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(block, {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -21,15 +22,18 @@ from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache
 from ttsim.models.parameters import map_parameters
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER
-from ttsim.models.vision.config import LlamaTower
+from ttsim.models.vision.config import LlamaTower, QwenTower, SiglipTower, TowerConfig
 from ttsim.models.vision.cross import CROSS_DECODE_LAYER, CROSS_PREFILL_LAYER, VisionCache
-from ttsim.models.vision.layers import VisionPrecision
+from ttsim.models.vision.layers import TowerLayout, VisionPrecision
 from ttsim.models.vision.model import VisionLanguageModel, VisionLayout
+from ttsim.models.vision.prompt import PromptVisionModel
+from ttsim.models.vision.qwen import QwenImage
 from ttsim.precision.slots import AnyPrecision, PrecisionPlaceholder, abstract_precision
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program, trace
 
 AnyMesh = Mesh | AbstractMesh | None
+Grid = tuple[int, int]  # (rows, columns) of an image's patches
 
 
 @functools.lru_cache(maxsize=32)
@@ -218,3 +222,95 @@ def _one_layer_a_run(layout: VisionLayout, precision: Precision) -> Any:
     }
     classes = tuple(kind[0] for kind in distinct if not kind[1])
     return layout, PrecisionPlaceholder(classes), counts, value
+
+
+# Models in whose prompt the image's tokens stand
+
+
+@functools.lru_cache(maxsize=64)
+def image_prompt_program(
+    layout: VisionLayout, precision: Precision, vision_precision: VisionPrecision, grids: tuple[Grid, ...], length: int
+) -> Program:
+    """What one device and its host run for a prompt of `length` padded rows in which images stand.
+
+    Args:
+      grids: (rows, columns) of patches of each image.
+    """
+    placeholder, value = abstract_precision(precision, len(layout.config.text.self_attention_layers))
+    runs = [(key, len(list(group))) for key, group in itertools.groupby(placeholder.classes)]
+    classes, counts = zip(*runs, strict=True)
+    tower, tower_counts = _one_layer_a_kind(layout.config.tower)
+    text = dataclasses.replace(layout.config.text, num_layers=len(runs))
+    system = dataclasses.replace(layout.text.system, data_parallel=1)
+    small = dataclasses.replace(
+        layout,
+        config=dataclasses.replace(layout.config, tower=tower, text=text),
+        text=dataclasses.replace(layout.text, config=text, system=system),
+    )
+    skeleton = PromptVisionModel(small)
+    specs = map_parameters(lambda p: _spec(small.text.rules, p), skeleton)
+
+    def step(model, images, tokens_t, positions, places, user, last, cache):
+        vision = [model.encode(image, layout=small, precision=vision_precision) for image in images]
+        vision_nd = tt.join_rows(*vision, format=vision_precision.activation) if len(vision) > 1 else vision[0]
+        tokens_t, positions = tt.copy_to_device(tokens_t, positions, work="prompt")
+        options = {"layout": small, "precision": PrecisionPlaceholder(classes)}
+        logits, cache = model.prefill(tokens_t, positions, vision_nd, places, user, last, cache, **options)
+        return tt.read_back(logits, work="prompt"), cache
+
+    caches = KVCache.specs(small.text, 1)
+    mapped = jax.shard_map(
+        step,
+        mesh=system.abstract_mesh(),
+        in_specs=(specs, *(P(),) * 6, caches),
+        out_specs=(P(None, small.text.axis), caches),
+        check_vma=False,
+    )
+    shape, scalar = jax.ShapeDtypeStruct, jax.ShapeDtypeStruct((), jnp.int32)
+    images = tuple(abstract_image(layout.tower, grid) for grid in grids)
+    tokens = sum(image_tokens(layout.config.tower, grid) for grid in grids)
+    positions = (3, length) if layout.config.mrope_section else (length,)
+    program = trace(
+        mapped,
+        skeleton,
+        images,
+        shape((length,), jnp.int32),
+        shape(positions, jnp.int32),
+        shape((tokens,), jnp.int32),
+        scalar,
+        scalar,
+        KVCache.abstract(small.text, 1),
+    )
+    for block, each in tower_counts.items():
+        program = program.repeat(block, each * len(grids))
+    return program.repeat(PREFILL_LAYER, counts).fill(value)
+
+
+def image_tokens(tower: TowerConfig, grid: Grid) -> int:
+    """Tokens that an image has in the prompt."""
+    if isinstance(tower, QwenTower):
+        return grid[0] * grid[1] // tower.merge**2
+    assert isinstance(tower, SiglipTower)
+    return tower.image_tokens
+
+
+def abstract_image(layout: TowerLayout, grid: Grid) -> Any:
+    """What the tower reads of an image of this many patches, without values."""
+    tower, shape = layout.tower, jax.ShapeDtypeStruct
+    if isinstance(tower, SiglipTower):
+        return shape((tower.channels, tower.image_size, tower.image_size), jnp.float32)
+    assert isinstance(tower, QwenTower)
+    rows = grid[0] * grid[1]
+    table = shape((rows, layout.head_size // 2), jnp.float32)
+    patches, mask = shape((rows, tower.patch_values), jnp.float32), shape((rows, rows), jnp.float32)
+    return QwenImage(patches, table, table, mask, shape((rows // tower.merge**2,), jnp.int32))
+
+
+def _one_layer_a_kind(tower: TowerConfig) -> tuple[TowerConfig, dict[str, tuple[int, ...]]]:
+    """The tower with one layer of each kind, and how often each stands in it, by the block's name."""
+    if isinstance(tower, SiglipTower):
+        return dataclasses.replace(tower, num_layers=1), {"siglip_layer": (tower.num_layers,)}
+    assert isinstance(tower, QwenTower)
+    full = len([layer for layer in tower.full_layers if layer < tower.num_layers])
+    small = dataclasses.replace(tower, num_layers=2, full_layers=(1,))
+    return small, {"qwen_layer": (tower.num_layers - full, full)}

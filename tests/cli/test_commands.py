@@ -77,12 +77,10 @@ def test_a_flag_means_one_thing_in_every_command():
             for spelling in (flag.name, *flag.aliases):
                 kinds.setdefault(spelling, set()).add(flag.name)
     several = {spelling: names for spelling, names in kinds.items() if len(names) > 1}
-    # A checkpoint is also the model that accuracy measures; a sweep of settings takes several decoder files; a server's
-    # trace of requests is read under its old name, too.
+    # A checkpoint is also the model that accuracy measures; a sweep of settings takes several decoder files.
     assert several == {
         "model": {"model", "weights"},
         "decoder_config_file": {"decoder_config_file", "settings"},
-        "trace": {"trace", "requests_file"},
     }
 
 

@@ -3,12 +3,14 @@
 import datetime
 import functools
 import itertools
+import json
 
 import pytest
 
 import ttsim
 from ttsim.hardware.constants import load_constants
 from ttsim.hardware.vision_software import FACTS, vision_software
+from ttsim.proof.intervals import outside
 from ttsim.scenarios.scenario import Scenario
 
 CONSTANTS = load_constants()
@@ -121,3 +123,48 @@ def test_report_names_the_images():
     assert "1 image" in str(report)
     assert report.ttft == pytest.approx(1.74, rel=0.05)
     assert 20 < report.speed < 26
+
+
+# Models in whose prompt the image's tokens stand: priced, and checked by no measurement
+
+QWEN = {
+    "model_type": "qwen2_5_vl",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "max_position_embeddings": 128000,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    "vision_config": {"out_hidden_size": 3584},
+}
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    path = tmp_path_factory.mktemp("qwen") / "config.json"
+    path.write_text(json.dumps(QWEN))
+    return path
+
+
+def test_image_tokens_lengthen_the_prompt(qwen):
+    """512 x 512 pixels are 36 x 36 patches of 14, 324 tokens of 2 x 2 patches (504 pixels a side)."""
+    s = Scenario.of(qwen, "N300", prompt_length=100, images=[(512, 512)])
+    assert s.prompt_length == 100 + 324
+    (program,) = s.prefill_programs
+    calls = [(call, count) for call, count in program.ops() if call.name == "sdpa"]
+    assert [(call.inputs[0].shape, count) for call, count in calls] == [((8, 1296, 96), 28), ((8, 1296, 96), 4)]
+    assert [call.inputs[3] is None for call, _ in calls] == [False, True]  # windows, then whole images
+    assert program.count("sdpa_prefill") == 28
+    text = Scenario.of(s.config, "N300", prompt_length=424)
+    assert s.ttft(CONSTANTS) > text.ttft(CONSTANTS)
+    assert s.speed(CONSTANTS) == pytest.approx(text.speed(CONSTANTS))
+    assert 0.3e9 < s.memory().weights - text.memory().weights < 1.4e9  # half of 0.68 G parameters in bf16
+
+
+def test_an_unchecked_tower_says_so(qwen):
+    (note,) = [n for n in outside(Scenario.of(qwen, "N300", images=[(512, 512)])) if n.startswith("images")]
+    assert "no measurement" in note

@@ -12,7 +12,7 @@ from ttsim.explore.goal import goal
 from ttsim.explore.sweep import parse_sweep, sweep
 from ttsim.files.writing import write_file
 from ttsim.hardware.constants import load_constants
-from ttsim.models.presets import get_config
+from ttsim.models.identity import get_config
 from ttsim.precision.values import Precision, resolve
 from ttsim.scenarios.question import Question
 from ttsim.ui import compare_page, constants_table, estimate_page, goal_page, sweep_page
@@ -33,6 +33,7 @@ class Request:
     compare: tuple[str, ...] = ()
     trace: str | None = None
     ops_csv: str | None = None
+    explain: str | None = None
     diff: str | None = None
     phase: str = "decode"
     list_constants: bool = False
@@ -72,6 +73,7 @@ def _mode(request: Request) -> str:
         "sweep": request.sweep,
         "goal": request.goal is not None,
         "compare": request.compare,
+        "explain": request.explain is not None,
         "diff": request.diff is not None,
         "list_constants": request.list_constants,
     }
@@ -135,4 +137,9 @@ def _estimate(request: Request, question: Question, constants: Mapping[str, floa
             write_file(perf_report.to_csv(scenario, constants), request.ops_csv)
         if request.diff is not None:
             return perf_report.diff(scenario, constants, request.diff, request.phase)
+    if request.explain is not None:
+        from ttsim.ui import explain_page
+
+        scenario.check_fits()
+        return explain_page.document(scenario, request.explain, constants)
     return estimate_page.document(estimate(scenario, constants, request.advice), request.rows)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ttsim.accuracy.estimated import AccuracyEstimate
 from ttsim.explore.advice import Advice, advise
+from ttsim.hardware.boards import energy_bound
 from ttsim.hardware.constants import load_constants
 from ttsim.proof.intervals import Interval, fold_of, interval, outside
 from ttsim.scenarios.capacity import Capacity, capacity_of
@@ -117,6 +118,7 @@ def record(item: Estimate) -> dict[str, Any]:
         "ttft_interval": _interval_record(item.ttft_interval),
         "throughput": report.throughput,
         "latency": report.latency,
+        "energy_bound": energy_bound(scenario.system.name, report.throughput),
         "top1": accuracy.top1,
         "top1_error": accuracy.top1_sigma,
         "top5": accuracy.top5,

@@ -10,6 +10,7 @@ from ttsim.ops.attention import (
     create_heads_decode,
     create_heads_prefill,
     fill_cache,
+    query_growth,
     read_cache,
     rotary,
     rotary_tables,
@@ -19,7 +20,7 @@ from ttsim.ops.attention import (
 )
 from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
 from ttsim.ops.core import OPS, Op, OpCall, OpNoise, op
-from ttsim.ops.eltwise import add, add_bias, silu_mul, typecast
+from ttsim.ops.eltwise import activate, add, add_bias, gated_mul, multiply, scale, silu_mul, softcap, typecast
 from ttsim.ops.host import copy_to_device, read_back, traced
 from ttsim.ops.host_vision import (
     from_torch,
@@ -30,8 +31,8 @@ from ttsim.ops.host_vision import (
     tower_mask,
 )
 from ttsim.ops.matrix import all_gather_matmul, embedding, linear
-from ttsim.ops.norm import rms_norm, rms_norm_apply, rms_norm_stats
-from ttsim.ops.resharding import argmax, reshard, select_rows, select_users, take_rows, untilize
+from ttsim.ops.norm import center, rms_norm, rms_norm_apply, rms_norm_stats
+from ttsim.ops.resharding import argmax, mesh_partition, reshard, select_rows, select_users, take_rows, untilize
 from ttsim.ops.sampling import TOPK, choose, topk
 from ttsim.ops.vision import (
     add_positions,
@@ -42,6 +43,7 @@ from ttsim.ops.vision import (
     gather_sum,
     join_columns,
     join_heads_decode,
+    join_rows,
     join_tiles,
     layer_norm,
     line_gather,
@@ -66,6 +68,7 @@ __all__ = [
     "Op",
     "OpCall",
     "OpNoise",
+    "activate",
     "add",
     "add_bias",
     "add_positions",
@@ -76,6 +79,7 @@ __all__ = [
     "all_reduce",
     "argmax",
     "average_pool",
+    "center",
     "choose",
     "concat_heads_decode",
     "concat_heads_prefill",
@@ -86,22 +90,27 @@ __all__ = [
     "fill_cache",
     "from_torch",
     "gate",
+    "gated_mul",
     "gather_sum",
     "host_image",
     "host_inputs",
     "host_logits",
     "join_columns",
     "join_heads_decode",
+    "join_rows",
     "join_tiles",
     "layer_norm",
     "line_gather",
     "linear",
     "linear_bias",
     "mask_rows",
+    "mesh_partition",
+    "multiply",
     "op",
     "pad_rows",
     "prepend_class",
     "put_rows",
+    "query_growth",
     "read_back",
     "read_cache",
     "reduce_scatter",
@@ -112,6 +121,7 @@ __all__ = [
     "rms_norm_stats",
     "rotary",
     "rotary_tables",
+    "scale",
     "sdpa",
     "sdpa_decode",
     "sdpa_decode_masked",
@@ -120,6 +130,7 @@ __all__ = [
     "select_users",
     "silu_mul",
     "slice_rows",
+    "softcap",
     "split_heads",
     "split_heads_decode",
     "stack_images",

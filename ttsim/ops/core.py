@@ -86,8 +86,9 @@ class OpCall:
 
     @property
     def activations(self) -> tuple[Any, ...]:
-        """The inputs that are neither parameters nor caches."""
-        return tuple(x for i, x in enumerate(self.inputs) if i not in (*self.op.weights, *self.op.caches))
+        """The inputs that are neither parameters nor caches, and are given."""
+        known = (*self.op.weights, *self.op.caches)
+        return tuple(x for i, x in enumerate(self.inputs) if i not in known and x is not None)
 
     @property
     def format(self) -> str:

@@ -388,6 +388,18 @@ def _(call, machine):
 
 
 @op
+def join_rows(*parts, format):
+    """Concatenates along the rows: the tokens of several images, [n, H] each."""
+    del format
+    return jnp.concatenate(parts)
+
+
+@join_rows.cost
+def _(call, machine):
+    return _retiled("concat", call, machine)
+
+
+@op
 def reorder_rows(x, order, *, format):
     """Rows of x [n, H] in another order [n] (windows of a vision tower)."""
     del format

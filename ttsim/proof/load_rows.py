@@ -20,8 +20,8 @@ import numpy as np
 
 from ttsim.dates import parse_period
 from ttsim.files.reading import read_text
+from ttsim.models.layout import padded_prefill_length
 from ttsim.proof.measured import MeasuredFileError
-from ttsim.proof.published import padded_prefill_length
 from ttsim.proof.summary import ErrorSummary
 from ttsim.serving import workload
 from ttsim.serving.cluster import Pool, run

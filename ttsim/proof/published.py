@@ -20,7 +20,6 @@ from typing import Any
 
 from ttsim.dates import TABLE_DATE
 from ttsim.errors import unknown
-from ttsim.models.layout import padded_prefill_length
 from ttsim.precision.values import base_model_name
 
 _DATA = pathlib.Path(str(resources.files("ttsim.data")))
@@ -374,6 +373,8 @@ def prompt_tokens(model: str, prompt: str = "questions") -> tuple[int, int]:
         raise unknown("prompt", prompt, PROMPTS)
     counts = _PROMPT_TOKENS[prompt]
     tokens = counts.get(_family(model), counts["llama"])
+    from ttsim.models.layout import padded_prefill_length  # loads JAX, which reading the tables doesn't need
+
     return tokens, padded_prefill_length(tokens)
 
 

@@ -22,15 +22,15 @@ from ttsim.hardware.software import Sampler, Software, software_of
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.systems import SYSTEMS, System, Topology, get_system, split
 from ttsim.models.config import ModelConfig
+from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
-from ttsim.models.presets import get_config
 from ttsim.models.run import decode_program, prefill_program
 from ttsim.models.vision.config import VisionConfig
 from ttsim.precision.values import Precision, resolve
 from ttsim.pricing.price import Cost, price, totals
 from ttsim.pricing.program import Program
 from ttsim.scenarios.memory import Memory, check_fits, memory_of
-from ttsim.scenarios.seeing import Seeing, seeing_of, with_images
+from ttsim.scenarios.seeing import Seeing, seeing_of, vision_of, with_images
 
 _LONGEST = 2**26  # tokens of a sequence, so that whatever is counted in them is counted exactly
 _FEW_CHUNKS, _MOST_CHUNKS = 64, 1024  # of a prompt; a chunk takes some 10 ms to trace
@@ -144,7 +144,8 @@ class Scenario:
             raise ValueError(
                 f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}"
             )
-        config = get_config(model)
+        vision = vision_of(model) if images else None
+        config = vision.text if vision else get_config(model)
         _check_sizes(config)
         system = get_system(device, data_parallel)
         day = day or system.software
@@ -155,13 +156,13 @@ class Scenario:
         scenario = cls(
             config=config,
             system=system,
-            precision=resolve(precision, config.name, day),
+            precision=resolve(precision, config.known_name, day),
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
             software=software,
         )
-        return with_images(scenario, model, images) if images else scenario
+        return with_images(scenario, vision, images) if images else scenario
 
     @property
     def chip(self) -> Chip:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ttsim.explore.advice import Advice
 from ttsim.explore.estimate import NOT_MODELLED, Estimate, op_record, record
+from ttsim.hardware.boards import POWER_LIMITS, energy_bound
 from ttsim.proof.intervals import Interval, chip_name
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.timing import Breakdown, OpTime
@@ -143,6 +144,10 @@ def headline(item: Estimate) -> Table:
         points("Top-1", accuracy.top1, accuracy.top1_sigma),
         points("Top-5", accuracy.top5, accuracy.top5_sigma),
     ]
+    bound = energy_bound(report.scenario.system.name, report.throughput)
+    if bound is not None:
+        limit = f"at most, by the boards' limit of {POWER_LIMITS[report.scenario.system.name]:,.0f} W"
+        rows.append(("energy", "", figure(bound), "", "J/token", limit))
     columns = (
         Column(""),
         *(Column(n, right=True) for n in ("low", "best", "high")),
