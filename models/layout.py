@@ -87,6 +87,7 @@ class Layout:
     Attributes:
       config: the model.
       system: the system; its replicas are independent.
+      own_code: whether a Galaxy runs the vendor's own code for it, not tt_transformers'.
       max_seq_len: longest sequence that the run may reach; long rope chooses its factors by it.
 
     Raises:
@@ -96,6 +97,7 @@ class Layout:
     config: ModelConfig
     system: System
     max_seq_len: int = 1024
+    own_code: bool = False
 
     def __post_init__(self) -> None:
         config, ways = self.config, self.ways
@@ -167,7 +169,7 @@ class Layout:
     @property
     def composite_reduce(self) -> bool:
         """Whether a Galaxy's all-reduce is reduce-scatter + all-gather (hidden size 8192) or gather + sum."""
-        return self.config.hidden_size == 8192
+        return self.own_code or self.config.hidden_size == 8192
 
     @property
     def distributed_prefill_norm(self) -> bool:

@@ -34,7 +34,7 @@ from ttsim.models.parameters import parameter
 from ttsim.precision.slots import AnyPrecision
 
 Stage = OneAxis | Galaxy
-Sample = Literal["device", "host", "none"]
+Sample = Literal["device", "topk", "host", "none"]
 
 # How a layer's tokens see each other, and what follows: classes by `LayerKind.mixer` and `LayerKind.mlp`.
 #
@@ -128,13 +128,14 @@ class Transformer(nnx.Module):
           positions: [b] int32, its position; b are the users whose cache this device holds (B, or B / columns).
           cache: keys and values so far.
           layout, precision: static.
-          sample: where the argmax is taken: on the "device", by the "host", or "none": the caller wants the logits.
+          sample: who chooses the token: an argmax on the "device", "topk" there, the "host", or "none": the caller
+            wants the logits.
 
         Returns:
           ([B] int32 tokens or [B, V] logits, the cache with this token).
         """
         tokens_b, positions = tt.copy_to_device(tokens_b, positions, work="step")
-        step = functools.partial(Transformer.device_step, layout=layout, precision=precision, argmax=sample == "device")
+        step = functools.partial(Transformer.device_step, layout=layout, precision=precision, sample=sample)
         result, cache = tt.traced(step)(self, tokens_b, positions, cache)
         result = tt.read_back(result, work="step")
         if sample == "host":
@@ -142,9 +143,9 @@ class Transformer(nnx.Module):
         return result, cache
 
     def device_step(
-        self, tokens_b, positions, cache: KVCache, *, layout: Layout, precision: AnyPrecision, argmax: bool
+        self, tokens_b, positions, cache: KVCache, *, layout: Layout, precision: AnyPrecision, sample: Sample
     ):
-        """What the device runs of `decode`, from tokens to logits or, with `argmax`, tokens."""
+        """What the device runs of `decode`, from tokens to logits or, where it chooses them, tokens."""
         first = decode_stage(layout, precision.layer(0))
         x = self.embed(tokens_b, layout=layout, precision=precision)
         tables = rotary_tables(positions, layout, first.precision, "l1")
@@ -157,10 +158,12 @@ class Transformer(nnx.Module):
                 layer, x, rotary, positions, *cached, layout=layout, precision=layer_precision, kind=kind
             )
         stage = decode_stage(layout, precision.layer(len(keys) - 1))
-        logits = self.head(x, stage, precision, gather=True)
+        cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
+        logits = self.head(x, stage, precision, gather=sample != "topk")
+        if sample == "topk":
+            return choose_by_topk(logits, layout, precision), cache
         logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
-        result = tt.argmax(logits, ties=precision.argmax_ties) if argmax else logits
-        return result, KVCache(tuple(keys), tuple(values), cache.users_axis)
+        return tt.argmax(logits, ties=precision.argmax_ties) if sample == "device" else logits, cache
 
     def prefill(
         self,
@@ -288,6 +291,18 @@ class Transformer(nnx.Module):
 def table_of(kind: LayerKind, tables: tuple[Rotary, ...], layout: Layout) -> Rotary | None:
     """The rotary tables of a layer of this kind."""
     return None if kind.rope is None else tables[layout.config.ropes.index((kind.rope, kind.head_dim))]
+
+
+def choose_by_topk(logits, layout: Layout, precision: AnyPrecision):
+    """The greedy token of each row by the largest logits of each chip's columns. [B, V / devices] -> [B] int32."""
+    axis = layout.axis if layout.ways > 1 else None
+    best, indices = tt.topk(logits, k=tt.TOPK, vocab_size=layout.config.vocab_size, axis=axis)
+    if axis:
+        last = logits.ndim - 1
+        best, indices = (
+            tt.all_gather(each, axis=axis, dim=last, format="bf16", memory="l1") for each in (best, indices)
+        )
+    return tt.choose(best, indices, ties=precision.argmax_ties)
 
 
 # Layers are jitted by themselves: all layers of one precision and kind then share one trace, and a program shows them

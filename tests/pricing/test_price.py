@@ -227,7 +227,7 @@ def test_equal_kernels_are_stored_once():
     where = machine("T3K", position=np.arange(100, 600))
     decode = flash.flash_decode(1, 4, 1, 128, fmt="bfp8", setting="hifi2", machine=where)
     table.add(decode)
-    table.add(links.all_gather(2**18, 8, "l1", where.system))
+    table.add(links.all_gather(2**18, 8, "l1", where))
     built = table.build().seconds(VALUES)
     np.testing.assert_allclose(built[2], np.mean(decode.time(VALUES)), rtol=1e-12)
     np.testing.assert_allclose(built[0], kernels[0].time(VALUES), rtol=1e-12)

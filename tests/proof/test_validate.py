@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.systems import Topology
-from ttsim.proof.fit_host import fit_host, host_constants
+from ttsim.proof.fit_rows import fit_host, host_constants
 from ttsim.proof.measured import MeasuredFileError, parse_measured, read_measured, shipped, sources
 from ttsim.proof.validate import groups, predict, scenario_of, validate
 from ttsim.ui.validate_page import document

@@ -105,7 +105,7 @@ def test_coverage_leaves_out_the_group_that_it_judges():
     ("changes", "words"),
     [
         ({}, None),
-        ({"device": "P150"}, "no published row was measured on Blackhole P150"),
+        ({"device": "P150"}, "no row of the tables was measured on Blackhole P150"),
         ({"device": "T3K", "data_parallel": 2}, "T3K DP=2"),
         ({"batch_size": 8}, "batch 8: between the published ones"),
         ({"prompt_length": 100_000}, "prompt"),

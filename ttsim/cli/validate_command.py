@@ -42,7 +42,7 @@ def _run(values: Any) -> None:
         console.show(load_page.document(load_rows.validate_load(loads)), values.format, values.out)
         return
     from ttsim.hardware.constants import constants_json, load_constants
-    from ttsim.proof.fit_host import fit_host
+    from ttsim.proof.fit_rows import fit_host
     from ttsim.proof.measured import read_measured, shipped
     from ttsim.proof.validate import validate
     from ttsim.ui import validate_page

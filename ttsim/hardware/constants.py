@@ -21,6 +21,7 @@ from typing import Any
 
 from ttsim.files.reading import number, read_json, shown
 from ttsim.hardware.expert_constants import EXPERT_CONSTANTS
+from ttsim.hardware.later import LATER
 from ttsim.hardware.quantities import Constant, ScalesWith, Unit
 
 
@@ -470,13 +471,15 @@ def _all() -> Iterator[Constant]:
     for value in tuple(globals().values()):
         if isinstance(value, Constant):
             yield value
+    yield from LATER
     for table in (*LINK_BYTE_TIME.values(), HOST_UNTILIZE, HOST_TILIZE_THREADS):
         yield from table.values()
     yield from EXPERT_CONSTANTS
 
 
 CONSTANTS: Mapping[str, Constant] = MappingProxyType({constant.name: constant for constant in _all()})
-FITTED: tuple[str, ...] = tuple(constant.name for constant in CONSTANTS.values() if constant.kind == "fitted")
+FITTED: tuple[str, ...] = tuple(c.name for c in CONSTANTS.values() if c.kind == "fitted" and c.rows == "tables")
+FITTED_LATER: tuple[str, ...] = tuple(c.name for c in LATER if c.kind == "fitted")
 
 
 class UnknownConstantError(KeyError):
@@ -507,7 +510,9 @@ def load_constants(path: str | os.PathLike[str] | None = None) -> Mapping[str, f
 
 def constants_json(values: Mapping[str, float]) -> str:
     """The fitted constants as {name: value}, to five digits."""
-    return json.dumps({name: float(f"{values[name]:.5g}") for name in FITTED}, indent=2) + "\n"
+    values = {**_shipped(), **values}
+    rounded = {name: float(f"{values[name]:.5g}") for name in (*FITTED, *FITTED_LATER)}
+    return json.dumps(rounded, indent=2) + "\n"
 
 
 @functools.cache
@@ -518,8 +523,8 @@ def _shipped() -> Mapping[str, float]:
 
 def _checked(fitted: Mapping[str, Any], origin: str) -> Mapping[str, float]:
     for name in fitted:
-        if name not in FITTED:
-            near = difflib.get_close_matches(name[:80], FITTED, n=3, cutoff=0.3)
+        if name not in (*FITTED, *FITTED_LATER):
+            near = difflib.get_close_matches(name[:80], (*FITTED, *FITTED_LATER), n=3, cutoff=0.3)
             raise UnknownConstantError(
                 f"no fitted constant {shown(name)}: nearest are {', '.join(near) or ', '.join(FITTED)}"
             )

@@ -124,6 +124,7 @@ def _sampler(text: str) -> tuple[str, int]:
 MEANING: dict[str, tuple[Callable[[str], Any], str]] = {
     "dispatch_gap": (float, "seconds between the end of a traced kernel and the start of the next, on Wormhole"),
     "sampler": (_sampler, "the next token: argmax on the device up to so many users (host beyond), or top-k"),
+    "host_argmax": (str, "reading logits and taking their argmax on the host: slow, fast"),
     "topk_power_of_two": (_flag, "top-k runs on many cores only if its width is a power of two"),
     "topk_padded": (_flag, "logits are padded to a power of two before top-k"),
     "vocabulary_join": (_flag, "gathered logits whose shards are not whole tiles are joined anew"),
@@ -151,6 +152,9 @@ MEANING: dict[str, tuple[Callable[[str], Any], str]] = {
     "fused_gather_matmul": (int, "from this length on w2 is one op with the gather of its input; 0 is never"),
     "sdpa_cores": (int, "cores of the Galaxy's flash decode"),
     "sdpa_tables_in_l1": (_flag, "flash decode reads positions and page table from L1"),
+    "mlp_weights": (str, "format of the Galaxy's MLP weights: preset, bf16"),
+    "server": (str, "generation of the server's own work on a prompt: early, first, second"),
+    "galaxy_server": (str, "the server's own work on a decode step of the Galaxy's code: slow, fast"),
     "topk_time": (float, "seconds of the Galaxy's top-k over 16,384 columns"),
     "compute_grid": (_grid, "rows x columns of cores that the firmware leaves"),
     "release": (str, "a release of tt-metal"),

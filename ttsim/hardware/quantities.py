@@ -43,6 +43,7 @@ class Constant:
       source: where the value (a fitted constant's prior) comes from.
       scales_with: what of the chip it follows; a time shrinks and a rate grows with it.
       log_width: standard deviation of the prior in log space (fitted constants).
+      rows: what a fitted one is fitted on: the published "tables", or the rows "measured" by others since.
       guess: what a calibrated constant was thought to be before.
     """
 
@@ -53,6 +54,7 @@ class Constant:
     source: str
     scales_with: ScalesWith = "nothing"
     log_width: float = 0.0
+    rows: Literal["tables", "measured"] = "tables"
     guess: float = 0.0
 
     # numpy would broadcast a constant over an array before it is asked

@@ -5,10 +5,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ttsim.hardware import facts
 from ttsim.hardware.facts import Place
+
+Sampler = Literal["device", "topk", "host"]
+TOPK_COLUMNS = 65_536  # most that one top-k takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,18 @@ class Software:
       dynamic_chunks: flash decode takes small chunks while the context is short.
       device_untilize: prefill logits are untilized on the device before the host reads them.
       device_argmax: largest batch whose argmax is taken on the device.
+      topk: greedy tokens are chosen by top-k on the device, where the vocabulary allows it.
+      host_argmax: "slow", or "fast" since 2025-06.
       traced_lengths: padded prompt lengths that run from a trace.
+      slots: users that a decode program is made for at least, active or not.
+      sdpa_merge: how flash decode merges its cores' results ("series", "fused series", "fused tree").
+      readers_per_bank: cores that read one DRAM bank in a DRAM-sharded matmul.
+      collectives: their generation ("legacy", "fabric", "fabric 2026").
+      vocabulary_join: gathered logits whose shards are not whole tiles are joined anew.
+      fused_rope_cache: Q and K are rotated, and K and V cached, by one op each.
+      odd_prompt_compiles: a prompt unlike the warm-up's compiles while it is timed.
+      batched_prefill: prompts of one padded length are computed together.
+      padding: how prompts are padded (see `padded_prompt`).
     """
 
     date: datetime.date
@@ -31,7 +45,18 @@ class Software:
     dynamic_chunks: bool
     device_untilize: bool
     device_argmax: int
+    topk: bool
+    host_argmax: str
     traced_lengths: frozenset[int]
+    slots: int
+    sdpa_merge: str
+    readers_per_bank: int
+    collectives: str
+    vocabulary_join: bool
+    fused_rope_cache: bool
+    odd_prompt_compiles: bool
+    batched_prefill: bool
+    padding: str
 
     @property
     def stack(self) -> str:
@@ -44,9 +69,44 @@ class Software:
         return facts.SERVER in self.place.stacks
 
     @property
+    def galaxy(self) -> bool:
+        """Whether it is the Galaxy's own code."""
+        return "galaxy" in self.place.stacks
+
+    @property
     def traced_prefill(self) -> bool:
         """Whether any prompt runs from a trace."""
         return bool(self.traced_lengths)
+
+    def sampler(self, vocab_size: int, chips: int, batch: int) -> Sampler:
+        """Who chooses a greedy token, and how.
+
+        Top-k takes a vocabulary in as many parts as chips, or in two halves on one chip, of at most 65,536 columns each
+        (`_supports_on_device_sampling` of tt_transformers).
+        """
+        if self.galaxy:
+            return "topk"
+        if self.topk:
+            return "topk" if vocab_size / max(chips, 2) <= TOPK_COLUMNS else "host"
+        return "device" if batch <= self.device_argmax else "host"
+
+    def topk_width(self, columns: int, chips: int) -> tuple[int, bool]:
+        """Columns that one top-k sorts of a chip's logits, padded, and whether many cores share them."""
+        width = -(-columns // 2) if chips == 1 else columns
+        if self.fact("topk_padded") and chips > 1:
+            width = 1 << (width - 1).bit_length()
+        power = width & (width - 1) == 0
+        return width, 8192 <= width < TOPK_COLUMNS and (power or not self.fact("topk_power_of_two"))
+
+    def padded_prompt(self, tokens: int) -> int:
+        """Rows that a prompt of so many tokens is padded to."""
+        power = 1 << (tokens - 1).bit_length()
+        if tokens <= 128:
+            return 128
+        if self.padding == "traced":
+            return max(power, 1024)
+        multiple = int(self.padding)
+        return min(power, -(-tokens // multiple) * multiple)
 
     def fact(self, name: str) -> Any:
         """What a fact of `ttsim.hardware.facts.MEANING` says here."""
@@ -78,6 +138,17 @@ def software_of(
         dispatch_gap=facts.value("dispatch_gap", day, place),
         dynamic_chunks=facts.value("dynamic_chunks", day, place),
         device_untilize=facts.value("device_untilize", day, place),
-        device_argmax=users if sampler == "argmax" else 32,
+        device_argmax=users if sampler == "argmax" else 0,
+        topk=sampler == "topk",
+        host_argmax=facts.value("host_argmax", day, place),
         traced_lengths=facts.value_or("traced_lengths", frozenset(), day, place),
+        slots=facts.value_or("slots", 1, day, place),
+        sdpa_merge=facts.value("sdpa_merge", day, place),
+        readers_per_bank=facts.value("readers_per_bank", day, place),
+        collectives=facts.value("collectives", day, place),
+        vocabulary_join=facts.value("vocabulary_join", day, place),
+        fused_rope_cache=facts.value("fused_rope_cache", day, place),
+        odd_prompt_compiles=facts.value("odd_prompt_compiles", day, place),
+        batched_prefill=facts.value("batched_prefill", day, place),
+        padding=facts.value("prefill_padding", day, place),
     )

@@ -19,6 +19,7 @@ from ttsim.hardware.constants import (
     SOFTMAX_BLOCK,
     STATIC_CHUNKS,
 )
+from ttsim.hardware.later import SDPA_FUSED_MERGE
 from ttsim.hardware.quantities import seconds
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
@@ -26,6 +27,7 @@ from ttsim.kernels.matmul import fidelity_name, phases
 from ttsim.kernels.shapes import tensor_bytes
 
 DECODE_CHUNK = 256  # `k_chunk_size` of tt_transformers' decode
+GRID = 64  # cores: `SDPAProgramConfig(compute_with_storage_grid_size=(8, 8))` on every chip
 MASKED_CHUNK = 128  # `k_chunk_size` of cross attention's decode
 MAX_CORES_PER_HEAD = 16  # `max_cores_per_head_batch`
 
@@ -35,17 +37,21 @@ def flash_decode(
 ) -> Kernel:
     """One query row per head and user against `machine.position` + 1 positions.
 
-    A KV head of a user gets up to 16 cores, each takes chunks of 256 positions, then the partial results are merged
-    core by core. Cores that have more heads than one take them in rounds.
+    A KV head of a slot gets up to 16 cores, each takes chunks of 256 positions, then the partial results are merged:
+    core by core, or as a tree. A server's program has slots for all users that it may ever have, active or not: idle
+    ones keep their cores. Where a slot has more heads than cores, a core takes its heads in rounds.
     """
-    cores = machine.chip.cores
-    per_head = max(min(MAX_CORES_PER_HEAD, cores // (kv_heads * users)), 1)
-    rounds = -(-kv_heads * users // cores)
+    software = machine.software
+    cores = min(machine.chip.cores, GRID)
+    slots = max(software.slots, users)
+    per_head = max(min(MAX_CORES_PER_HEAD, cores // (kv_heads * slots)), 1)
+    rounds = -(-kv_heads * slots // cores)
     chunks = np.ceil((np.asarray(machine.position) + 1) / DECODE_CHUNK)
     active = np.minimum(per_head, chunks)
     moved = 2 * users * kv_heads * chunks * tensor_bytes(DECODE_CHUNK, head_dim, fmt)
-    start = SDPA_DECODE_START + (active - 1) * SDPA_MERGE
-    if not machine.software.dynamic_chunks:
+    merges = np.ceil(np.log2(active)) if "tree" in software.sdpa_merge else active - 1
+    start = SDPA_DECODE_START + merges * (SDPA_FUSED_MERGE if "fused" in software.sdpa_merge else SDPA_MERGE)
+    if not software.dynamic_chunks:
         start = start + STATIC_CHUNKS
     return Kernel(
         "sdpa_decode",
@@ -72,7 +78,7 @@ def flash_attention(
     """
     q = 256 if rows >= 2048 else 64
     chunks = -(-rows // q)
-    cores = chip.cores
+    cores = min(chip.cores, GRID)
     per_heads = min(cores, heads)
     per_chunks = min(cores // per_heads, chunks)
     chunks_per_core = -(-chunks // per_chunks)

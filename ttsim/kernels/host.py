@@ -6,6 +6,7 @@ Source: tt-metal models/tt_transformers demo/simple_text_demo.py and tt/generato
 from __future__ import annotations
 
 from ttsim.hardware.constants import HOST_OP, HOST_OP_CHIP
+from ttsim.hardware.later import BLACKHOLE_OP_CHIP
 from ttsim.hardware.quantities import Terms
 from ttsim.meshes.systems import System
 
@@ -14,4 +15,5 @@ PREFETCH_QUEUE = 128  # entries of the Ethernet dispatcher's prefetch queue (tt-
 
 def dispatch(system: System) -> Terms:
     """Host time of one launch that is in no trace, on every chip of a replica."""
-    return HOST_OP + (system.chips_per_replica - 1) * HOST_OP_CHIP
+    more = HOST_OP_CHIP if system.chip.family == "wormhole" else BLACKHOLE_OP_CHIP
+    return HOST_OP + (system.chips_per_replica - 1) * more

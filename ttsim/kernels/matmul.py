@@ -19,6 +19,7 @@ from ttsim.hardware.constants import (
     TILE_OVERHEAD,
     TILE_PACK,
 )
+from ttsim.hardware.later import BLACKHOLE_TILE_OVERHEAD
 from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.shapes import largest_divisor, tensor_bytes, tiles
@@ -56,18 +57,18 @@ def fidelity_name(setting: str) -> str:
     return "" if fidelity is None else fidelity.name
 
 
-def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, chip: Chip) -> Kernel:
+def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, chip: Chip, readers: int = 1) -> Kernel:
     """One row of tiles times a weight that lies in one shard per DRAM bank: [32, k] @ [k, n].
 
-    One worker per bank reads its shard in blocks of K, as long as the blocks of the input's shards. A worker's chain is
-    a latency per block, then tile products, whose partial sums are packed to L1 after every block. The destination
-    register has two halves, so that one half is packed while the other is computed: of the shorter of the two, half
-    hides. DRAM streams beside the chain. N is padded to whole tiles in every bank.
+    One worker per bank (or two `readers`) reads its shard in blocks of K, as long as the blocks of the input's shards.
+    A worker's chain is a latency per block, then tile products, whose partial sums are packed to L1 after every block.
+    The destination register has two halves, so that one half is packed while the other is computed: of the shorter of
+    the two, half hides. DRAM streams beside the chain. N is padded to whole tiles in every bank.
     """
     banks = chip.dram_banks
-    k_tiles, n_tiles = tiles(k), -(-tiles(n) // banks)
+    k_tiles, n_tiles = tiles(k), -(-tiles(n) // (banks * readers))
     blocks = k_tiles // largest_divisor(max(k_tiles // cores, 1), MAX_BLOCK)
-    moved = k_tiles * n_tiles * banks * get_format(fmt).tile_bytes
+    moved = k_tiles * -(-tiles(n) // banks) * banks * get_format(fmt).tile_bytes
     latency = blocks * BLOCK_LATENCY
     math = k_tiles * n_tiles * tile_math(setting, chip)
     pack = blocks * n_tiles * TILE_PACK
@@ -81,7 +82,7 @@ def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, chip: Ch
         },
         bytes=moved,
         flops=2 * TILE * k * n,
-        cores=banks,
+        cores=banks * readers,
         fidelity=fidelity_name(setting),
         source="ttnn matmul_op_multi_core_reuse_mcast_dram_sharded_program_factory",
     )
@@ -101,6 +102,17 @@ def mcast_1d(k: int, n: int, *, fmt: str, setting: str, chip: Chip) -> Kernel:
     )
 
 
+def prefill_grid(chip: Chip, pass_rows: int) -> tuple[int, int, int]:
+    """(rows, columns, most rows of one pass) that tt_transformers computes prefill on.
+
+    On Blackhole 8 rows by as many columns as the DRAM has banks, in passes of 512 rows (`prefill_len_cutoff`,
+    `dram_shard_grid_width` of model_config.py), whatever the firmware leaves of the chip.
+    """
+    if chip.family == "wormhole":
+        return (*chip.compute_grid, pass_rows)
+    return 8, chip.dram_banks, min(pass_rows, 512)
+
+
 def mcast_2d(
     rows: int,
     k: int,
@@ -118,11 +130,12 @@ def mcast_2d(
     `rows` are computed in passes of at most `pass_rows`; every pass reads the weight again, through the cores of one
     row of the grid. The tile products of a core are padded to its share of the pass.
     """
-    grid_rows, grid_columns = chip.compute_grid
+    grid_rows, grid_columns, pass_rows = prefill_grid(chip, pass_rows)
     block_rows = min(rows, pass_rows)
     passes = -(-rows // block_rows)
+    overhead = TILE_OVERHEAD if chip.family == "wormhole" else BLACKHOLE_TILE_OVERHEAD
     products = -(-tiles(block_rows) // grid_rows) * -(-tiles(n) // grid_columns) * tiles(k)
-    math = tile_math(setting, chip) * PHASE_OVERHEAD + TILE_OVERHEAD
+    math = tile_math(setting, chip) * PHASE_OVERHEAD + overhead
     weight = tensor_bytes(k, n, fmt)
     activations = tensor_bytes(block_rows, k, in_format) + tensor_bytes(block_rows, n, out_format)
     return Kernel(

@@ -70,6 +70,7 @@ from ttsim.ops.latent import (
 from ttsim.ops.matrix import all_gather_matmul, embedding, linear
 from ttsim.ops.norm import center, rms_norm, rms_norm_apply, rms_norm_stats
 from ttsim.ops.resharding import argmax, mesh_partition, reshard, select_rows, select_users, take_rows, untilize
+from ttsim.ops.sampling import TOPK, choose, topk
 from ttsim.ops.vision import (
     add_positions,
     add_rows,
@@ -100,6 +101,7 @@ from ttsim.ops.vision import (
 
 __all__ = [
     "OPS",
+    "TOPK",
     "Op",
     "OpCall",
     "OpNoise",
@@ -116,6 +118,7 @@ __all__ = [
     "argmax",
     "average_pool",
     "center",
+    "choose",
     "combine",
     "concat_heads_decode",
     "concat_heads_prefill",
@@ -200,6 +203,7 @@ __all__ = [
     "take_aspect",
     "take_rows",
     "to_torch",
+    "topk",
     "tower_mask",
     "traced",
     "typecast",

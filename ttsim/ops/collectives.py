@@ -30,9 +30,10 @@ def all_gather(x, *, axis, dim, format, memory="dram"):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     shard = tensor_bytes(rows, columns, call["format"])  # padded to tiles before it is gathered
-    kernels = [links.all_gather(shard * call.num_devices, call.num_devices, call["memory"], machine.system)]
-    if columns % TILE and columns > TILE and call["dim"] == len(call.inputs[0].shape) - 1:
-        kernels += links.unaligned_gather(columns, call.num_devices)
+    kernels = [links.all_gather(shard * call.num_devices, call.num_devices, call["memory"], machine)]
+    last = call["dim"] == len(call.inputs[0].shape) - 1
+    if columns % TILE and columns > TILE and last and machine.software.vocabulary_join:
+        kernels += links.unaligned_gather()
     return kernels
 
 
@@ -54,7 +55,7 @@ def _(call):
 @reduce_scatter.cost
 def _(call, machine):
     tensor = tensor_bytes(*rows_and_columns(call.inputs[0]), call["format"])
-    return [links.reduce_scatter(tensor, call.num_devices, call["memory"], machine.system)]
+    return [links.reduce_scatter(tensor, call.num_devices, call["memory"], machine)]
 
 
 @op
@@ -84,14 +85,14 @@ def _(call):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
-    memory, system = call["memory"], machine.system
+    memory = call["memory"]
     if call["composite"]:
         return [
-            links.reduce_scatter(tensor, devices, memory, system),
-            links.all_gather(tensor, devices, memory, system),
+            links.reduce_scatter(tensor, devices, memory, machine),
+            links.all_gather(tensor, devices, memory, machine),
         ]
     reduce = stream("fast_reduce_nc", (devices + 1) * tensor, machine.chip)
-    return [links.all_gather(devices * tensor, devices, memory, system), reduce]
+    return [links.all_gather(devices * tensor, devices, memory, machine), reduce]
 
 
 def _reduce_scatter(x, axis, dim, format):

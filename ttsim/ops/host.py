@@ -11,13 +11,17 @@ from typing import ParamSpec, TypeVar
 
 import jax
 
+from ttsim.hardware.chips import WORMHOLE_6U
 from ttsim.hardware.constants import HOST_CHIP, HOST_PROMPT, HOST_REPLICA
+from ttsim.hardware.later import HOST_CHIP_6U, SERVER_PROMPT, SERVER_PROMPT_CHIP, SERVER_PROMPT_EARLY, SERVER_STEP
 from ttsim.hardware.quantities import Terms
-from ttsim.kernels.kernel import host_work
+from ttsim.kernels.kernel import Kernel, host_work
+from ttsim.kernels.machine import Machine
 from ttsim.ops.core import op
 
 TRACED = "traced"
 WORK = ("step", "prompt")
+SERVER_SOURCE = "tt-inference-server's own reports against tt-metal's demo"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,8 +44,28 @@ def copy_to_device(*arrays, work):
 def _(call, machine):
     source = "tt_transformers tt/generator.py, demo/simple_text_demo.py"
     if call["work"] == "prompt":
-        return [host_work("inputs, read-back and argmax of a prompt", 1 * HOST_PROMPT, source)]
-    return [host_work("inputs of a step", 1 * HOST_REPLICA, source)]
+        return [host_work("inputs, read-back and argmax of a prompt", 1 * HOST_PROMPT, source), *server_prompt(machine)]
+    work = [host_work("inputs of a step", 1 * HOST_REPLICA, source)]
+    if machine.software.served:
+        work.append(host_work("server's step", _share(machine) * SERVER_STEP, SERVER_SOURCE))
+    return work
+
+
+def _share(machine: Machine) -> float:
+    """Of what a server does once for all replicas, which it does for one."""
+    return 1 / machine.system.data_parallel
+
+
+def server_prompt(machine: Machine) -> list[Kernel]:
+    """What a server adds to the time of a prompt, by its generation."""
+    if not machine.software.served:
+        return []
+    time = {
+        "early": 1 * SERVER_PROMPT_EARLY,
+        "first": machine.system.chips_per_replica * SERVER_PROMPT_CHIP,
+        "second": 1 * SERVER_PROMPT,
+    }[machine.software.fact("server")]
+    return [host_work("server's prompt", time, SERVER_SOURCE)]
 
 
 @op(on_host=True)
@@ -61,7 +85,8 @@ def _(call, machine):
     source = "tt_transformers tt/generator.py, read_decode_output"
     if call["work"] == "prompt":
         return [host_work("read-back of a prompt", Terms(), "part of host_prompt: see copy_to_device", waits=True)]
-    return [host_work("read-back of a step", machine.system.chips_per_replica * HOST_CHIP, source, waits=True)]
+    chip = HOST_CHIP_6U if machine.chip == WORMHOLE_6U else HOST_CHIP
+    return [host_work("read-back of a step", machine.system.chips_per_replica * chip, source, waits=True)]
 
 
 def traced(function: Callable[P, R]) -> Callable[P, R]:

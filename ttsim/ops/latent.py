@@ -98,7 +98,7 @@ def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     tensor = tensor_bytes(rows, columns, call["format"])
     return [
-        dataclasses.replace(links.reduce_scatter(tensor, call.num_devices, "l1", machine.system), name="all_to_all")
+        dataclasses.replace(links.reduce_scatter(tensor, call.num_devices, "l1", machine), name="all_to_all")
     ]
 
 

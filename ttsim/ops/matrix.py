@@ -78,6 +78,7 @@ def _(call, machine):
     rows, k = rows_and_columns(x)
     n = math.prod(w.shape[1:])
     fmt, setting, chip = call["weight_format"], call["setting"], machine.chip
+    readers = machine.software.readers_per_bank
     if call["kernel"] == "mcast_2d":
         options = {"fmt": fmt, "in_format": call["in_format"], "out_format": call["out_format"], "setting": setting}
         return [matmul.mcast_2d(rows, k, n, pass_rows=call["pass_rows"] or rows, chip=chip, **options)]
@@ -87,12 +88,12 @@ def _(call, machine):
     cores = call["cores"] or largest_divisor(tiles(k), chip.cores)
     columns = call["columns"]
     if columns is None:
-        return [matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, chip=chip)]
+        return [matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, chip=chip, readers=readers)]
     kernels = []
     for first in range(0, n, columns):
         piece = min(columns, n - first)
         kernels += [
-            matmul.dram_sharded(k, piece, fmt=fmt, setting=setting, cores=cores, chip=chip),
+            matmul.dram_sharded(k, piece, fmt=fmt, setting=setting, cores=cores, chip=chip, readers=readers),
             fixed("sharded_to_interleaved", piece * LOGITS_MOVE_COLUMN_TIME, cores=63),
         ]
     return kernels
@@ -135,7 +136,7 @@ def _(call, machine):
     (k_all, n), devices, cores = w.shape, call.num_devices, call["cores"]
     matmul.check_one_tile("all_gather_matmul", rows)
     gathered = tensor_bytes(rows, k * devices, call["in_format"])
-    gather = links.all_gather(gathered, devices, "l1", machine.system)
+    gather = links.all_gather(gathered, devices, "l1", machine)
     weight = tensor_bytes(k_all, n, call["weight_format"])
     products = tiles(k_all) * -(-tiles(n) // cores)
     return [

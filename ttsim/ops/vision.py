@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from ttsim.hardware.constants import ADD_TIME, CONCAT_HEADS_TIME, RETILE_TIME
 from ttsim.kernels import flash, links, matmul
 from ttsim.kernels.activations import check_l1, small, stream, stream_rows
+from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
-from ttsim.meshes.systems import System, Topology
+from ttsim.meshes.systems import Topology
 from ttsim.numerics import fidelity
 from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import dequantize
@@ -212,7 +213,7 @@ def gather_sum(x, *, axis, format, scattered=False):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
-    line = on_a_line(machine.system)
+    line = on_a_line(machine)
     if call["scattered"]:
         return [
             links.reduce_scatter(tensor, devices, "dram", line),
@@ -235,7 +236,7 @@ def line_gather(x, *, axis, format):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     gathered = call.num_devices * tensor_bytes(rows, columns, call["format"])
-    return [links.all_gather(gathered, call.num_devices, "dram", on_a_line(machine.system))]
+    return [links.all_gather(gathered, call.num_devices, "dram", on_a_line(machine))]
 
 
 @op(weights=(1,))
@@ -468,8 +469,8 @@ def _retiled(name, call, machine):
     return [stream(step, moved, machine.chip) for step in ("untilize", name, "tilize")]
 
 
-def on_a_line(system: System) -> System:
-    """The system as the vision code's collectives see it: a line with one link, whatever the text model has."""
-    if system.topology is Topology.SINGLE:
-        return system
-    return dataclasses.replace(system, topology=Topology.LINEAR, links=1)
+def on_a_line(machine: Machine) -> Machine:
+    """The machine as the vision code's collectives see it: a line with one link, whatever the text model has."""
+    if machine.system.topology is Topology.SINGLE:
+        return machine
+    return dataclasses.replace(machine, system=dataclasses.replace(machine.system, topology=Topology.LINEAR, links=1))

@@ -12,6 +12,7 @@ from ttsim.kernels.host import dispatch
 from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.machine import Machine
 from ttsim.ops.core import OpCall
+from ttsim.ops.galaxy import RULES as GALAXY_RULES
 from ttsim.ops.host import TRACED
 from ttsim.pricing.clocks import Clocks, Launches, Totals
 from ttsim.pricing.program import Block, Program
@@ -99,6 +100,8 @@ def price(program: Program, machine: Machine) -> Cost:
 
 def priced(call: OpCall, machine: Machine) -> Sequence[Kernel]:
     """The kernels that one call of an op launches."""
+    if machine.software.galaxy and call.name in GALAXY_RULES:
+        return GALAXY_RULES[call.name](call, machine)
     if call.op.rule is None:
         raise UnpricedError(f"op {call.name} has no cost rule: attach one with @{call.name}.cost")
     return scaled(call.op.rule(call, machine), machine.chip)

@@ -1,7 +1,8 @@
 """How far off an estimate may be: intervals from rows that were left out of the fit, and the range they cover.
 
-With r = log(published / predicted) of each published figure, predicted by a calibration that never saw its model (or,
-for a system without published rows, its device),
+With r = log(published / predicted) of each published figure, predicted by a calibration that never saw its model (for
+a system without published rows, its device; for later software, another chip or a server, the source that measured
+it),
 
     low, high = estimate x exp(-q), estimate x exp(q),    q = the ceil((n + 1) coverage)-th smallest |r|
 
@@ -13,7 +14,9 @@ Source: Lei et al., Distribution-Free Predictive Inference for Regression, 2018.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import datetime
 import functools
 import json
 import math
@@ -24,6 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ttsim.hardware import facts
 from ttsim.hardware.chips import WORMHOLE, Chip
 from ttsim.models.identity import get_config
 from ttsim.models.vision.config import LlamaTower
@@ -33,13 +37,30 @@ from ttsim.scenarios.scenario import Scenario
 
 COVERAGE = 0.8  # share of new rows that an interval should hold
 Figure = Literal["speed", "ttft"]
-Fold = Literal["model", "device", "chip"]  # what a calibration had not seen
 
-# log(measured / predicted) of the only measurements of another chip, Llama-3.1-8B on P150 at 32 users and at one, with
-# FF2, then QKV and WO too, at LoFi: 32.8, 40.8, 45.4 and 49.7 t/s/u (tt-metal PRs #55080 and #50662, 2026-09). No
-# constant was fitted on them, but how constants scale to the chip was chosen with them in view: the width is in-sample.
-# There is no measurement of a TTFT.
-OTHER_CHIPS = (-0.08, 0.07, 0.11, 0.13)
+LEAST = 10  # residuals that a group must have to speak for itself
+BEYOND = 1.5  # factor on the width past the newest fact about the software: what changed since is not known
+TABLES_END = datetime.date(2025, 5, 31)  # the published tables' software
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What a calibration must not have seen to be as ignorant as ours is of a question.
+
+    Attributes:
+      kind: "model" or "device" of the published tables, or "source" of the rows that others measured since.
+      family: of the chips and stack: "wormhole", "blackhole", "galaxy" (the Galaxy's own code); "" for the tables.
+      served: whether a server runs it.
+      beyond: whether its software is newer than the newest fact.
+    """
+
+    kind: Literal["model", "device", "source"]
+    family: str = ""
+    served: bool = False
+    beyond: bool = False
+
+    def __str__(self) -> str:
+        return self.kind
 
 
 @dataclass(frozen=True)
@@ -94,40 +115,59 @@ def _quantile(sizes: np.ndarray, coverage: float) -> float:
 
 
 @functools.cache
-def residuals(figure: Figure, fold: Literal["model", "device"] = "model") -> Residuals:
-    """The residuals that ship with the calibration: errors e = predicted / published - 1 of left-out figures."""
-    record = json.loads(resources.files("ttsim.data").joinpath("calibration.json").read_text(encoding="utf-8"))
-    rows = [row for row in record["figures"] if row["figure"] == figure]
-    ratios = -np.log1p([row[f"leave-one-{fold}-out"] for row in rows])
-    return Residuals(ratios, tuple(row[fold] for row in rows))
+def residuals(figure: Figure, fold: Fold) -> Residuals:
+    """The residuals that ship with the calibration, of figures that it had not seen.
+
+    Those of the tables are by model or device; those of the rows measured since are of the same chips and stack, served
+    or not, where there are enough of them, else of the same chips and stack, else of all.
+    """
+    if fold.kind != "source":
+        record = json.loads(resources.files("ttsim.data").joinpath("calibration.json").read_text(encoding="utf-8"))
+        rows = [row for row in record["figures"] if row["figure"] == figure]
+        ratios = -np.log1p([row[f"leave-one-{fold.kind}-out"] for row in rows])
+        return Residuals(ratios, tuple(row[fold.kind] for row in rows))
+    every = [row for row in _later() if row["figure"] == figure]
+    family = [row for row in every if row["family"] == fold.family]
+    same = [row for row in family if row["served"] == str(fold.served)]
+    found = next((rows for rows in (same, family) if len(rows) >= LEAST), every)
+    return Residuals(np.array([float(row["log_ratio"]) for row in found]), tuple(row["source"] for row in found))
 
 
-def interval(value: float, figure: Figure, fold: Fold = "model", coverage: float = COVERAGE) -> Interval | None:
-    """The interval around an estimate, None if nothing was ever measured that would tell its width."""
-    if fold == "chip":
-        if figure == "ttft":
-            return None
-        found = Residuals(np.array(OTHER_CHIPS), ("P150",) * len(OTHER_CHIPS))
-        factor = math.exp(float(np.abs(found.log_ratios).max()))
-        return Interval(value / factor, value * factor, None, None, len(OTHER_CHIPS), fold)
+@functools.cache
+def _later() -> tuple[dict[str, str], ...]:
+    """Residuals of the rows that others measured since the tables, each by constants fitted without its source."""
+    text = resources.files("ttsim.data").joinpath("residuals.csv").read_text(encoding="utf-8")
+    return tuple(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+
+
+def interval(value: float, figure: Figure, fold: Fold = Fold("model"), coverage: float = COVERAGE) -> Interval | None:
+    """The interval around an estimate, None if too little was measured to tell its width."""
     found = residuals(figure, fold)
-    factor = math.exp(found.half_width(coverage))
+    width = found.half_width(coverage)
+    if not math.isfinite(width):
+        return None
+    factor = math.exp(BEYOND * width if fold.beyond else width)
     measured = found.measured_coverage(coverage)
     return Interval(value / factor, value * factor, coverage, measured, len(found.log_ratios), fold)
 
 
 def chip_name(chip: Chip) -> str:
     """A chip's name as people write it: "Wormhole", "Blackhole P150"."""
-    first, _, rest = chip.name.partition("_")
-    return f"{first.capitalize()} {rest.upper()}".strip()
+    return chip.title
+
+
+def family_of(scenario: Scenario) -> str:
+    """Chips and stack, as far as errors differ by them: "wormhole", "blackhole", "galaxy"."""
+    return "galaxy" if scenario.software.galaxy else scenario.chip.family
 
 
 def fold_of(scenario: Scenario) -> Fold:
     """What a calibration must not have seen to be as ignorant as this one is of the scenario."""
-    covered = _covered().systems
-    if scenario.chip != WORMHOLE:
-        return "chip"
-    return "model" if (scenario.system.label, scenario.system.grid) in covered else "device"
+    software, family = scenario.software, family_of(scenario)
+    if family == "wormhole" and not software.served and software.date <= TABLES_END:
+        covered = (scenario.system.label, scenario.system.grid) in _covered().systems
+        return Fold("model" if covered else "device")
+    return Fold("source", family, software.served, facts.staleness(software.date) is not None)
 
 
 # The range that the published tables cover
@@ -143,8 +183,8 @@ def _outside(scenario: Scenario) -> Iterable[str]:
     system = scenario.system
     if scenario.chip != WORMHOLE:
         yield (
-            f"{system.label}: no published row was measured on {chip_name(scenario.chip)}; what was measured on "
-            "Wormhole is scaled by the chips' figures (predicted)"
+            f"{system.label}: no row of the tables was measured on {chip_name(scenario.chip)}; what was measured on "
+            "Wormhole is scaled by the chips' figures, and checked on rows of others"
         )
     elif (system.label, system.grid) not in covered.systems:
         yield f"{system.label}: the published rows are of {_list(label for label, _ in covered.systems)}"

@@ -87,9 +87,15 @@ class Measured:
         return self.counts and int(hashlib.sha256(self.source.encode()).hexdigest()[0], 16) < 8
 
     @property
+    def client(self) -> bool:
+        """Whether a server's client measured it, from the outside, with the wait for others: not a table of a demo."""
+        table = "PERF.md" in self.source or "README" in self.source
+        return "tt-inference-server" in self.source or (SERVER in self.stack and not table)
+
+    @property
     def served(self) -> bool:
         """Whether a server ran it: its stack or its source says so."""
-        return SERVER in self.stack or "tt-inference-server" in self.source
+        return SERVER in self.stack or self.client
 
     def system(self) -> System:
         """The box, cut as `parallel` says.

@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ttsim.hardware.constants import load_constants
+from ttsim.pricing.price import totals
 from ttsim.proof import published
 from ttsim.proof.intervals import Interval, fold_of, interval
 from ttsim.proof.measured import Measured
+from ttsim.proof.rows import ODD_PROMPT
 from ttsim.proof.summary import ErrorSummary
+from ttsim.scenarios.batched import computed_together, prompt_share
 from ttsim.scenarios.scenario import Scenario
 
 Figure = Literal["speed", "ttft"]
@@ -157,11 +160,21 @@ def scenario_of(row: Measured, date: datetime.date | None = None) -> Scenario:
 
 
 def predict(scenario: Scenario, row: Measured, figure: Figure, constants: Mapping[str, float]) -> float:
-    """A figure as it was measured: a server's TTFT holds the wait for the prompts that came at the same time."""
+    """A figure as it was measured.
+
+    The TTFT of a server's client is the mean over prompts that came at the same time and are prefilled in turn, each
+    replica its own; that of the demo is the share of a prompt where prompts are computed together, and until 2025-06
+    holds what one of them compiled.
+    """
     if figure == "speed":
         return scenario.speed(constants)
-    ttft = float(scenario.ttft(constants))
-    return ttft * (scenario.batch_size + 1) / 2 if row.served else ttft
+    if computed_together(scenario):
+        return prompt_share(scenario, constants)
+    if row.client:
+        return float(totals(scenario.prefill_costs, constants).alone) * (scenario.batch_size + 1) / 2
+    compiled = scenario.software.odd_prompt_compiles and scenario.batch_size > ODD_PROMPT
+    one_off = constants["program_one_off"] / scenario.batch_size if compiled else 0.0
+    return float(scenario.ttft(constants)) + one_off
 
 
 def _interval(

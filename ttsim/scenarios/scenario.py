@@ -10,19 +10,20 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ttsim.files.reading import shown
+from ttsim.hardware import facts
 from ttsim.hardware.chips import Chip
 from ttsim.hardware.facts import date_of
-from ttsim.hardware.software import Software, software_of
+from ttsim.hardware.software import Sampler, Software, software_of
 from ttsim.kernels.machine import Machine
-from ttsim.meshes.systems import System, get_system
+from ttsim.meshes.systems import SYSTEMS, System, Topology, get_system, split
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
-from ttsim.models.layout import Layout, padded_prefill_length
+from ttsim.models.layout import Layout
 from ttsim.models.run import decode_program, prefill_program
 from ttsim.models.vision.config import VisionConfig
 from ttsim.precision.values import Precision, resolve
@@ -47,6 +48,16 @@ def software_for(
     """
     software = software_of(date or system.software, stack, model, system.box_names)
     return dataclasses.replace(software, dispatch_gap=software.dispatch_gap * system.chip.dispatch_ratio)
+
+
+def system_of(system: System, software: Software) -> System:
+    """A built-in system with the links and the topology that the software of a date drives."""
+    built_in = SYSTEMS.get(system.name)
+    if built_in is None or len(system.grid) > 1 or split(built_in, system.data_parallel) != system:
+        return system
+    links = facts.value_or("links", system.links, software.date, software.place)
+    topology = facts.value_or("topology", system.topology.value, software.date, software.place)
+    return dataclasses.replace(system, links=links, topology=Topology(topology))
 
 
 # Far beyond any model. Larger ones would be traced for minutes, and their sizes don't fit the counters of XLA.
@@ -140,6 +151,10 @@ class Scenario:
         _check_sizes(config)
         system = get_system(device, data_parallel)
         day = day or system.software
+        software = software_for(system, day, stack=stack, model=config.known_name)
+        if software.galaxy and len(system.grid) == 1:
+            raise ValueError(f"stack galaxy runs on a whole Galaxy, not on {system.label}")
+        system = system_of(system, software)
         scenario = cls(
             config=config,
             system=system,
@@ -147,7 +162,7 @@ class Scenario:
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
-            software=software_for(system, day, stack=stack, model=config.known_name),
+            software=software,
         )
         return with_images(scenario, vision, images) if images else scenario
 
@@ -162,7 +177,7 @@ class Scenario:
 
     @property
     def padded_prompt(self) -> int:
-        return padded_prefill_length(self.prompt_length)
+        return self.software.padded_prompt(self.prompt_length)
 
     @property
     def label(self) -> str:
@@ -171,7 +186,8 @@ class Scenario:
 
     @functools.cached_property
     def layout(self) -> Layout:
-        return Layout(self.config, self.system, max_seq_len=max(_TRACE_LENGTH, self.sequence_length))
+        longest = max(_TRACE_LENGTH, self.sequence_length)
+        return Layout(self.config, self.system, max_seq_len=longest, own_code=self.software.galaxy)
 
     # Programs
 
@@ -184,8 +200,12 @@ class Scenario:
     def decode_program(self) -> Program:
         if self.seeing:
             return self.seeing.decode_program
-        sample: Literal["device", "host"] = "device" if self.batch_size <= self.software.device_argmax else "host"
-        return decode_program(self.layout, self.precision, self.batch_size, sample=sample)
+        return decode_program(self.layout, self.precision, self.batch_size, sample=self.sampler)
+
+    @property
+    def sampler(self) -> Sampler:
+        """Who chooses a greedy token, and how."""
+        return self.software.sampler(self.config.vocab_size, self.system.chips_per_replica, self.batch_size)
 
     @functools.cached_property
     def prefill_programs(self) -> tuple[Program, ...]:
@@ -197,7 +217,8 @@ class Scenario:
     @property
     def prefill_chunks(self) -> tuple[tuple[int, int, bool], ...]:
         """(first row, rows, whether logits follow) of each chunk of the prompt."""
-        rows, length = self.layout.prefill_chunk(self.padded_prompt), self.padded_prompt
+        length = self.padded_prompt
+        rows = length if self.software.galaxy else self.layout.prefill_chunk(length)
         return tuple((start, rows, start + rows >= length) for start in range(0, length, rows))
 
     def prefill_program(self, start: int, rows: int, last: bool) -> Program:
