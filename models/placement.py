@@ -26,6 +26,8 @@ from ttsim.models.features import ExpertsConfig
 _REPLICATED = frozenset({"gpt_oss", "gemma4_text", "gemma4_unified_text", "qwen3_moe"})
 _ONE_CORE_NORMS = frozenset({"gpt_oss", "gemma4_text", "gemma4_unified_text"})
 _WHOLE_EXPERTS = frozenset({"mixtral", "qwen3_moe", "deepseek_v3", "kimi_k2"})
+# Tiles of K in one block of a sparse matmul: gate and up, down.
+_SPARSE_BLOCKS = {"gpt_oss": (30, 12), "gemma4_text": (1, 1), "gemma4_unified_text": (1, 1), "qwen3_moe": (64, 24)}
 _EXCHANGE = frozenset({"gpt_oss", "deepseek_v3", "kimi_k2"})
 _DENSE_KERNELS = frozenset({"mixtral", "deepseek_v3", "kimi_k2"})
 
@@ -106,6 +108,11 @@ def expert_kernel(config: ModelConfig, phase: str, *, exchange: bool) -> str:
     if exchange:
         return "streamed" if phase == "decode" else "dense"
     return "sparse"
+
+
+def sparse_blocks(config: ModelConfig) -> tuple[int, int]:
+    """Tiles of K in one block of a sparse matmul, of gate and up and of down; gpt-oss's where no code is known."""
+    return _SPARSE_BLOCKS.get(config.family, _SPARSE_BLOCKS["gpt_oss"])
 
 
 def active_blocks(experts: ExpertsConfig, holders: int, rows: int, phase: str) -> float:
