@@ -13,13 +13,26 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from ttsim.files.reading import shown
+from ttsim.hardware.chips import (
+    BLACKHOLE_GALAXY,
+    BLACKHOLE_P100,
+    BLACKHOLE_P150,
+    BLACKHOLE_P300,
+    WORMHOLE,
+    WORMHOLE_6U,
+    Chip,
+)
 
 DATA_AXIS = "dp"
 TENSOR_AXIS = "tp"
@@ -36,6 +49,11 @@ class Topology(Enum):
     GRID = "grid"  # rows x columns, lines in both directions
 
 
+def _fold(name: str) -> str:
+    """One spelling of the ways people write a name: only letters, digits and the commas of a shape, in lower case."""
+    return re.sub(r"[^a-z0-9,]", "", name.casefold())
+
+
 class UnknownSystemError(ValueError):
     """No system of this name, or it can't be cut into that many replicas."""
 
@@ -46,23 +64,26 @@ class System:
 
     Attributes:
       name: the tables' name ("N150", "N300", "T3K", "TG").
-      chip: name of the chip (a key of `ttsim.hardware.chips.CHIPS`).
+      chip: the chip that it has many of.
       grid: chips of one replica, (n,) for a line or ring, (rows, columns) for a Galaxy.
       topology: how the chips of one replica are connected.
       data_parallel: independent replicas, all driven by one host.
       links: Ethernet links that one collective uses between two neighbours.
-      gateways: whether the host reaches the chips through gateway chips (the Galaxy of 2024/25, "TG").
+      local_chips: chips of the box that the host reaches over PCIe; the others through a neighbour or a gateway.
+        None is all of them.
       software: state of the software that it runs, None for that of the published tables.
+      replica_name: what tt_transformers calls the chips of one replica, None to tell from their number.
     """
 
     name: str
-    chip: str
+    chip: Chip
     grid: tuple[int, ...]
     topology: Topology
     data_parallel: int = 1
     links: int = 1
-    gateways: bool = False
+    local_chips: int | None = None
     software: datetime.date | None = None
+    replica_name: str | None = None
 
     @property
     def chips_per_replica(self) -> int:
@@ -76,6 +97,18 @@ class System:
     def label(self) -> str:
         """The name with its data-parallel degree: "T3K", "T3K DP=4"."""
         return self.name if self.data_parallel == 1 else f"{self.name} DP={self.data_parallel}"
+
+    @property
+    def tunnelled(self) -> float:
+        """Share of the chips that the host does not reach over PCIe."""
+        return 0.0 if self.local_chips is None else 1 - self.local_chips / self.num_chips
+
+    @property
+    def box_names(self) -> tuple[str, ...]:
+        """What dated facts may call one replica: tt_transformers' name for its chips, and their family."""
+        known = _REPLICAS.get(self.chip.family, {}).get(self.chips_per_replica)
+        name = self.replica_name or known or f"{self.chips_per_replica} chips"
+        return (name, self.chip.family)
 
     @property
     def axis_names(self) -> tuple[str, ...]:
@@ -105,54 +138,144 @@ class System:
         return Mesh(grid, self.axis_names, axis_types=(AxisType.Auto,) * len(self.mesh_shape))
 
 
-_BLACKHOLE = datetime.date(2026, 4, 13)  # date of the dispatch figures of Blackhole
-
-SYSTEMS = {
-    system.name: system
-    for system in (
-        System(name="N150", chip="wormhole", grid=(1,), topology=Topology.SINGLE),
-        # One of the board's two links is kept for the dispatch tunnel to the second chip.
-        System(name="N300", chip="wormhole", grid=(2,), topology=Topology.LINEAR),
-        # Four N300 in a 2 x 4 mesh; the ring over all eight crosses on-board edges, which have one free link.
-        System(name="T3K", chip="wormhole", grid=(8,), topology=Topology.RING),
-        System(name="TG", chip="wormhole", grid=(8, 4), topology=Topology.GRID, links=2, gateways=True),
-        # Predicted: no published row is of Blackhole. Collectives use two links between neighbours (tt-metal
-        # tech_reports/CCLs, best practices of 2026); lines and rings as `ccl_topology` chooses them.
-        System(name="P100", chip="blackhole_p100", grid=(1,), topology=Topology.SINGLE, software=_BLACKHOLE),
-        System(name="P150", chip="blackhole_p150", grid=(1,), topology=Topology.SINGLE, software=_BLACKHOLE),
-        System(name="P300", chip="blackhole_p150", grid=(2,), topology=Topology.LINEAR, links=2, software=_BLACKHOLE),
-        System(name="P150x4", chip="blackhole_p150", grid=(4,), topology=Topology.LINEAR, links=2, software=_BLACKHOLE),
-        System(name="P150x8", chip="blackhole_p150", grid=(8,), topology=Topology.RING, links=2, software=_BLACKHOLE),
-    )
+# What tt_transformers calls a mesh of so many chips (`determine_device_name` of model_config.py), also where it is cut
+# out of a larger box.
+_REPLICAS = {
+    "wormhole": {1: "N150", 2: "N300", 4: "N150x4", 8: "T3K", 32: "TG"},
+    "blackhole": {1: "P150", 2: "P300", 4: "P150x4", 8: "P150x8", 32: "BHGLX"},
 }
+_2026 = datetime.date(2026, 4, 13)  # date of the dispatch figures of Blackhole
+
+
+def _galaxies(name: str, boxes: int, replica_name: str | None = None) -> System:
+    """Wormhole Galaxies of 2025 (6U), 8 x 4 chips each, all on PCIe, joined along their rows."""
+    return System(
+        name=name,
+        chip=WORMHOLE_6U,
+        grid=(8 * boxes, 4),
+        topology=Topology.GRID,
+        links=4,
+        software=_2026,
+        replica_name=replica_name,
+    )
+
+
+SYSTEMS = MappingProxyType(
+    {
+        system.name: system
+        for system in (
+            System(name="N150", chip=WORMHOLE, grid=(1,), topology=Topology.SINGLE),
+            # One of the board's two links is kept for the dispatch tunnel to the second chip.
+            System(name="N300", chip=WORMHOLE, grid=(2,), topology=Topology.LINEAR, local_chips=1),
+            System(name="N150x4", chip=WORMHOLE, grid=(4,), topology=Topology.LINEAR),
+            # Four N300 in a 2 x 4 mesh; the ring over all eight crosses on-board edges, which have one free link.
+            System(name="T3K", chip=WORMHOLE, grid=(8,), topology=Topology.RING, local_chips=4),
+            # The Galaxy of 2024 (4U): the host reaches its chips through four gateways.
+            System(name="TG", chip=WORMHOLE, grid=(8, 4), topology=Topology.GRID, links=2, local_chips=0),
+            _galaxies("Galaxy", 1, "Galaxy"),
+            # Eight chips of a Galaxy, which close into a ring and have PCIe each.
+            System(name="Galaxy T3K", chip=WORMHOLE_6U, grid=(8,), topology=Topology.RING, links=1, software=_2026),
+            _galaxies("Dual Galaxy", 2),
+            _galaxies("Quad Galaxy", 4),
+            # Blackhole: links and rings as tt_transformers uses them since 2026-01-21 (`tt_ccl.py`, `ccl_topology`).
+            System(
+                name="P100",
+                chip=BLACKHOLE_P100,
+                grid=(1,),
+                topology=Topology.SINGLE,
+                software=_2026,
+                replica_name="P100",
+            ),
+            System(name="P150", chip=BLACKHOLE_P150, grid=(1,), topology=Topology.SINGLE, software=_2026),
+            System(name="P300", chip=BLACKHOLE_P300, grid=(2,), topology=Topology.LINEAR, links=2, software=_2026),
+            System(
+                name="P150x2",
+                chip=BLACKHOLE_P150,
+                grid=(2,),
+                topology=Topology.LINEAR,
+                links=2,
+                software=_2026,
+                replica_name="P150x2",
+            ),
+            System(name="P150x4", chip=BLACKHOLE_P150, grid=(4,), topology=Topology.RING, links=2, software=_2026),
+            System(
+                name="P300x2",
+                chip=BLACKHOLE_P300,
+                grid=(4,),
+                topology=Topology.RING,
+                links=2,
+                software=_2026,
+                replica_name="P300x2",
+            ),
+            System(name="P150x8", chip=BLACKHOLE_P150, grid=(8,), topology=Topology.RING, links=2, software=_2026),
+            System(
+                name="BH Galaxy", chip=BLACKHOLE_GALAXY, grid=(8, 4), topology=Topology.GRID, links=2, software=_2026
+            ),
+        )
+    }
+)
+
+# How people, the catalogue and the boards themselves name the systems. QuietBox and LoudBox alone are the Wormhole
+# ones, as in tt-metal's README; a mesh shape is one of Wormhole chips, as MESH_DEVICE reads it.
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        _fold(spelling): name
+        for name, spellings in {
+            "N150": "n150d|n150s|(1,1)|1x1",
+            "N300": "n300d|n300s|(1,2)|1x2",
+            "N150x4": "4xN150|(1,4)|1x4",
+            "T3K": "T3000|LoudBox|WH LoudBox|LoudBox WH|TT-LoudBox|QuietBox|WH QuietBox|QuietBox WH|TT-QuietBox|N300x4|"
+            "4xN300|(1,8)|(8,1)|(2,4)|1x8|2x4",
+            "TG": "Galaxy 4U|4U|WH Galaxy 4U",
+            "Galaxy": "WH Galaxy|Wormhole Galaxy|Galaxy 6U|6U|WH Galaxy 6U|TT-Galaxy|WHGLX|(8,4)|(4,8)|8x4|4x8",
+            "Galaxy T3K": "GALAXY_T3K|T3K slice|WH Galaxy (T3K slice)|Galaxy (T3K slice)",
+            "Dual Galaxy": "2xGalaxy|Galaxy x2",
+            "Quad Galaxy": "4xGalaxy|Galaxy x4",
+            "P100": "p100a",
+            "P150": "p150a|p150b|p150c",
+            "P300": "p300a|p300b|p300c",
+            "P150x2": "2xP150",
+            "P150x4": "4xP150|BH QuietBox|QuietBox BH|Blackhole QuietBox|TT-QuietBox Blackhole|QuietBox BH GE|BH QB",
+            "P300x2": "2xP300|QuietBox 2|TT-QuietBox 2|QB2",
+            "P150x8": "8xP150|BH LoudBox|LoudBox BH|Blackhole LoudBox|BH LB",
+            "BH Galaxy": "Blackhole Galaxy|BHGLX|BLACKHOLE_GALAXY",
+        }.items()
+        for spelling in (name, *spellings.split("|"))
+    }
+)
 
 
 def get_system(name: str | System, data_parallel: int = 1) -> System:
     """The system of this name (any case, "T3K DP=4" too), cut into `data_parallel` replicas.
 
     Args:
-      name: a built-in name, the path of a TOML file (see `ttsim.meshes.toml_systems`), or a system.
+      name: a built-in name or another way to say it (`ALIASES`), the path of a TOML file (see
+        `ttsim.meshes.toml_systems`), or a system.
 
     Raises:
       UnknownSystemError: no such system, or its chips don't divide into that many replicas.
     """
     if isinstance(name, System):
         return split(name, data_parallel)
+    if not isinstance(name, str):
+        raise UnknownSystemError(f"a device is a name, a TOML file or a System, not {shown(name)}")
     if name.endswith(".toml"):
         from ttsim.meshes.toml_systems import load_system
 
         return split(load_system(name), data_parallel)
-    base, marker, degree = (part.strip() for part in name.upper().strip(" )").replace("(", " ").partition("DP="))
-    known = {each.upper(): system for each, system in SYSTEMS.items()}
-    system = known.get(base)
+    match = re.fullmatch(r"(.*?)\W*(?:\(?\s*(DP)\s*=\s*(\S*?)\s*\)?)?\s*", name, re.I | re.S)
+    base, marker, degree = match.groups() if match else (name, None, "")
+    system = SYSTEMS.get(ALIASES.get(_fold(base), ""))
     if system is None:
-        near = [known[each].name for each in difflib.get_close_matches(base, known, n=2, cutoff=0.3)]
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UnknownSystemError(f"no device named {name!r}: {hint}known: {', '.join(SYSTEMS)}")
+        near = dict.fromkeys(
+            ALIASES[each] for each in difflib.get_close_matches(_fold(base[:80]), ALIASES, n=4, cutoff=0.3)
+        )
+        hint = f"did you mean {' or '.join(list(near)[:2])}? " if near else ""
+        raise UnknownSystemError(f"no device named {shown(name)}: {hint}known: {', '.join(SYSTEMS)}")
     if not marker:
         return split(system, data_parallel)
-    if not degree.isdecimal():
-        raise UnknownSystemError(f"the number of replicas in {name!r} is no number: write {base} DP=4")
+    if not re.fullmatch("[0-9]{1,6}", degree):
+        raise UnknownSystemError(f"the number of replicas in {shown(name)} is no number: write {base} DP=4")
     if data_parallel not in (1, int(degree)):
         raise UnknownSystemError(f"{name!r} says DP={int(degree)} and data_parallel says {data_parallel}")
     return split(system, int(degree))
@@ -161,8 +284,8 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
 def split(system: System, data_parallel: int) -> System:
     """Cuts a system into replicas, the way tt_transformers cuts a mesh into 1 x (n / data_parallel) submeshes.
 
-    Eight chips of a T3K close into a ring; eight chips cut out of a Galaxy are driven as a line, since the code asks
-    for the ring only when the box is no Galaxy (`ccl_topology`).
+    Eight chips of a T3K, or of a Galaxy of 2025, close into a ring; eight cut out of a TG are driven as a line, since
+    the code asks for the ring only when the box is no TG (`ccl_topology`).
 
     Raises:
       UnknownSystemError: the chips don't divide into that many replicas, or the system is cut in another way already.
@@ -177,6 +300,13 @@ def split(system: System, data_parallel: int) -> System:
             f"{system.name} has {system.num_chips} chips: data_parallel must be one of {divisors}, not {data_parallel}"
         )
     chips = system.num_chips // data_parallel
-    topology = Topology.SINGLE if chips == 1 else Topology.LINEAR
-    links = 1 if system.topology is Topology.GRID else system.links
-    return dataclasses.replace(system, grid=(chips,), topology=topology, data_parallel=data_parallel, links=links)
+    closed = chips == 8 and system.chip == WORMHOLE_6U
+    topology = Topology.SINGLE if chips == 1 else Topology.RING if closed else Topology.LINEAR
+    return dataclasses.replace(
+        system,
+        grid=(chips,),
+        topology=topology,
+        data_parallel=data_parallel,
+        links=1 if system.topology is Topology.GRID else system.links,
+        replica_name="P100" if system.chip == BLACKHOLE_P100 else None,
+    )

@@ -58,6 +58,7 @@ class ModelConfig:
         query_scale: factor on attention's scores; None for head_dim ** -0.5.
         attention_softcap, logit_softcap: scores, or logits, become cap * tanh(x / cap).
         replicate_kv: with fewer KV heads than chips each chip holds the head of its queries.
+        cache_groups: a server keeps the cache of layers with a window apart, and no more of it than the window.
         experts, latent, delta: of the layers that have them.
         cross_attention_layers: indices of the layers that attend to an image; a prompt without one skips them.
         eos_token_ids: any of these ends a generation.
@@ -97,6 +98,7 @@ class ModelConfig:
     attention_softcap: float | None = None
     logit_softcap: float | None = None
     replicate_kv: bool = False
+    cache_groups: bool = False
     experts: ExpertsConfig | None = None
     latent: LatentConfig | None = None
     delta: DeltaConfig | None = None

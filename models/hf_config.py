@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ttsim.files.reading import read_json
 from ttsim.models.config import ModelConfig
 from ttsim.models.features import ROPE_KINDS, Activation, ExpertsConfig, LayerKind, RopeConfig, positive, unsupported
 
@@ -240,6 +241,7 @@ def _gemma4(keys: Keys) -> Features:
         "query_scale": 1.0,
         "logit_softcap": keys.get("final_logit_softcapping"),
         "replicate_kv": True,
+        "cache_groups": True,
         **_gemma4_experts(keys, tuple(layers)),
     }
 
@@ -556,12 +558,7 @@ def read_config(source: Mapping[str, Any] | str | os.PathLike[str], *, name: str
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"no Hugging Face config at {path}: expected a config.json or the directory of one")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds a JSON {type(data).__name__}; a config.json holds an object")
+    data = read_json(path)
     return _from_mapping(data, name or path.resolve().parent.name)
 
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ttsim.files.reading import shown
 from ttsim.models.config import ModelConfig
 from ttsim.models.presets import PRESETS, SAME_SIZES, SHORT_NAMES, KnownModel, known_models
 
@@ -40,16 +41,16 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
     if isinstance(model, str) and (known := find_known(model)):
         return known.config
     path = Path(model).expanduser()
-    if path.exists():
+    if len(os.fspath(model)) < 4096 and os.path.exists(path):
         return identify(_read(path), path)
     if isinstance(model, str) and (cached := hub_snapshot(model)):
         return identify(_read(cached), cached)
     if not isinstance(model, str):
         raise ValueError(f"no Hugging Face config at {model}: expected a config.json or the directory of one")
-    close = difflib.get_close_matches(_normalise(model), _aliases(), n=6)
+    close = difflib.get_close_matches(_normalise(model[:80]), _aliases(), n=6)
     names = dict.fromkeys(_aliases()[key].name for key in close)
     raise ValueError(
-        f"unknown model {model!r}: it is not a path, and the "
+        f"unknown model {shown(model)}: it is not a path, and the "
         + (f"nearest names are {', '.join(names)}" if names else f"known names are {', '.join(known_models())}")
     )
 

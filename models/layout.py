@@ -313,7 +313,7 @@ class Layout:
         Raises:
           ValueError: the prompt needs several passes and is no multiple of 2048.
         """
-        device = _DEVICE_OF_CHIPS.get(self.system.chips_per_replica, "")
+        device = _CHUNK_DEVICE.get(self.system.chips_per_replica, "")
         limit = 1024 * _CHUNK_SIZES.get(self.config.known_name, {}).get(device, _DEFAULT_CHUNK)
         if padded_length <= limit:
             return padded_length
@@ -325,5 +325,5 @@ class Layout:
         return next(c for c in range(limit, 0, -CHUNK_MULTIPLE) if padded_length % c == 0)
 
 
-# Chips of one replica -> the name that tt_transformers gives such a mesh, also where it is cut out of a larger box.
-_DEVICE_OF_CHIPS = {1: "N150", 2: "N300", 8: "T3K", 32: "TG"}
+# Chips of one replica -> the column of the chunk table: a mesh has the name of the box with so many chips.
+_CHUNK_DEVICE = {1: "N150", 2: "N300", 8: "T3K", 32: "TG"}

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache, users_partition
-from ttsim.models.layout import Layout
+from ttsim.models.layout import PAD_MLP_CORES, Layout
 from ttsim.models.parameters import partition_specs, shardings
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER, Sample, Transformer
 from ttsim.precision.slots import AnyPrecision, PrecisionPlaceholder, abstract_precision
@@ -66,6 +66,7 @@ def prefill_step(
     start: int = 0,
     logits: Literal["none", "last", "all"] = "last",
     numerics: Literal["prefill", "decode"] = "prefill",
+    first: bool | None = None,
     traced: bool = False,
     untilize: Literal["dram", "host"] = "dram",
     mesh: Mesh | AbstractMesh | None = None,
@@ -91,6 +92,7 @@ def prefill_step(
             start=start,
             logits=logits,
             numerics=numerics,
+            first=first,
             traced=traced,
             untilize=untilize,
         )
@@ -129,7 +131,7 @@ def _model_specs(layout: Layout) -> Transformer:
 def decode_program(layout: Layout, precision: Precision, batch: int, *, sample: Sample = "none") -> Program:
     """What one device and its host run for one token of each user."""
     placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
-    return _trace_decode(layout, placeholder, batch, sample).fill(value)
+    return _trace_decode(_nameless(layout), placeholder, batch, sample).fill(value)
 
 
 def prefill_program(
@@ -140,6 +142,7 @@ def prefill_program(
     *,
     start: int = 0,
     last_chunk: bool = True,
+    first_chunk: bool = True,
     traced: bool = False,
     untilize: Literal["dram", "host"] = "dram",
 ) -> Program:
@@ -147,10 +150,13 @@ def prefill_program(
 
     Args:
       length: padded rows of the chunk. last_chunk: whether it ends in logits.
+      first_chunk: whether the host copies the prompt's inputs before it.
       traced, untilize: see `Transformer.prefill`.
     """
     placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
-    return _trace_prefill(layout, placeholder, batch, length, start, last_chunk, traced, untilize).fill(value)
+    return _trace_prefill(
+        _nameless(layout), placeholder, batch, length, start, last_chunk, first_chunk, traced, untilize
+    ).fill(value)
 
 
 # Layers of one precision and kind are the same call on other weights. A trace holds one layer of each run of equal
@@ -158,9 +164,22 @@ def prefill_program(
 
 
 @functools.lru_cache(maxsize=512)
+def _nameless(layout: Layout) -> Layout:
+    """The layout of a model that is called after its padding only: models of the same sizes share their traces."""
+    config = layout.config
+    name = config.known_name if config.known_name in PAD_MLP_CORES else "model"
+    special = config.experts is not None or config.latent is not None or config.delta is not None
+    family = config.family if special else ""  # whose code runs it decides its placement
+    config = dataclasses.replace(
+        config, name=name, family=family, known_as="", known_by="", bos_token_id=None, eos_token_ids=()
+    )
+    return dataclasses.replace(layout, config=config)
+
+
+@functools.lru_cache(maxsize=512)
 def _trace_decode(layout: Layout, precision: PrecisionPlaceholder, batch: int, sample: Sample) -> Program:
     layout, precision, counts = _one_layer_a_run(layout, precision)
-    row = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    row = jax.ShapeDtypeStruct((batch * layout.system.data_parallel,), jnp.int32)
     step = decode_step(layout, precision, batch, sample=sample)
     program = trace(step, _skeleton(layout), row, row, KVCache.abstract(layout, batch))
     return program.repeat(DECODE_LAYER, counts)
@@ -174,30 +193,35 @@ def _trace_prefill(
     length: int,
     start: int,
     last_chunk: bool,
+    first_chunk: bool,
     traced: bool,
     untilize: Literal["dram", "host"],
 ) -> Program:
     layout, precision, counts = _one_layer_a_run(layout, precision)
-    row = jax.ShapeDtypeStruct((length,), jnp.int32)
+    replicas = layout.system.data_parallel
+    tokens, positions, last = (jax.ShapeDtypeStruct((n,), jnp.int32) for n in (replicas * length, length, replicas))
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    last = jax.ShapeDtypeStruct((1,), jnp.int32)
     logits: Literal["last", "none"] = "last" if last_chunk else "none"
-    step = prefill_step(layout, precision, batch, start=start, logits=logits, traced=traced, untilize=untilize)
-    program = trace(step, _skeleton(layout), row, row, scalar, last, KVCache.abstract(layout, batch))
+    options: dict[str, Any] = {"first": first_chunk, "traced": traced, "untilize": untilize}
+    step = prefill_step(layout, precision, batch, start=start, logits=logits, **options)
+    program = trace(step, _skeleton(layout), tokens, positions, scalar, last, KVCache.abstract(layout, batch))
     return program.repeat(PREFILL_LAYER, counts)
 
 
 def _one_layer_a_run(
     layout: Layout, precision: PrecisionPlaceholder
 ) -> tuple[Layout, PrecisionPlaceholder, tuple[int, ...]]:
-    """The same model with one layer for each run of equal layers, on one replica; and the runs' lengths."""
+    """The same model with one layer for each run of equal layers; and the runs' lengths.
+
+    On one replica, unless the experts of a layer lie on the chips of all.
+    """
     config = layout.config
     runs = _runs(tuple(zip(precision.classes, config.text_kinds, strict=True)))
     (classes, kinds), counts = zip(*(run for run, _ in runs), strict=True), tuple(count for _, count in runs)
     one = dataclasses.replace(
         config, num_layers=len(runs), layers=kinds if config.layers else (), cross_attention_layers=()
     )
-    system = dataclasses.replace(layout.system, data_parallel=1)
+    system = layout.system if layout.experts_over_replicas else dataclasses.replace(layout.system, data_parallel=1)
     return dataclasses.replace(layout, config=one, system=system), PrecisionPlaceholder(classes), counts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from math import prod
 
 import jax
 
-from ttsim.hardware.chips import CHIPS
 from ttsim.meshes.sharding import axis_names
 from ttsim.models.layout import LM_HEAD_COLUMNS, Layout, round_up
 from ttsim.models.parameters import is_variable, key_names
@@ -89,21 +89,34 @@ def _parameters(layout: Layout, precision: Precision) -> Iterator[ParameterInfo]
 @functools.lru_cache(maxsize=128)
 def _slices(layout: Layout) -> tuple[tuple[str, int | None, tuple[int, ...], tuple[int, ...]], ...]:
     """(path, self-attention layer or None, global shape, one chip's shape) of each parameter."""
+    config = layout.config
+    kinds = list(dict.fromkeys(config.text_kinds))
+    # A layer of each kind stands for all of its kind.
+    few = dataclasses.replace(
+        config, num_layers=len(kinds), layers=tuple(kinds) if config.layers else (), cross_attention_layers=()
+    )
     sizes = dict(zip(layout.system.axis_names, layout.system.mesh_shape, strict=True))
-    model = Transformer(layout)
-    slots = {index: slot for slot, index in enumerate(layout.config.self_attention_layers)}
-    slices = []
+    of_kind: dict[int, list[tuple[str, tuple[int, ...], tuple[int, ...]]]] = {}
+    before: list[tuple[str, int | None, tuple[int, ...], tuple[int, ...]]] = []
+    after = before[:]
+    model = Transformer(dataclasses.replace(layout, config=few))
     for keys, param in jax.tree.leaves_with_path(model, is_leaf=is_variable):
         names = key_names(keys)
-        if names[0] == "layers" and int(names[1]) not in slots:
-            continue
         shape = param.get_value().shape
         spec = layout.rules.spec(*param.get_metadata()["axes"])
         local = tuple(
             size // prod(sizes[name] for name in axis_names(axis)) for size, axis in zip(shape, spec, strict=True)
         )
-        slices.append((".".join(names), slots[int(names[1])] if names[0] == "layers" else None, shape, local))
-    return tuple(slices)
+        if names[0] == "layers":
+            of_kind.setdefault(int(names[1]), []).append((".".join(names[2:]), shape, local))
+        else:
+            (after if of_kind else before).append((".".join(names), None, shape, local))
+    layers = [
+        (f"layers.{index}.{name}", slot, shape, local)
+        for slot, index in enumerate(config.self_attention_layers)
+        for name, shape, local in of_kind[kinds.index(config.layer_kinds[index])]
+    ]
+    return (*before, *layers, *after)
 
 
 def parameter_format(name: str, layer: LayerPrecision | None, precision: Precision) -> str:
@@ -129,7 +142,7 @@ def _bytes(name: str, local: tuple[int, ...], fmt: str, layout: Layout) -> int:
     if name == "lm_head_dv":
         pieces = [min(LM_HEAD_COLUMNS, columns - first) for first in range(0, columns, LM_HEAD_COLUMNS)]
     if _is_bank_sharded(name, layout):
-        pieces = [round_up(piece, 32 * CHIPS[layout.system.chip].dram_banks) for piece in pieces]
+        pieces = [round_up(piece, 32 * layout.system.chip.dram_banks) for piece in pieces]
     return sum(tile_padded_bytes((rows, piece), fmt) for piece in pieces)
 
 

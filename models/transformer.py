@@ -175,6 +175,7 @@ class Transformer(nnx.Module):
         start: int = 0,
         logits: Literal["none", "last", "all"] = "last",
         numerics: Literal["prefill", "decode"] = "prefill",
+        first: bool | None = None,
         traced: bool = False,
         untilize: Literal["dram", "host"] = "dram",
     ):
@@ -189,12 +190,13 @@ class Transformer(nnx.Module):
           logits: "last" computes those of the 32 rows around `last`, "all" of every row, "none" only fills the cache.
           numerics: "decode" uses decode's formats and settings: with teacher forcing this one pass computes what T
             decode steps would.
+          first: whether the host copies the prompt's inputs before this chunk; by default if it starts at 0.
           traced: whether the device's ops are recorded in one trace. untilize: where logits become rows.
 
         Returns:
           (this device's slice of the logits [rows, V / devices] or None, the cache with these rows).
         """
-        if not start:
+        if start == 0 if first is None else first:
             tokens_t, positions_t = tt.copy_to_device(tokens_t, positions_t, work="prompt")
         tables = rotary_tables(positions_t, layout, precision.layer(0), "host")
         run = functools.partial(

@@ -1,27 +1,26 @@
 """Fits the cost model's constants to the published tables and reports in-sample and held-out errors.
 
-python scripts/calibrate.py           # about 20 s; rewrites the constants that the package ships
-python scripts/calibrate.py --out=    # only prints
+python scripts/calibrate.py            # about 20 s
+python scripts/calibrate.py --write    # also rewrites the constants that the package ships
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from pathlib import Path
+from importlib import resources
 
 import jax
 from absl import flags
 
-from ttsim.hardware.constants import CONSTANTS, FITTED, save_constants
+from ttsim.files import writing
+from ttsim.hardware.constants import CONSTANTS, FITTED, constants_json
 from ttsim.proof import fit_times as calibration
 from ttsim.ui import console
 
-_OUT = flags.DEFINE_string(
-    "out",
-    str(Path(__file__).parents[1] / "ttsim" / "data"),
-    "Directory for constants.json and calibration.json; empty writes nothing.",
-)
+_WRITE = flags.DEFINE_bool("write", False, "Write constants.json and calibration.json to ttsim/data, or to --out.")
+_OUT = flags.DEFINE_string("out", None, "Directory for the two files, in place of ttsim/data; implies --write.")
 _STEPS = flags.DEFINE_integer("steps", calibration.STEPS, "Steps of gradient descent.", lower_bound=1)
 _WORST = flags.DEFINE_integer("worst", 5, "Worst figures to list.", lower_bound=0)
 
@@ -29,8 +28,10 @@ TABLES = ("performance", "accuracy", "long-context", "batch-32", "sweep")
 
 
 def main() -> None:
-    if _OUT.value and not Path(_OUT.value).is_dir():
-        raise ValueError(f"--out: {_OUT.value} is not a directory")
+    folder = _OUT.value if _OUT.value is not None else str(resources.files("ttsim.data")) if _WRITE.value else None
+    if folder is not None:
+        paths = {name: os.path.join(folder, f"{name}.json") for name in ("constants", "calibration")}
+        writing.check_targets(paths)
     jax.config.update("jax_platforms", "cpu")  # a fit of 16 numbers
     started = time.perf_counter()
     if sys.stderr.isatty():
@@ -39,10 +40,10 @@ def main() -> None:
     print_errors(result)
     print_constants(result)
     print_worst(result, _WORST.value)
-    if _OUT.value:
-        save_constants(Path(_OUT.value) / "constants.json", result.constants)
-        calibration.save(result, Path(_OUT.value) / "calibration.json")
-        print(f"\nwritten to {_OUT.value}: constants.json, calibration.json")
+    if folder is not None:
+        contents = {"constants": constants_json(result.constants), "calibration": calibration.to_json(result)}
+        writing.write_files({paths[name]: content for name, content in contents.items()})
+        print(f"\nwritten to {folder}: constants.json, calibration.json")
     print(f"\n{time.perf_counter() - started:.0f} s")
 
 

@@ -63,13 +63,13 @@ _GGUF_NAMES = {
 }
 
 
-def save_gguf(golden, path, quantisation=None, tokens=None):
+def save_gguf(golden, path, quantisation=None, tokens=None, extra_tensors=(), extra_keys=(), **options):
     """A GGUF file as llama.cpp's converter writes it, by the gguf package."""
     import gguf
 
     config = golden.config
     arch = {"mistral": "llama"}.get(config.family, config.family)
-    writer = gguf.GGUFWriter(path, arch)
+    writer = gguf.GGUFWriter(path, arch, **options)
     writer.add_block_count(config.num_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -104,6 +104,9 @@ def save_gguf(golden, path, quantisation=None, tokens=None):
         if arch == "llama" and ("q_proj" in name or "k_proj" in name):
             value = uninterleave(value, config.head_dim)
         tensors[_gguf_name(name)] = value
+    for key, value in extra_keys:
+        (writer.add_array if isinstance(value, list) else writer.add_float32)(f"{arch}.{key}", value)
+    tensors |= {name: np.zeros(shape) for name, shape in extra_tensors}
     for name, value in tensors.items():
         value = np.ascontiguousarray(value, np.float32)
         kind = gguf.GGMLQuantizationType.F32

@@ -8,8 +8,12 @@
 Names are imported when they are first used, so that `import ttsim` costs nothing.
 """
 
+from __future__ import annotations
+
 import importlib
 from typing import TYPE_CHECKING, Any
+
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from ttsim.accuracy.estimated import estimate_accuracy

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ttsim.files.reading import printable, read_json, shown
 from ttsim.models.checkpoints.fetch import COMMAND, smollm2_path
 from ttsim.models.checkpoints.gguf_files import GGUFFile
 from ttsim.models.checkpoints.meta_files import open_meta
@@ -95,7 +96,27 @@ def open_checkpoint(weights: str | os.PathLike[str]) -> Checkpoint:
         config = ModelConfig.from_hf(directory)
     except ValueError as error:
         raise CheckpointError(f"{directory}: {error}") from None
-    return Checkpoint(path, config, MappedTensors(SafetensorsFiles(path), config.family))
+    files = SafetensorsFiles(path)
+    _refuse_quantised(directory / "config.json", files)
+    return Checkpoint(path, config, MappedTensors(files, config.family))
+
+
+# Ends of the names that the packers of quantised checkpoints give their tensors.
+_PACKED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale_inv", ".weight.absmax", "_blocks")
+
+
+def _refuse_quantised(config: Path, tensors: Iterable[str]) -> None:
+    """Names the cause where the tensors' names alone would only say that some are missing."""
+    packed = next((name for name in tensors if name.endswith(_PACKED)), None)
+    told = read_json(config).get("quantization_config")
+    if packed is None:
+        return
+    method = told.get("quant_method") if isinstance(told, dict) else None
+    cause = f"quantization_config says {shown(method)}" if method else "there is no quantization_config"
+    raise CheckpointError(
+        f"{config}: {cause}, and tensor {printable(packed)} is packed: quantised checkpoints are not read, "
+        "give the original weights"
+    )
 
 
 def _open_without_safetensors(path: Path) -> Checkpoint:
@@ -105,6 +126,8 @@ def _open_without_safetensors(path: Path) -> Checkpoint:
         return open_checkpoint(first[0])
     if first:
         raise CheckpointError(f"{path} has {len(first)} GGUF files: name one of {', '.join(f.name for f in first)}")
+    if (path / "adapter_config.json").is_file():
+        raise CheckpointError(f"{path} is a PEFT adapter: merge it into its base model and save that as safetensors")
     if any(path.glob("pytorch_model*.bin")):
         raise CheckpointError(f"{path} has pytorch_model.bin only: save the model as safetensors first")
     raise CheckpointError(f"{path} is no checkpoint: no .safetensors, .gguf or consolidated.*.pth file in it")
@@ -224,7 +247,7 @@ def place_parameter(value: np.ndarray, fmt: str, sharding: NamedSharding) -> jax
     Returns:
       float32 of value's shape.
     """
-    array = jax.make_array_from_callback(value.shape, sharding, lambda index: np.asarray(value[index], np.float32))
+    array = jax.make_array_from_callback(value.shape, sharding, lambda index: np.array(value[index], np.float32))
     return array if fmt == "fp32" else _rounder(fmt, sharding.mesh, sharding.spec)(array)
 
 

@@ -7,18 +7,21 @@ Source: meta-llama/llama-models models/llama3/{args,model}.py (sizes, scaled rop
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ttsim.files.reading import InputError, number, printable, read_json
 from ttsim.models.checkpoints.source import CheckpointError
-from ttsim.models.checkpoints.torch_files import read_torch_file
+from ttsim.models.checkpoints.torch_files import SavedTensor, read_torch_file
 from ttsim.models.config import ModelConfig
 from ttsim.models.features import RopeConfig
 from ttsim.models.hf_config import FAMILIES
+
+_LARGEST = 2**31  # of a size in params.json
 
 _NAMES = {
     # Hugging Face's name: (Meta's, axis that model parallelism cuts, None where every shard has all of it)
@@ -50,8 +53,11 @@ class MetaTensors:
             raise CheckpointError(f"{directory} has params.json but no consolidated.*.pth file")
         self._shards = [read_torch_file(file) for file in files]
         for file, shard in zip(files, self._shards, strict=True):
-            if not isinstance(shard, dict):
+            if not isinstance(shard, dict) or not all(isinstance(name, str) for name in shard):
                 raise CheckpointError(f"{file} holds a {type(shard).__name__}, expected tensors by name")
+            for name, value in shard.items():
+                if not isinstance(value, SavedTensor):
+                    raise CheckpointError(f"{file}: {printable(name)[:200]} is no tensor")
 
     def _place(self, name: str) -> tuple[str, int | None]:
         match = re.fullmatch(r"(layers\.\d+\.)?(.+)\.weight", name)
@@ -61,8 +67,8 @@ class MetaTensors:
         label = f"{match[1] or ''}{theirs}.weight"
         # Llama 2 and the first Llama 3 cut the embedding table along its columns.
         if theirs == "tok_embeddings" and label in self._shards[0] and len(self._shards) > 1:
-            columns = self._shards[0]["norm.weight"].shape[0]
-            axis = 0 if self._shards[0][label].shape[1] == columns else 1
+            columns, shape = self._shards[0].get("norm.weight"), self._shards[0][label].shape
+            axis = 0 if columns is not None and shape[1:] == columns.shape else 1
         return label, axis
 
     def label(self, name: str) -> str:
@@ -78,6 +84,9 @@ class MetaTensors:
         label, axis = self._place(name)
         shape = list(self._shards[0][label].shape)
         if axis is not None:
+            for shard in self._shards:
+                if len(shard[label].shape) != 2:
+                    raise CheckpointError(f"tensor {label} has shape {list(shard[label].shape)}, expected two sides")
             shape[axis] = sum(shard[label].shape[axis] for shard in self._shards)
         return tuple(shape)
 
@@ -94,65 +103,87 @@ def open_meta(directory: Path) -> tuple[ModelConfig, MetaTensors]:
     Raises:
       CheckpointError: a file is missing or broken, or params.json lacks a key.
     """
+    path = directory / "params.json"
+    params = _params(path)
     tensors = MetaTensors(directory)
     for name in ("embed_tokens.weight", "layers.0.mlp.gate_proj.weight"):
         if name not in tensors:
             raise CheckpointError(f"tensor {tensors.label(name)} is missing in {directory}")
-    config = read_params(
-        directory / "params.json",
-        vocab_size=tensors.shape("embed_tokens.weight")[0],
-        intermediate_size=tensors.shape("layers.0.mlp.gate_proj.weight")[0],
-    )
+        if len(tensors.shape(name)) != 2:
+            raise CheckpointError(f"tensor {tensors.label(name)} in {directory} has shape {list(tensors.shape(name))}")
+    vocab, inner = (tensors.shape(name)[0] for name in ("embed_tokens.weight", "layers.0.mlp.gate_proj.weight"))
+    config = _config(path, params, vocab_size=vocab, intermediate_size=inner)
     return dataclasses.replace(config, tie_word_embeddings="lm_head.weight" not in tensors), tensors
 
 
-def read_params(path: Path, *, vocab_size: int = 0, intermediate_size: int = 0) -> ModelConfig:
-    """The configuration in a params.json.
-
-    Args:
-      vocab_size, intermediate_size: of the tensors, where they are at hand; otherwise what params.json says, the
-        inner width being two thirds of 4 dim, times ffn_dim_multiplier, rounded up to multiple_of.
+def read_params(path: Path) -> ModelConfig:
+    """The configuration in a params.json: the inner width is two thirds of 4 dim, times ffn_dim_multiplier, rounded up.
 
     Raises:
       CheckpointError: it is no JSON object, or lacks a key.
     """
+    return _config(path, _params(path))
+
+
+def _params(path: Path) -> Mapping[str, Any]:
     try:
-        params = json.loads(path.read_text(encoding="utf-8"))
-        hidden, heads = params["dim"], params["n_heads"]
-        layers, eps, theta = params["n_layers"], params["norm_eps"], params.get("rope_theta", 10000.0)
-        if not intermediate_size:
-            multiple = params["multiple_of"]
-            width = int(int(8 * hidden / 3) * (params.get("ffn_dim_multiplier") or 1))
-            intermediate_size = -(-width // multiple) * multiple
-        vocab_size = vocab_size or params["vocab_size"]
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from None
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} has no {error}") from None
+        params = read_json(path)
+    except InputError as error:
+        raise CheckpointError(str(error)) from None
+    for key in ("dim", "n_heads", "n_layers", "norm_eps"):
+        if key not in params:
+            raise CheckpointError(f"{path} has no {key!r}")
+    return params
+
+
+def _config(path: Path, params: Mapping[str, Any], vocab_size: int = 0, intermediate_size: int = 0) -> ModelConfig:
+    """The configuration, with the sizes of the tensors where they are at hand."""
+    try:
+        return _checked_config(path, params, vocab_size, intermediate_size)
+    except InputError as error:
+        raise CheckpointError(str(error)) from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _checked_config(path: Path, params: Mapping[str, Any], vocab_size: int, intermediate_size: int) -> ModelConfig:
+    origin = str(path)
+
+    def count(key: str, **options: Any) -> int:
+        return number(params, key, origin, kind=int, least=1, most=_LARGEST, **options)
+
+    def positive(key: str, **options: Any) -> float:
+        return number(params, key, origin, least=1e-30, most=1e30, **options)
+
+    hidden, heads, layers = count("dim"), count("n_heads"), count("n_layers")
+    eps, theta = positive("norm_eps"), positive("rope_theta", default=10000.0)
+    if hidden < heads:
+        raise InputError(f"{origin}: dim={hidden} is less than n_heads={heads}")
+    if not intermediate_size:
+        multiple = count("multiple_of")
+        width = int(int(8 * hidden / 3) * positive("ffn_dim_multiplier", default=1.0))
+        intermediate_size = -(-width // multiple) * multiple
     rope = RopeConfig(theta=theta)
     if params.get("use_scaled_rope"):
         rope = RopeConfig(
             theta=theta,
             kind="llama3",
-            factor=float(params.get("rope_scaling_factor", 8.0)),
-            low_freq_factor=float(params.get("low_freq_factor", 1.0)),
-            high_freq_factor=float(params.get("high_freq_factor", 4.0)),
+            factor=positive("rope_scaling_factor", default=8.0),
+            low_freq_factor=positive("low_freq_factor", default=1.0),
+            high_freq_factor=positive("high_freq_factor", default=4.0),
             original_max_position_embeddings=8192,
         )
-    try:
-        return ModelConfig(
-            name=path.resolve().parent.name,
-            family="llama",
-            hidden_size=hidden,
-            intermediate_size=intermediate_size,
-            num_layers=layers,
-            num_heads=heads,
-            num_kv_heads=params.get("n_kv_heads") or heads,
-            head_dim=params.get("head_dim") or hidden // heads,
-            vocab_size=vocab_size,
-            max_position_embeddings=131072 if params.get("use_scaled_rope") else params.get("max_seq_len", 8192),
-            rms_norm_eps=eps,
-            rope=rope,
-        )
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    return ModelConfig(
+        name=path.resolve().parent.name,
+        family="llama",
+        hidden_size=hidden,
+        intermediate_size=intermediate_size,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=count("n_kv_heads", default=heads),
+        head_dim=count("head_dim", default=hidden // heads),
+        vocab_size=vocab_size or count("vocab_size"),
+        max_position_embeddings=131072 if params.get("use_scaled_rope") else count("max_seq_len", default=8192),
+        rms_norm_eps=eps,
+        rope=rope,
+    )

@@ -5,12 +5,14 @@ Needs the `tokenizers` package (`pip install 'ttsim-jax[weights]'`).
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ttsim.files.reading import InputError, printable, read_json, shown
 from ttsim.models.checkpoints.gguf_files import GGUFFile
 from ttsim.models.checkpoints.source import CheckpointError
 
@@ -59,39 +61,62 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         raise CheckpointError("text needs the tokenizers package: pip install 'ttsim-jax[weights]'") from None
     path = Path(path)
     if path.suffix == ".gguf":
-        return _from_gguf(path, GGUFFile(path).metadata)
+        return _from_gguf(path, GGUFFile(path))
     file = (path if path.is_dir() else path.parent) / "tokenizer.json"
     if not file.is_file():
         raise CheckpointError(f"no tokenizer.json beside the weights in {file.parent}: give tokens or a reference file")
     try:
-        backend = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises plain Exceptions
-        raise CheckpointError(f"{file} is no tokenizer: {' '.join(str(error).split())}") from None
+        text = json.dumps(read_json(file))  # within our bounds before it is within the library's
+    except InputError as error:
+        raise CheckpointError(str(error)) from None
+    backend = _built(file, lambda: tokenizers.Tokenizer.from_str(text))
     first = backend.encode("a").ids
     plain = backend.encode("a", add_special_tokens=False).ids
     return Tokenizer(backend, first[0] if first[: len(first) - len(plain)] else None)
 
 
-def _from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
+def _built(path: Path, build: Callable[[], Any]) -> Any:
+    """What the library builds; it raises plain Exceptions, and on what it did not foresee a panic, which is none."""
+    try:
+        return build()
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{path} is no tokenizer: {printable(str(error))[:200]}") from None
+
+
+def _from_gguf(path: Path, file: GGUFFile) -> Tokenizer:
+    metadata = file.metadata
     from tokenizers import AddedToken
 
     kind, pre = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
-    tokens = metadata.get("tokenizer.ggml.tokens")
+    tokens = _texts(path, metadata, "tokens")
     if not tokens:
         raise CheckpointError(f"{path} has no tokenizer: give tokens or a reference file")
     if kind == "gpt2":
-        backend = _byte_level(path, tokens, metadata.get("tokenizer.ggml.merges", []), pre or "default")
+        merges = _texts(path, metadata, "merges")
+        backend = _built(path, lambda: _byte_level(path, tokens, merges, pre or "default"))
     elif kind == "llama":
-        backend = _sentencepiece(tokens, metadata)
+        backend = _built(path, lambda: _sentencepiece(path, tokens, metadata))
     else:
         raise CheckpointError(
-            f"{path} has a {kind!r} tokenizer; supported: gpt2 (byte-level BPE), llama (SentencePiece)"
+            f"{path} has a {shown(kind)} tokenizer; supported: gpt2 (byte-level BPE), llama (SentencePiece)"
         )
     types = metadata.get("tokenizer.ggml.token_type", [])
+    if not isinstance(types, list):
+        raise CheckpointError(f"{path}: tokenizer.ggml.token_type is {shown(types)}, expected a list")
     special = [token for token, kind in zip(tokens, types, strict=False) if kind == _CONTROL]
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     adds = metadata.get("tokenizer.ggml.add_bos_token", kind == "llama" or pre == "llama-bpe")
-    return Tokenizer(backend, metadata.get("tokenizer.ggml.bos_token_id") if adds else None)
+    return Tokenizer(backend, file.token_id("bos") if adds else None)
+
+
+def _texts(path: Path, metadata: Mapping[str, Any], key: str) -> list[str]:
+    """A list of texts in the metadata, empty where it is absent."""
+    values = metadata.get(f"tokenizer.ggml.{key}", [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise CheckpointError(f"{path}: tokenizer.ggml.{key} is {shown(values)}, expected a list of texts")
+    return values
 
 
 def _byte_level(path: Path, tokens: list[str], merges: list[str], pre: str) -> Any:
@@ -105,6 +130,9 @@ def _byte_level(path: Path, tokens: list[str], merges: list[str], pre: str) -> A
         first = pre_tokenizers.Digits(individual_digits=True) if pre == "smollm" else None
     else:
         raise CheckpointError(f"{path} splits text as {pre!r}; supported: {', '.join((*_SPLITS, *_BYTE_LEVEL))}")
+    for merge in merges:
+        if " " not in merge:
+            raise CheckpointError(f"{path}: tokenizer.ggml.merges has {shown(merge)}, expected two tokens and a blank")
     pairs = [(left, right) for left, right in (merge.split(" ", 1) for merge in merges)]
     backend = Backend(
         models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=pairs, ignore_merges=pre == "llama-bpe")
@@ -114,15 +142,23 @@ def _byte_level(path: Path, tokens: list[str], merges: list[str], pre: str) -> A
     return backend
 
 
-def _sentencepiece(tokens: list[str], metadata: Mapping[str, Any]) -> Any:
+def _sentencepiece(path: Path, tokens: list[str], metadata: Mapping[str, Any]) -> Any:
     """SentencePiece's BPE, which joins the pair of the best score: byte-pair encoding with merges in that order."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers
 
-    scores = metadata["tokenizer.ggml.scores"]
+    scores = metadata.get("tokenizer.ggml.scores")
+    if (
+        not isinstance(scores, list)
+        or len(scores) != len(tokens)
+        or not all(isinstance(s, int | float) for s in scores)
+    ):
+        raise CheckpointError(f"{path}: tokenizer.ggml.scores must be a number for each of the {len(tokens)} tokens")
     vocabulary = {token: index for index, token in enumerate(tokens)}
     order = sorted(_merges(vocabulary, scores))
     unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
+    if not isinstance(unknown, int) or not 0 <= unknown < len(tokens):
+        raise CheckpointError(f"{path}: tokenizer.ggml.unknown_token_id is {shown(unknown)}, expected a token")
     backend = Backend(
         models.BPE(
             vocab=vocabulary,

@@ -12,7 +12,7 @@ import pytest
 from checkpoint_files import GOLDEN, Golden, save_hf
 
 from ttsim.accuracy.measured import Runner, bundled_text, cut_windows, measure_accuracy
-from ttsim.accuracy.results import FORMATS, PUBLISHED, AccuracyReport, Outputs, Protocol, Score, failures
+from ttsim.accuracy.results import PUBLISHED, AccuracyReport, Outputs, Protocol, Score, failures
 from ttsim.meshes.systems import get_system
 from ttsim.models.checkpoints.fetch import COMMAND, smollm2_path
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
@@ -20,6 +20,7 @@ from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.checkpoints.tokenizers import load_tokenizer
 from ttsim.models.layout import Layout
 from ttsim.precision.values import Precision, preset
+from ttsim.ui.accuracy_page import document
 
 SHORT = Protocol(prefill=16, decode=47)
 ROOT = Path(__file__).parents[2]
@@ -158,9 +159,10 @@ def test_measure_with_tokens(tiny, tokens):
     assert report.drop[0] == report.bf16.top1.mean() - report.top1
     assert report.sampling_error() == pytest.approx(np.std(report.score.top1, ddof=1) / 2)
     assert lines[-1].startswith("run: 4/4 windows, Top-1: ")
-    assert json.loads(FORMATS["json"](report))["kind"] == "measured"
-    assert "Top-1: " in FORMATS["text"](report)
-    assert FORMATS["markdown"](report).count("\n") == 3
+    assert json.loads(document(report).render("json"))["kind"] == "measured"
+    assert "Top-1: " in document(report).render("text")
+    table = [line for line in document(report).render("markdown").splitlines() if line.startswith("|")]
+    assert len(table) == 3
 
 
 def test_reference_file_replaces_the_reference_run(tmp_path, monkeypatch):
@@ -183,7 +185,7 @@ def test_expectations():
     assert failures(report, 90, 98.5) == []
     assert failures(report, 90.2, None) == ["Top-1 89.6 % is below the expected 90.2 % - 0.5"]
     assert report.drop is None
-    assert "against" not in FORMATS["text"](report)
+    assert "against" not in document(report).render("text")
 
 
 def script(*flags):

@@ -19,6 +19,7 @@ from ttsim.precision.values import Precision, preset
 from ttsim.proof import fit_accuracy as calibration
 from ttsim.proof import published as tables
 from ttsim.proof import reproduce
+from ttsim.ui.reproduce_page import document, published_layout
 
 # The closed form
 
@@ -191,17 +192,17 @@ def items():
 
 
 def test_records_keep_their_keys_and_append_the_estimates(items):
-    keys = list(json.loads(reproduce.to_json(items))["rows"][0])
+    keys = list(json.loads(document(items).render("json"))["rows"][0])
     assert keys == list(reproduce.KEYS)
     assert keys[11:] == ["top1_published", "top5_published", "notes", "top1", "top5", "top1_kind", "top5_kind"]
-    assert next(csv.reader(io.StringIO(reproduce.to_csv(items)))) == keys
+    assert next(csv.reader(io.StringIO(document(items).render("csv")))) == keys
     record = items[0].record()
     assert record["top1_kind"] == record["top5_kind"] == "estimated"
     assert record["top1"] == pytest.approx(items[0].accuracy.top1, abs=0.01)
 
 
 def test_text_labels_estimates_and_fits(items):
-    out = reproduce.to_text(items)
+    out = document(items).render("text", 120)
     assert max(map(len, out.splitlines())) <= 120
     assert f"~{items[0].accuracy.top1:.1f}±" in out
     assert "in-sample" in out
@@ -209,13 +210,13 @@ def test_text_labels_estimates_and_fits(items):
 
 
 def test_markdown_has_rounded_estimates(items):
-    rows = tables.parse_markdown(reproduce.to_markdown(items))
+    rows = tables.parse_markdown(published_layout(items))
     assert rows[0].top1 == round(items[0].accuracy.top1)
     assert rows[1].top1 is None  # batch-32 has no such column
 
 
 def test_accuracy_summary_is_in_points(items):
-    summary = json.loads(reproduce.to_json(items))["summary"]
+    summary = json.loads(document(items).render("json"))["summary"]
     all_rows = summary["top1"]["all"]["all"]
     assert all_rows["rows"] == 1
     assert all_rows["bias"] == pytest.approx(items[0].accuracy.top1 - items[0].row.top1)

@@ -12,6 +12,7 @@ from ttsim.explore import search as pareto_search
 from ttsim.explore.front import Point
 from ttsim.models.identity import get_config
 from ttsim.precision.values import Precision, preset
+from ttsim.ui import front_page
 
 CONFIG = get_config("Llama3.2-1B")
 
@@ -51,20 +52,20 @@ def test_points_of_the_sweep_and_their_formats(tmp_path):
     points = pareto.evaluate(pareto.published_settings(), CONFIG, "N300", pareto.estimated(CONFIG))
     assert points[0].speed == max(p.speed for p in points)
     assert points[0].top1 == min(p.top1 for p in points)
-    rows = list(csv.DictReader(io.StringIO(pareto.to_csv(points))))
-    assert tuple(rows[0]) == pareto.KEYS
+    rows = list(csv.DictReader(io.StringIO(front_page.document(points, "title").render("csv"))))
+    assert tuple(rows[0]) == front_page.KEYS
     assert {row["accuracy"] for row in rows} == {"estimated"}
-    svg = ET.fromstring(pareto.to_svg(points, "1B <on> N300"))
+    svg = ET.fromstring(front_page.svg(points, "1B <on> N300"))
     assert len(svg.findall("{*}circle")) == 12
-    text = pareto.to_text(points, "title")
-    assert max(map(len, text.splitlines())) <= 120
+    text = front_page.document(points, "title").render("text", 80)
+    assert max(map(len, text.splitlines())) <= 80
     assert "accuracy estimated" in text
 
 
 def test_png_needs_matplotlib(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "front.png"
-    pareto.save_png([point(0, 10, 70), point(1, 9, 80)], "title", str(path))
+    front_page.save_png([point(0, 10, 70), point(1, 9, 80)], "title", str(path))
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ttsim.explore import goal
 from ttsim.explore.goal import parse_goal, search
 from ttsim.explore.sweep import parse_sweep, sweep
 from ttsim.explore.whatif import WhatIf
@@ -15,7 +14,7 @@ from ttsim.explore.whatif_prompts import PromptWhatIf
 from ttsim.hardware.constants import load_constants
 from ttsim.scenarios.question import Question, parse_number
 from ttsim.scenarios.scenario import Scenario
-from ttsim.ui import sweep_page as sweep_report
+from ttsim.ui import goal_page, sweep_page
 from ttsim.ui.plot import curves
 
 
@@ -81,13 +80,13 @@ def test_sweep_answers_every_combination_and_says_what_fails():
 
 def test_sweep_formats():
     axes = {"batch_size": (1, 2, 4), "device": ("N150", "N300")}
-    result = sweep_report.Sweep(Question(model="1b"), axes, sweep(Question(model="1b"), axes))
-    shown = sweep_report.to_text(result)
-    assert max(map(len, shown.splitlines())) <= 120
+    result = sweep_page.Sweep(Question(model="1b"), axes, sweep(Question(model="1b"), axes))
+    shown = sweep_page.document(result).render("text", 80)
+    assert max(map(len, shown.splitlines())) <= 80
     assert "speed, t/s/u" in shown
-    assert len(json.loads(sweep_report.to_json(result))["points"]) == 6
-    assert sweep_report.to_csv(result).count("\n") == 7
-    page = sweep_report.FORMATS["html"](result)
+    assert len(json.loads(sweep_page.document(result).render("json"))["points"]) == 6
+    assert sweep_page.document(result).render("csv").count("\n") == 7
+    page = sweep_page.document(result).render("html")
     assert page.count("<svg") == 3
     assert page.count("<polyline") == 6
 
@@ -132,7 +131,7 @@ def test_goal_finds_the_cheapest_that_meets_it():
     assert best.scenario.system.label == "N300"
     assert best.meets
     assert all(not a.meets or a.price >= best.price for a in answers)
-    assert "N300" in goal.to_text("g", answers).splitlines()[0]
+    assert "N300" in goal_page.headline("g", answers)
 
 
 def test_goal_tries_batches_for_throughput_only():
@@ -143,7 +142,7 @@ def test_goal_tries_batches_for_throughput_only():
 
 def test_goal_that_nothing_meets_names_the_nearest():
     answers = search(Question(model="8b"), parse_goal("speed>=1000"), systems=("N150", "N300"))
-    assert "no system meets it; the nearest, N300" in goal.to_text("g", answers)
+    assert "no system meets it; the nearest, N300" in goal_page.headline("g", answers)
 
 
 # What-ifs

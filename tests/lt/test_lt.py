@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ttsim.lt import commands, export
 from ttsim.lt.runner import Runner
@@ -81,11 +84,80 @@ def test_finished_jobs_survive_and_unfinished_ones_are_cancelled(tmp_path):
     assert again.add("demo", "1b", "n150").number == 4
 
 
-def test_a_broken_state_file_is_one_clear_line(tmp_path):
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "state.json").write_text("[")
-    with pytest.raises(ValueError, match="is no state of lt"):
-        State(tmp_path)
+def test_a_damaged_state_is_read_as_far_as_it_goes(tmp_path):
+    state = State(tmp_path)
+    for number in range(3):
+        state.add("demo", "1b", "n150").status = "Finished"
+        state.jobs[number].speed = 10.0 + number
+    state.save()
+    whole = state.path.read_bytes()
+    cut = whole[: whole.rindex(b'"model"')]  # within the third job
+    state.path.write_bytes(cut)
+    again = State(tmp_path)
+    assert [job.speed for job in again.jobs] == [10.0, 11.0]
+    assert "was damaged: 2 of its jobs" in again.notes[0]
+    again.acquire()
+    again.save()
+    assert state.path.with_name("state.json.damaged").read_bytes() == cut  # nothing is written over
+    assert State(tmp_path).add("demo", "1b", "n150").number == 3
+    again.release()
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+        max_leaves=8,
+    ),
+    st.sampled_from(["number", "command", "model", "device", "status", "speed", "output", "kind"]),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_value_in_a_state_stops_the_tool_or_leaves_its_folder(tmp_path, value, key):
+    entry = {"number": 7, "command": "demo", "model": "1b", "device": "n150", "status": "Finished", key: value}
+    (tmp_path / "logs").mkdir(exist_ok=True)
+    (tmp_path / "logs" / "state.json").write_text(json.dumps({"last": 9, "jobs": [entry]}))
+    state = State(tmp_path)
+    for job in state.jobs:
+        assert state.log(job).parent == tmp_path / "logs"
+        assert to_text([job]).isprintable() or "\x1b" not in to_text([job])
+        state.remove(job)
+    state.save()
+    assert State(tmp_path).jobs == []
+
+
+@given(st.text(max_size=80))
+@settings(max_examples=100, deadline=None)
+def test_any_log_is_read_as_far_as_it_goes(junk):
+    job = Job(1, "demo", "1b", "n150")
+    job.parse(f"@ 1.2.3 tok/s/user\n{junk}\n@ 5 tok/s/user\nTop-1: 9..9% | Top-5: 1%\n")
+    assert job.speed == 5.0
+    assert job.top1 is None
+
+
+def test_a_second_writer_is_told_in_one_line(tmp_path):
+    first = Runner(State(tmp_path))
+    with pytest.raises(ValueError, match=rf"another lt \(process {os.getpid()}\) works in"):
+        Runner(State(tmp_path))
+    first.close()
+    Runner(State(tmp_path)).close()
+
+
+def test_a_failed_save_is_an_error_in_the_list(tmp_path, monkeypatch):
+    state = State(tmp_path)
+    runner = Runner(state)
+    jobs = runner.submit([("accuracy", "1b", "n150"), ("accuracy", "3b", "n150")])
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "logs/state.json")
+
+    monkeypatch.setattr(state, "save", full)
+    runner.wait()
+    assert [job.status for job in jobs] == ["Error", "Error"]
+    assert "the list can't be saved: logs/state.json: No space left" in jobs[1].output
+    with pytest.raises(OSError, match="No space left"):
+        runner.submit([("accuracy", "8b", "n150")])
+    assert len(state.jobs) == 2
+    runner.close()
 
 
 def test_results_are_read_from_the_log():
@@ -169,7 +241,8 @@ def test_sweeps_are_plotted(tmp_path):
     assert lines[0].startswith("Table written to")
     assert lines[1].startswith("Plots written to .svg files in")
     plot = (tmp_path / "data_plots" / "Llama3.2-1B_N150_pareto.svg").read_text()
-    assert plot.count('fill="red"/>') == 2
+    assert plot.count("<circle") == 3
+    assert len(re.search(r'<polyline points="([^"]*)"', plot)[1].split()) == 2
     points = (tmp_path / "data_plots" / "Llama3.2-1B_N150_point_desc.csv").read_text().splitlines()
     assert points == ["index,speed,top1,description", "0,100.0,70.0,s0", "1,90.0,80.0,s1", "2,85.0,75.0,s2"]
 

@@ -168,6 +168,11 @@ def test_truncated_files(tmp_path):
         ({"params.json": "{}"}, "has no 'dim'"),
         ({"params.json": '{"dim": 8, "n_heads": 1, "n_layers": 1, "norm_eps": 1}'}, "no consolidated"),
         ({"pytorch_model.bin": ""}, "safetensors"),
+        ({"adapter_config.json": "{}"}, "PEFT adapter"),
+        (
+            {"model.safetensors": b"version https://git-lfs.github.com/spec", "config.json": None},
+            "Git LFS pointer",
+        ),
         ({"a.gguf": "", "b.gguf": ""}, "2 GGUF files"),
         ({"a.gguf": "hello"}, "no GGUF file"),
     ],

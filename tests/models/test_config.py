@@ -229,7 +229,7 @@ def test_refuses_files_that_are_not_a_config(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not JSON"):
         ModelConfig.from_hf(file)
     file.write_text("[]")
-    with pytest.raises(ValueError, match="a JSON list"):
+    with pytest.raises(ValueError, match="holds a list where"):
         ModelConfig.from_hf(file)
 
 

@@ -236,8 +236,8 @@ def test_decoder_json_refuses_what_tt_transformers_has_not():
         (lambda: Precision.parse("precision_cf = {ff2: bfp8}"), "unknown part 'precision_cf'; valid: precision_cfg"),
         (lambda: Precision.parse("ff2: bfp8"), "not 'precision_cfg = "),
         (lambda: preset("perf", "Llama3.2-1B"), "unknown preset 'perf'; valid: performance"),
-        (lambda: preset("accuracy", "Llama3.2-1B", "May 2025"), "'May 2025' is not an ISO date"),
-        (lambda: Precision.from_decoder_json("{"), "decoder JSON: "),
+        (lambda: preset("accuracy", "Llama3.2-1B", "May 2025"), "date 'May 2025' is no day in ISO format"),
+        (lambda: Precision.from_decoder_json("{"), "decoder JSON is not JSON: "),
         (lambda: Precision.from_decoder_json({"0": {}}), "a decoder JSON has the form"),
         (
             lambda: Precision.from_decoder_json({"decoders": {"0": {"precision_cfg": {"FF1": "BFP8"}}}}),

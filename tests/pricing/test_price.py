@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -243,12 +242,3 @@ def test_prices_are_differentiable_by_the_constants():
     bandwidth = 5e9  # low enough to bind
     moved = price(linear_program(n=4096), machine()).kernels[0].kernel.bytes
     assert jax.grad(time)(bandwidth) == pytest.approx(-moved / bandwidth**2, rel=1e-3)
-
-
-def test_the_dispatch_gap_is_interpolated_between_dates():
-    days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=30 * i) for i in range(36)]
-    gaps = [software_of(day).dispatch_gap for day in days]
-    assert gaps[0] == 3.13e-6
-    assert gaps[-1] == 1.57e-6
-    assert max(abs(a - b) for a, b in itertools.pairwise(gaps)) < 0.4e-6
-    assert software_of(datetime.date(2025, 5, 1)).dispatch_gap == 2.90e-6

@@ -7,7 +7,8 @@ from ttsim.accuracy.results import AccuracyReport, Protocol, Score
 from ttsim.models.presets import PRESETS
 from ttsim.proof import published as tables
 from ttsim.proof.accuracy_rows import check_config, find_checkpoints, measure_rows
-from ttsim.proof.reproduce import reproduce, to_json, to_text, with_measurements
+from ttsim.proof.reproduce import reproduce, with_measurements
+from ttsim.ui.reproduce_page import document
 
 
 def test_checkpoints_are_found_by_either_spelling(tmp_path):
@@ -53,6 +54,6 @@ def test_rows_of_one_precision_share_a_measurement(monkeypatch, tmp_path):
 
     items = with_measurements(reproduce(rows[:1]), {0: reports[0]})
     assert items[0].accuracy.top1 == 80
-    assert '"top1_kind": "measured"' in to_json(items)
-    assert "=80.0±1.8" in to_text(items)
-    assert "=  measured" in to_text(items)
+    assert '"top1_kind": "measured"' in document(items).render("json")
+    assert "=80.0±1.8" in document(items).render("text")
+    assert "=  measured" in document(items).render("text")

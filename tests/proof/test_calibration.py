@@ -143,13 +143,13 @@ def test_a_weight_of_zero_leaves_a_figure_out():
     fitted = calibration.fit(observations, weights, steps=50)
     with_it, without_it = (sum(abs(np.log(fitted[n][i] / CONSTANTS[n].value)) for n in FITTED) for i in (0, 1))
     assert with_it > 0.5
-    assert without_it < 0.05
+    assert without_it < with_it / 4
 
 
 def test_a_calibration_is_written_as_data(tmp_path):
     rows = tables.select(calibration.measured_rows(), table="performance", model="Llama3.2-1B", device=["N150", "N300"])
     result = calibration.calibrate(calibration.observe(rows), steps=3)
-    calibration.save(result, tmp_path / "calibration.json")
+    (tmp_path / "calibration.json").write_text(calibration.to_json(result))
     written = json.loads((tmp_path / "calibration.json").read_text())
     assert [(f["device"], f["figure"]) for f in written["figures"]] == [
         (device, figure) for figure in ("speed", "ttft") for device in ("N150", "N300")

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from ttsim.proof import published as tables
-from ttsim.proof.reproduce import reproduce, summaries, to_csv, to_json, to_markdown, to_text
+from ttsim.proof.reproduce import reproduce, summaries
 from ttsim.proof.summary import ErrorSummary
+from ttsim.ui.reproduce_page import document, published_layout
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 KEYS = [
@@ -66,11 +67,11 @@ def test_vision_rows_are_shown_and_left_out(items):
     vision = [item for item in items if item.row.vision]
     assert len(vision) == 2
     assert not any(item.compared for item in vision)
-    assert "left out of the errors" in to_text(items)
+    assert "left out of the errors" in document(items).render("text", 120)
 
 
 def test_json_has_the_documented_keys(items):
-    data = json.loads(to_json(items))
+    data = json.loads(document(items).render("json"))
     assert list(data) == ["rows", "summary"]
     assert list(data["rows"][0])[: len(KEYS)] == KEYS
     first = data["rows"][0]
@@ -80,13 +81,13 @@ def test_json_has_the_documented_keys(items):
 
 
 def test_csv_reads_back(items):
-    rows = list(csv.DictReader(io.StringIO(to_csv(items))))
+    rows = list(csv.DictReader(io.StringIO(document(items).render("csv"))))
     assert len(rows) == 105
     assert float(rows[0]["speed"]) == pytest.approx(items[0].speed, abs=1e-3)
 
 
 def test_markdown_parses_as_the_published_tables_do(items):
-    parsed = tables.parse_markdown(to_markdown(items))
+    parsed = tables.parse_markdown(published_layout(items))
     assert [(r.table, r.model, r.device_label) for r in parsed] == [
         (i.row.table, i.row.model, i.row.device_label) for i in items
     ]
@@ -94,10 +95,11 @@ def test_markdown_parses_as_the_published_tables_do(items):
 
 
 def test_text_fits_a_terminal(items):
-    plain = to_text(items)
-    assert max(map(len, plain.splitlines())) <= 120
+    plain = document(items).render("text", 120)
+    for width in (80, 100, 120):
+        assert max(map(len, document(items).render("text", width).splitlines())) <= width
     assert "\x1b" not in plain
-    assert "\x1b" in to_text(items, colour=True)
+    assert "\x1b" in document(items).render("text", 120, colour=True)
 
 
 def test_summary_statistics():

@@ -25,11 +25,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ttsim import ops as tt
 from ttsim.accuracy.refpt import ReferenceFile, read_refpt
 from ttsim.accuracy.results import PUBLISHED, AccuracyReport, Outputs, Protocol, Score
+from ttsim.accuracy.saved import SavedWindows, identity, joined
 from ttsim.meshes.systems import System, get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.loading import Checkpoint, Storage, load_model, open_checkpoint
@@ -73,7 +74,7 @@ class Runner:
         build = functools.partial(prefill_by_layer, layout, precision, 1, mesh=self.mesh, on_compile=self._count)
         self._prefill = build()
         self._decode = build(start=protocol.prefill, logits="all", numerics="decode")
-        self._statistics = AheadOfTime(self._read, (), self._count)
+        self._statistics = AheadOfTime(self._everywhere, (), self._count)
 
     def _count(self, seconds: float) -> None:
         self.compile_seconds += seconds
@@ -94,6 +95,11 @@ class Runner:
         _, cache = self._prefill(model, prompt, jnp.arange(first), zero, last, cache)
         logits, _ = self._decode(model, rest, jnp.arange(first, first + count), zero, last, cache)
         return self._statistics(logits, tokens_wt[:, first + 1 :])
+
+    def _everywhere(self, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
+        """`_read` with its results on all devices, so that every process has those of all replicas."""
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        return tuple(jax.lax.with_sharding_constraint(x, whole) for x in self._read(logits, targets))
 
     def _read(self, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
         """Choices, -log p of the targets and, if asked for, the five best, each [replicas, positions, ...].
@@ -231,6 +237,7 @@ def measure_accuracy(
     label: str | None = None,
     progress: bool | None = None,
     log: Callable[[str], None] | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> AccuracyReport:
     """Top-1 and Top-5 of a checkpoint on a system under a precision.
 
@@ -252,6 +259,7 @@ def measure_accuracy(
       label: what the report calls the precision; by default its name or text.
       progress: bars on stderr; None: on a terminal.
       log: told the running accuracy, line by line.
+      resume: a file that finished windows are kept in, and taken from if it is there.
 
     Raises:
       ValueError: unknown names, a text that is too short or `CheckpointError`.
@@ -263,32 +271,46 @@ def measure_accuracy(
     label = label or (precision if isinstance(precision, str) else precision.to_text())
     mesh, storage = _mesh(system), storage or _storage(config)
     seconds = {"load": 0.0, "compile": 0.0}
+    file = None if reference_file is None else read_refpt(reference_file)
+    if file is not None:
+        cut, best = _reference_windows(file, protocol, windows)
+    else:
+        cut = _windows(checkpoint, protocol, windows, text) if tokens is None else np.asarray(tokens, np.int32)
+    precision = resolve(precision, config.name)
+    about = {"config": config, "device": system.label, "precision": precision.to_text(), "protocol": protocol}
+    run_id = identity(weights=checkpoint.path.resolve(), **about, storage=storage, tokens=cut)
+    saved = SavedWindows(resume, run_id, writes=jax.process_index() == 0)
 
     def run(part: str, precision: Precision, top5: bool = False, score: Callable[[Outputs], str] | None = None):
+        done = saved.of(part, protocol.decode)
+        first = 0 if done is None else len(done.choice)
+        if done is not None and first >= len(cut):
+            seconds[part] = done.seconds
+            return done
         start = time.perf_counter()
         model = load_model(checkpoint, layout, precision, mesh, storage=storage, progress=progress)
         jax.block_until_ready(jax.tree.leaves(model))
         seconds["load"] += time.perf_counter() - start
-        with Progress(part, -(-len(cut) // system.data_parallel), progress) as bar:
+        with Progress(part, -(-(len(cut) - first) // system.data_parallel), progress) as bar:
 
-            def on_window(outputs: Outputs) -> None:
+            def on_window(new: Outputs) -> None:
+                outputs = joined(done, new)
+                saved.keep(part, outputs)
                 line = score(outputs) if score else ""
                 bar.advance(line)
                 if log and line:
                     log(f"{part}: {len(outputs.choice)}/{len(cut)} windows, {line}")
 
             runner = Runner(layout, precision, protocol, mesh, top5=top5)
-            outputs = runner(model, cut, on_window)
+            outputs = joined(done, runner(model, cut[first:], on_window))
         seconds[part] = outputs.seconds
         seconds["compile"] += runner.compile_seconds
         return outputs
 
     nll: np.ndarray | None = None
     if reference_file is not None:
-        cut, best = _reference_windows(read_refpt(reference_file), protocol, windows)
         source = Path(reference_file).name
     else:
-        cut = _windows(checkpoint, protocol, windows, text) if tokens is None else np.asarray(tokens, np.int32)
         exact = run("reference", preset("fp32", config.known_name), top5=True)
         assert exact.top5 is not None
         best, nll, source = exact.top5, exact.nll, "the same checkpoint in fp32"
@@ -298,7 +320,7 @@ def measure_accuracy(
         return f"Top-1: {score.top1.mean():.1f} % | Top-5: {score.top5.mean():.1f} %"
 
     bf16 = Score.of(run("bf16", preset("bf16", config.known_name), score=running), best, nll) if compare_bf16 else None
-    score = Score.of(run("run", resolve(precision, config.known_name), score=running), best, nll)
+    score = Score.of(run("run", precision, score=running), best, nll)
     seconds["total"] = time.perf_counter() - began
     return AccuracyReport(
         model=config.name,

@@ -1,9 +1,7 @@
-"""What an accuracy measurement says: agreement with the reference, its spread and error, as text, JSON or markdown."""
+"""What an accuracy measurement says: agreement with the reference, its spread and error."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,55 +164,3 @@ def failures(report: AccuracyReport, top1: float | None = None, top5: float | No
         for name, found, value in expected
         if value is not None and found < value - 0.5
     ]
-
-
-def to_text(report: AccuracyReport) -> str:
-    """The report for people."""
-    lines = [
-        f"{report.model} on {report.device}, {report.precision} (measured)",
-        f"reference  {report.reference}; {report.protocol.prefill} prefilled + {report.protocol.decode} decoded tokens "
-        f"in {report.windows} window{'s' if report.windows > 1 else ''}",
-        f"Top-1: {_figure(report, 'top1')}",
-        f"Top-5: {_figure(report, 'top5')}",
-    ]
-    if report.delta_nll is not None:
-        lines.append(f"delta NLL  {report.delta_nll:+.4f} nats a token")
-    if report.drop is not None and report.bf16 is not None:
-        lines.append(
-            f"against bf16 ({report.bf16.top1.mean():.1f} | {report.bf16.top5.mean():.1f} %): "
-            f"{-report.drop[0]:+.1f} | {-report.drop[1]:+.1f} points"
-        )
-    lines.append("seconds    " + ", ".join(f"{part} {value:.1f}" for part, value in report.seconds.items()))
-    return "\n".join(lines) + "\n"
-
-
-def _figure(report: AccuracyReport, top: str) -> str:
-    values = getattr(report.score, top)
-    sd = spread(values)
-    error = f"sampling error {report.sampling_error(top):.1f}"
-    return f"{values.mean():.1f} % ({error if sd is None else f'sd over windows {sd:.1f}, {error}'})"
-
-
-def to_json(report: AccuracyReport) -> str:
-    return json.dumps(report.as_dict(), indent=2) + "\n"
-
-
-def to_markdown(report: AccuracyReport) -> str:
-    """One row in the published tables' columns, with more of them."""
-    drop = report.drop
-    row = {
-        "Model": report.model,
-        "Device": report.device,
-        "Precision": report.precision,
-        "Top-1 (%)": f"{report.top1:.1f}",
-        "Top-5 (%)": f"{report.top5:.1f}",
-        "Drop Top-1": f"{drop[0]:.1f}" if drop else "",
-        "Drop Top-5": f"{drop[1]:.1f}" if drop else "",
-        "+-": f"{report.sampling_error():.1f}",
-        "Windows": str(report.windows),
-        "Kind": "measured",
-    }
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (row, ("---",) * len(row), row.values()))
-
-
-FORMATS: dict[str, Callable[[AccuracyReport], str]] = {"text": to_text, "json": to_json, "markdown": to_markdown}

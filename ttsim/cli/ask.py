@@ -1,4 +1,4 @@
-"""What scripts/estimate.py answers: one of its modes, in one of its formats."""
+"""What `ttsim estimate` and its sisters answer: one of its modes, as a document."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ttsim.explore import compare, goal
+from ttsim.explore.estimate import estimate, record
 from ttsim.explore.sweep import parse_sweep, sweep
+from ttsim.files.writing import write_file
 from ttsim.hardware.constants import load_constants
 from ttsim.models.identity import get_config
 from ttsim.precision.values import Precision, resolve
 from ttsim.scenarios.question import Question
-from ttsim.ui import console, estimate
-from ttsim.ui import constants_table as constants_report
-from ttsim.ui import sweep_page as sweep_report
+from ttsim.ui import compare_page, constants_table, estimate_page, goal_page, sweep_page
+from ttsim.ui.table import Document
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The script's flags (see its --help)."""
+    """The flags (see `ttsim estimate --help`)."""
 
     question: Question
     device_given: bool = True
@@ -34,39 +35,29 @@ class Request:
     diff: str | None = None
     phase: str = "decode"
     list_constants: bool = False
-    print_system: str | None = None
     advice: bool = True
     rows: int = 14
-    format: str = "text"
 
 
-def answer(request: Request, colour: bool = False, progress: Callable[[int, int], None] | None = None) -> str:
-    """The text that the script prints; files for --trace and --ops_csv are written on the way.
+def answer(request: Request, progress: Callable[[int, int], None] | None = None) -> Document:
+    """What the command shows; files for --trace and --ops_csv are written on the way.
 
     Raises:
       ValueError: flags that exclude each other, or anything in them that is wrong.
     """
     mode = _mode(request)
-    if mode == "print_system":
-        from ttsim.meshes.toml_systems import print_systems
-
-        _only(request, "text", mode=mode)
-        return print_systems(request.print_system or "")
     constants = _constants(request.constants_file)
     if mode == "list_constants":
-        return _formatted(constants_report.FORMATS, request)(constants)
+        return constants_table.document(constants)
     question = _complete(request)
     if mode == "sweep":
-        return _sweep(request, question, constants, colour, progress)
+        return _sweep(request, question, constants, progress)
     if mode == "goal":
         conditions = goal.parse_goal(request.goal or "")
-        answers = goal.search(question, conditions, constants)
-        if request.format == "text":
-            return goal.to_text(request.goal or "", answers, colour)
-        return _formatted({"json": goal.to_json}, request)(request.goal, answers)
+        return goal_page.document(request.goal or "", goal.search(question, conditions, constants))
     if mode == "compare":
-        return _compare(request, question, constants, colour)
-    return _estimate(request, question, constants, colour)
+        return _compare(request, question, constants)
+    return _estimate(request, question, constants)
 
 
 def _constants(path: str | None) -> Mapping[str, float]:
@@ -83,7 +74,6 @@ def _mode(request: Request) -> str:
         "compare": request.compare,
         "diff": request.diff is not None,
         "list_constants": request.list_constants,
-        "print_system": request.print_system is not None,
     }
     chosen = [name for name, given in modes.items() if given]
     if len(chosen) > 1:
@@ -110,19 +100,9 @@ def _complete(request: Request) -> Question:
     return question
 
 
-def _formatted(formats: Mapping[str, Callable], request: Request) -> Callable:
-    _only(request, *formats, mode=_mode(request))
-    return formats[request.format]
-
-
-def _only(request: Request, *formats: str, mode: str) -> None:
-    if request.format not in formats:
-        raise ValueError(f"--{mode} has no format {request.format!r}: {', '.join(formats)}")
-
-
 def _sweep(
-    request: Request, question: Question, constants: Mapping[str, float], colour: bool, progress: Callable | None
-) -> str:
+    request: Request, question: Question, constants: Mapping[str, float], progress: Callable[[int, int], None] | None
+) -> Document:
     axes = {}
     for text in request.sweep:
         name, values = parse_sweep(text)
@@ -131,40 +111,28 @@ def _sweep(
         if name == "device" and request.system_file:
             raise ValueError("--sweep=device and --system_file both name a system: give one")
         axes[name] = values
-    result = sweep_report.Sweep(question, axes, sweep(question, axes, constants, progress))
-    if request.format == "text":
-        return sweep_report.to_text(result, colour)
-    return _formatted(sweep_report.FORMATS, request)(result)
+    return sweep_page.document(sweep_page.Sweep(question, axes, sweep(question, axes, constants, progress)))
 
 
-def _compare(request: Request, question: Question, constants: Mapping[str, float], colour: bool) -> str:
+def _compare(request: Request, question: Question, constants: Mapping[str, float]) -> Document:
     if len(request.compare) > 2:
         raise ValueError(f"--compare puts two runs side by side, not {len(request.compare)}")
     runs = [compare.run_of(spec, question, constants) for spec in request.compare]
     if len(runs) == 1:
-        own = estimate.estimate(question.scenario(), constants, advice=False)
-        runs.insert(0, estimate.record(own))
-    left, right = runs
-    if request.format == "text":
-        return compare.to_text(left, right, colour)
-    formats = {"markdown": compare.to_markdown, "json": compare.to_json, "csv": compare.to_csv}
-    return _formatted(formats, request)(left, right)
+        runs.insert(0, record(estimate(question.scenario(), constants, advice=False)))
+    return compare_page.document(*runs)
 
 
-def _estimate(request: Request, question: Question, constants: Mapping[str, float], colour: bool) -> str:
-    from ttsim.ui import perf_report, timeline
-
+def _estimate(request: Request, question: Question, constants: Mapping[str, float]) -> Document:
     scenario = question.scenario()
-    item = estimate.estimate(scenario, constants, request.advice)
-    if request.trace:
-        console.write(timeline.to_json(scenario, constants), request.trace)
-    if request.ops_csv:
-        console.write(perf_report.to_csv(scenario, constants), request.ops_csv)
-    if request.diff is not None:
-        _only(request, "text", mode="diff")
-        return perf_report.diff_text(scenario, constants, request.diff, request.phase, colour)
-    if request.format == "text":
-        return estimate.to_text(item, request.rows, colour)
-    if request.format == "markdown":
-        return estimate.to_markdown(item, request.rows)
-    return estimate.FORMATS[request.format](item)
+    if request.trace or request.ops_csv or request.diff is not None:
+        from ttsim.ui import perf_report, timeline
+
+        scenario.check_fits()
+        if request.trace:
+            write_file(timeline.to_json(scenario, constants), request.trace)
+        if request.ops_csv:
+            write_file(perf_report.to_csv(scenario, constants), request.ops_csv)
+        if request.diff is not None:
+            return perf_report.diff(scenario, constants, request.diff, request.phase)
+    return estimate_page.document(estimate(scenario, constants, request.advice), request.rows)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ttsim.accuracy.estimated import estimate_accuracy
+from ttsim.errors import unknown
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS
-from ttsim.precision.text import unknown
+from ttsim.precision.values import Precision
 from ttsim.proof.intervals import fold_of, interval
 from ttsim.scenarios.memory import DoesNotFitError
 from ttsim.scenarios.question import Question
 from ttsim.scenarios.scenario import MAX_BATCH, Scenario
-from ttsim.ui import text
 
 # List prices of the boards alone, in dollars: n150d, n300d, p100a (hardwareluxx.de, 2025-04), p150a (vendor, 2026); a
 # T3K is four N300. No public price of a Galaxy or of a P300 board was found.
@@ -37,8 +37,11 @@ UNITS = {
     "users": {"": 1.0},
     "ttft": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
     "latency": {"s": 1.0, "ms": 1e-3},
+    "top1": {"": 1.0, "%": 1.0},
+    "top5": {"": 1.0, "%": 1.0},
 }
-_MORE = ("speed", "throughput", "users")  # the more the better
+_MORE = ("speed", "throughput", "users", "top1", "top5")  # the more the better
+_PRESETS = ("performance", "accuracy")  # tried where the goal bounds an accuracy
 
 
 @dataclass(frozen=True)
@@ -59,28 +62,32 @@ class Answer:
 
     Attributes:
       scenario: what runs. price: dollars of the boards, infinite if no price is known.
-      figures: speed (t/s/u), ttft and latency (s), throughput (t/s), users.
+      precision: the preset's name, or the question's own.
+      figures: speed (t/s/u), ttft and latency (s), throughput (t/s), users, top1 and top5 (per cent, estimated).
       meets: whether the best estimate meets the goal. surely: whether the bad end of its intervals does.
+      checked: whether measurements tell how far off speed and TTFT may be.
       margin: the smallest ratio by which a condition is met, below 1 if it is not.
     """
 
     scenario: Scenario
     price: float
+    precision: str
     figures: Mapping[str, float]
     meets: bool
     surely: bool
+    checked: bool
     margin: float
 
 
 def parse_goal(goal: str) -> tuple[Condition, ...]:
-    """Conditions from "speed>=30,ttft<=200ms".
+    """Conditions from "speed>=30,ttft<=200ms,top1>=90".
 
     Raises:
       ValueError: an unknown figure or unit, or a bound on the wrong side.
     """
     conditions = []
     for item in filter(None, map(str.strip, goal.split(","))):
-        match = re.fullmatch(r"(\w+)\s*(>=|<=|>|<)\s*([\d.]+(?:e[+-]?\d+)?)\s*([a-z/]*)", item, re.IGNORECASE)
+        match = re.fullmatch(r"(\w+)\s*(>=|<=|>|<)\s*([\d.]+(?:e[+-]?\d+)?)\s*([a-z/%]*)", item, re.IGNORECASE)
         if not match:
             raise ValueError(f"goal {item!r} is not figure>=number or figure<=number, e.g. speed>=30 or ttft<=200ms")
         figure, sign, number, unit = match[1].lower(), match[2], match[3], match[4].lower()
@@ -109,7 +116,8 @@ def search(
 ) -> list[Answer]:
     """All systems and layouts that the model runs on: those that meet the goal first, the cheapest first.
 
-    Batches of 1, 2, 4 ... 32 are tried where the goal bounds throughput or users; otherwise the question's own.
+    Batches of 1, 2, 4 ... 32 are tried where the goal bounds throughput or users, and both presets where it bounds an
+    accuracy; otherwise the question's own.
 
     Args:
       systems: names to try, by default all built-in ones.
@@ -119,24 +127,28 @@ def search(
     batches: Sequence[int] = (question.batch_size,)
     if any(condition.figure in ("throughput", "users") for condition in conditions):
         batches = [2**i for i in range(MAX_BATCH.bit_length())]
+    precisions: Sequence[str | Precision] = (question.precision,)
+    if any(condition.figure in ("top1", "top5") for condition in conditions) and question.precision in _PRESETS:
+        precisions = _PRESETS
     answers = []
-    for name, batch in itertools.product(names, batches):
+    for name, batch, precision in itertools.product(names, batches, precisions):
         chips = SYSTEMS[name].num_chips
         for degree in (d for d in range(1, chips + 1) if chips % d == 0):
             try:
-                scenario = question.change({"device": name, "data_parallel": degree, "batch_size": batch}).scenario()
+                layout = {"device": name, "data_parallel": degree, "batch_size": batch, "precision": precision}
+                scenario = question.change(layout).scenario()
                 scenario.check_fits()
             except (ShardingError, DoesNotFitError):
                 continue
-            answers.append(_answer(scenario, conditions, constants))
-    best = _best_batch(answers)
+            answers.append(_answer(scenario, precision, conditions, constants))
+    best = _best_of_each(answers)
     return sorted(
         best, key=lambda answer: (not answer.meets, answer.price, answer.scenario.system.num_chips, -answer.margin)
     )
 
 
-def _best_batch(answers: Sequence[Answer]) -> list[Answer]:
-    """The answer of each layout with the batch that serves the goal best."""
+def _best_of_each(answers: Sequence[Answer]) -> list[Answer]:
+    """The answer of each layout with the batch and precision that serve the goal best."""
     chosen: dict[str, Answer] = {}
     for answer in answers:
         label = answer.scenario.system.label
@@ -145,93 +157,35 @@ def _best_batch(answers: Sequence[Answer]) -> list[Answer]:
     return list(chosen.values())
 
 
-def _answer(scenario: Scenario, conditions: Sequence[Condition], constants: Mapping[str, float]) -> Answer:
+def _answer(
+    scenario: Scenario, precision: str | Precision, conditions: Sequence[Condition], constants: Mapping[str, float]
+) -> Answer:
     fold, users = fold_of(scenario), scenario.batch_size * scenario.system.data_parallel
     speed, ttft = scenario.speed(constants), scenario.ttft(constants)
     slow, late = interval(speed, "speed", fold), interval(ttft, "ttft", fold)
     steps = scenario.max_generated_tokens - 1
+    accuracy = estimate_accuracy(scenario.config, scenario.precision)
 
-    def figures(speed: float, ttft: float) -> dict[str, float]:
+    def figures(speed: float, ttft: float, errors: float) -> dict[str, float]:
         named = {"speed": speed, "ttft": ttft, "throughput": speed * users, "latency": ttft + steps / max(speed, 1e-12)}
-        return {**named, "users": users}
+        tops = {
+            "top1": accuracy.top1 - errors * accuracy.top1_sigma,
+            "top5": accuracy.top5 - errors * accuracy.top5_sigma,
+        }
+        return {**named, "users": users, **tops}
 
-    best = figures(speed, ttft)
-    worst = figures(slow.low if slow else 0.0, late.high if late else math.inf)
-    ratios = [best[c.figure] / c.bound if c.least else c.bound / max(best[c.figure], 1e-12) for c in conditions]
+    best = figures(speed, ttft, 0)
+    worst = figures(slow.low if slow else 0.0, late.high if late else math.inf, 1)
+    ratios = [
+        best[c.figure] / max(c.bound, 1e-12) if c.least else c.bound / max(best[c.figure], 1e-12) for c in conditions
+    ]
     return Answer(
         scenario=scenario,
         price=PRICES.get(scenario.system.name.upper(), math.inf),
+        precision=precision if isinstance(precision, str) else "own",
         figures=best,
         meets=all(c.holds(best[c.figure]) for c in conditions),
         surely=all(c.holds(worst[c.figure]) for c in conditions),
+        checked=slow is not None and late is not None,
         margin=min(ratios),
     )
-
-
-_HEADER = (
-    "system",
-    "chips",
-    "boards $",
-    "batch",
-    "speed t/s/u",
-    "TTFT ms",
-    "throughput t/s",
-    "users",
-    "meets",
-    "margin",
-)
-
-
-def to_text(goal: str, answers: Sequence[Answer], colour: bool = False) -> str:
-    """The cheapest answer in words, then all layouts as a table."""
-    meeting = [answer for answer in answers if answer.meets]
-    if not answers:
-        return "the model fits on no system\n"
-    if meeting:
-        best = meeting[0]
-        price = f"boards of about {best.price:,.0f} $" if math.isfinite(best.price) else "no public price"
-        sure = "also at the low end of its intervals" if best.surely else "but not at the low end of its intervals"
-        head = f"{goal}: {best.scenario.system.label}, batch {best.scenario.batch_size} ({price}), {sure}"
-    else:
-        nearest = max(answers, key=lambda answer: answer.margin)
-        head = f"{goal}: no system meets it; the nearest, {nearest.scenario.system.label}, reaches {nearest.margin:.0%}"
-    rows = [_HEADER, *(_cells(answer) for answer in answers)]
-    header, *body = text.columns(rows, right=range(1, 8))
-    note = "prices: list prices of the boards alone, 2025-26, where public; the host comes on top"
-    lines = [*(text.paint(line, text.BOLD, colour) for line in text.wrap(head)), text.paint(header, text.DIM, colour)]
-    return "\n".join([*lines, *body, *(text.paint(line, text.DIM, colour) for line in text.wrap(note))]) + "\n"
-
-
-def _cells(answer: Answer) -> tuple[str, ...]:
-    system, figures = answer.scenario.system, answer.figures
-    return (
-        system.label,
-        str(system.num_chips),
-        f"{answer.price:,.0f}" if math.isfinite(answer.price) else "?",
-        str(answer.scenario.batch_size),
-        f"{figures['speed']:.1f}",
-        f"{1e3 * figures['ttft']:,.0f}",
-        f"{figures['throughput']:,.0f}",
-        f"{figures['users']:.0f}",
-        "yes, surely" if answer.surely else "yes" if answer.meets else "no",
-        f"{100 * (answer.margin - 1):+.0f} %",
-    )
-
-
-def to_json(goal: str, answers: Sequence[Answer]) -> str:
-    """The layouts in the text's order; a price of null is unknown."""
-    records = [
-        {
-            "system": answer.scenario.system.name,
-            "data_parallel": answer.scenario.system.data_parallel,
-            "chips": answer.scenario.system.num_chips,
-            "batch_size": answer.scenario.batch_size,
-            "board_price": answer.price if math.isfinite(answer.price) else None,
-            **answer.figures,
-            "meets": answer.meets,
-            "meets_at_low_end": answer.surely,
-            "margin": answer.margin,
-        }
-        for answer in answers
-    ]
-    return json.dumps({"goal": goal, "answers": records}, indent=2) + "\n"

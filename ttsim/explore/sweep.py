@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ttsim.accuracy.estimated import estimate_accuracy
+from ttsim.errors import unknown
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
-from ttsim.precision.text import unknown
 from ttsim.scenarios.memory import DoesNotFitError
 from ttsim.scenarios.question import FIELDS, NUMBERS, Question, parse_field, parse_number
 
@@ -24,6 +25,7 @@ class Point:
     Attributes:
       values: the swept fields.
       speed: t/s/u. ttft, latency: seconds. throughput: t/s. used, capacity: bytes of DRAM of a chip.
+      top1, top5: per cent, estimated.
       problem: why there is no answer ("" if there is one; the figures are None then).
     """
 
@@ -34,10 +36,12 @@ class Point:
     latency: float | None = None
     used: int | None = None
     capacity: int | None = None
+    top1: float | None = None
+    top5: float | None = None
     problem: str = ""
 
 
-FIGURES = ("speed", "ttft", "throughput", "latency", "used")
+FIGURES = ("speed", "ttft", "throughput", "latency", "used", "top1", "top5")
 
 
 def parse_sweep(text: str) -> tuple[str, tuple[Any, ...]]:
@@ -137,4 +141,7 @@ def _point(question: Question, values: dict[str, Any], constants: Mapping[str, f
     speed, ttft = scenario.speed(constants), scenario.ttft(constants)
     users = scenario.batch_size * scenario.system.data_parallel
     latency = ttft + (scenario.max_generated_tokens - 1) / speed
-    return Point(values, speed, ttft, speed * users, latency, memory.used, memory.capacity)
+    accuracy = estimate_accuracy(scenario.config, scenario.precision)
+    return Point(
+        values, speed, ttft, speed * users, latency, memory.used, memory.capacity, accuracy.top1, accuracy.top5
+    )

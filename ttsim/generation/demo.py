@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ttsim.errors import unknown
+from ttsim.files.reading import InputError, parse_json, shown
 from ttsim.generation.clock import Clock, simulate_clock
 from ttsim.generation.generate import Generation, Generator, cache_length, keep_compiled
 from ttsim.generation.paging import PageParams
@@ -29,7 +30,6 @@ from ttsim.models.checkpoints.fetch import COMMAND
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout, padded_prefill_length
-from ttsim.precision.text import unknown
 from ttsim.precision.values import Precision, resolve
 from ttsim.proof.published import prompt_tokens
 from ttsim.scenarios.memory import check_fits
@@ -39,6 +39,7 @@ NO_WEIGHTS = (
     "no weights to generate text with: give --weights (a checkpoint's directory, a GGUF file or a hub name), run "
     f"`{COMMAND}` and give --weights=SmolLM2-135M, or ask for the clock alone with --simulate_only"
 )
+_LARGEST = 2**24  # tokens, pages, batches: what can be counted in a run
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _QUESTIONS = "input_data_questions_prefill_128.json"
 # Files whose published namesakes have counted prompts (`proof.published.prompt_tokens`, reference counts for 16k).
@@ -88,6 +89,8 @@ class DemoSettings:
         for name in ("repeat_batches", "max_seq_len", "max_generated_tokens", "data_parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            if getattr(self, name) > _LARGEST:
+                raise ValueError(f"{name} must be at most {_LARGEST:,}, not {shown(getattr(self, name))}")
 
     @property
     def users(self) -> int:
@@ -139,18 +142,19 @@ def parse_test(text: str) -> tuple[str, str]:
 
 def parse_fields(text: str, flag: str) -> dict[str, Any]:
     """A dictionary in JSON or in Python's spelling, the way the published options are written."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+    value = None
+    if len(text) <= _FIELDS_LENGTH:
         try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = None
+            value = parse_json(text, f"--{flag}")
+        except InputError:
+            with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+                value = ast.literal_eval(text)
     if not isinstance(value, dict):
-        raise ValueError(f"--{flag} takes a dictionary such as {_FIELD_EXAMPLES[flag]}, not {text!r}")
+        raise ValueError(f"--{flag} takes a dictionary such as {_FIELD_EXAMPLES[flag]}, not {shown(text)}")
     return value
 
 
+_FIELDS_LENGTH = 1000  # characters of such a dictionary
 _FIELD_EXAMPLES = {
     "page_params": '{"page_block_size": 32, "page_max_num_blocks_per_dp": 1024}',
     "sampling_params": '{"temperature": 0, "top_p": 0.08}',
@@ -168,7 +172,9 @@ def parse_page_params(text: str, base: PageParams) -> PageParams:
         if name not in _PAGE_FIELDS:
             raise unknown("page parameter", name, _PAGE_FIELDS)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{name} must be a whole number, not {value!r}")
+            raise ValueError(f"{name} must be a whole number, not {shown(value)}")
+        if not 1 <= value <= _LARGEST:
+            raise ValueError(f"{name} must be 1 to {_LARGEST:,}, not {shown(value)}")
     return dataclasses.replace(base, **{_PAGE_FIELDS[name]: value for name, value in fields.items()})
 
 
@@ -179,7 +185,7 @@ def parse_sampling_params(text: str, base: SamplingParams) -> SamplingParams:
         if name not in valid:
             raise unknown("sampling parameter", name, valid)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"{name} must be a number, not {value!r}")
+            raise ValueError(f"{name} must be a number, not {shown(value)}")
     return dataclasses.replace(base, **fields)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ttsim.generation.paging import BlockTable, PageParams
 from ttsim.generation.sampling import SamplingParams, prompt_seeds, sample
@@ -108,7 +108,8 @@ class Generator:
         self._replicas = layout.system.data_parallel
         self._cache = place_cache(KVCache.zeros(layout, self._rows, cache_dtype), layout, self._rows, self.mesh)
         # Named, because another spelling of the same sharding would compile the next step again.
-        self._out_shardings = (None, jax.tree.map(lambda x: x.sharding, self._cache))
+        everywhere = NamedSharding(self.mesh, PartitionSpec())  # every process has the tokens of all users
+        self._out_shardings = (everywhere, jax.tree.map(lambda x: x.sharding, self._cache))
         self._decode = self._compiled_decode()
         self._prefills: dict[tuple[int, int], Callable] = {}
 

@@ -5,11 +5,10 @@ A prompt file is a JSON list of {"prompt": text, "context": URL or file, "max_le
 
 from __future__ import annotations
 
-import datetime
+import functools
 import hashlib
-import json
+import http.client
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ttsim.files.reading import expect, parse_json, printable, read_json, read_text, shown
+from ttsim.files.reading import number as whole
+from ttsim.files.writing import digest, write_files
+from ttsim.generation.templates import Template
 from ttsim.models.checkpoints.fetch import cache_dir
 from ttsim.models.checkpoints.gguf_files import GGUFFile
 from ttsim.models.checkpoints.source import CheckpointError
@@ -25,6 +28,8 @@ from ttsim.models.checkpoints.tokenizers import Tokenizer, load_tokenizer
 _BUNDLED = resources.files("ttsim.data") / "prompts"
 _END_TOKENS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "</s>")
 _BYTES_PER_TOKEN = 4.2  # English text in the tokenizers of the published models
+_CONTEXT_BYTES = 64 * 2**20
+_TEMPLATE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,16 @@ def _find(source: str) -> tuple[str, str | None]:
     """(label, JSON text), or (the prompt, None)."""
     path = Path(source)
     if source.endswith(".json"):
-        if path.is_file():
-            return source, path.read_text(encoding="utf-8")
+        if path.exists():
+            return source, read_text(path)
         bundled = _BUNDLED / path.name
         if bundled.is_file():
             return source, bundled.read_text(encoding="utf-8")
-        raise FileNotFoundError(f"no prompt file {source}; bundled ones: {', '.join(bundled_prompt_files())}")
+        raise FileNotFoundError(
+            f"no prompt file {printable(source)}; bundled ones: {', '.join(bundled_prompt_files())}"
+        )
+    if "\n" not in source and len(source) < 256 and path.is_file():
+        raise ValueError(f"{printable(source)} is a file, but no .json one: prompts are a JSON file or the text itself")
     return source, None
 
 
@@ -95,36 +104,49 @@ def _parse(label: str, text: str | None) -> list[Prompt]:
             raise ValueError("the prompt is empty")
         return [Prompt(label)]
     form = 'a list of {"prompt": text}, with "context" and "max_length" where needed'
-    try:
-        entries = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{label} is not JSON: {error}") from None
-    if not isinstance(entries, list) or not entries:
+    entries = parse_json(text, label, list)
+    if not entries:
         raise ValueError(f"{label} is not in the prompt format: {form}")
     prompts = []
     for number, entry in enumerate(entries):
         if not isinstance(entry, Mapping) or not isinstance(entry.get("prompt"), str):
             raise ValueError(f"entry {number} of {label} is not in the prompt format: {form}")
-        length = entry.get("max_length")
-        if length is not None and (not isinstance(length, int) or length < 1):
-            raise ValueError(f"max_length of entry {number} of {label} is no number of characters: {length!r}")
-        prompts.append(Prompt(entry["prompt"], entry.get("context"), length))
+        origin = f"entry {number} of {label}"
+        length = whole(entry, "max_length", origin, kind=int, least=1, most=2**31, default=0) or None
+        context = entry.get("context")
+        if context is not None:
+            expect(context, str, "context", origin, "a text: a URL or a file")
+        prompts.append(Prompt(entry["prompt"], context, length))
     return prompts
 
 
 def _read_context(where: str) -> str:
+    """A context's text; one from the network is kept, with its digest, so that a damaged copy is fetched anew."""
     if not where.startswith(("http://", "https://")):
-        return Path(where).read_text(encoding="utf-8")
-    kept = cache_dir() / "contexts" / hashlib.sha256(where.encode()).hexdigest()[:16]
-    if not kept.is_file():
-        try:
-            with urllib.request.urlopen(where, timeout=30) as answer:
-                content = answer.read()
-        except (urllib.error.URLError, TimeoutError) as error:
-            raise OSError(f"the prompt's context {where} can't be downloaded: {error}") from None
+        return read_text(where, _CONTEXT_BYTES)
+    kept = cache_dir() / "contexts" / hashlib.sha256(where.encode("utf-8", "replace")).hexdigest()[:16]
+    told = kept.with_suffix(".sha256")
+    if not (kept.is_file() and told.is_file() and digest(kept.read_bytes()) == told.read_text(encoding="ascii")):
+        content = _download(where)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(content)
-    return kept.read_text(encoding="utf-8", errors="replace")
+        write_files({str(kept): content, str(told): digest(content)})
+    return kept.read_bytes().decode("utf-8", "replace")
+
+
+def _download(where: str) -> bytes:
+    """The whole of it, or an error: what ends before its announced length is not taken."""
+    label = f"the prompt's context {printable(where)[:200]}"
+    try:
+        with urllib.request.urlopen(where, timeout=30) as answer:
+            content = answer.read(_CONTEXT_BYTES + 1)
+            promised = answer.headers.get("Content-Length")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise OSError(f"{label} can't be downloaded: {printable(str(error))[:200]}") from None
+    if len(content) > _CONTEXT_BYTES:
+        raise OSError(f"{label} has more than the {_CONTEXT_BYTES:,} bytes that are read")
+    if promised is not None and promised.isdecimal() and int(promised) != len(content):
+        raise OSError(f"{label} came cut short: {len(content):,} of {promised} bytes")
+    return content
 
 
 # Chat
@@ -157,23 +179,13 @@ class Chat:
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation in the template, up to where the model answers."""
-        if self.template is None:
+        if self._filler is None:
             raise CheckpointError("the checkpoint has no chat template: use --instruct=0")
-        try:
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
-        except ModuleNotFoundError:
-            raise CheckpointError("chat templates need jinja2: pip install 'ttsim-jax[demo]'") from None
+        return self._filler.render(messages)
 
-        def refuse(message: str) -> None:
-            raise CheckpointError(f"the chat template refuses the prompt: {message}")
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = refuse
-        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-        compiled = environment.from_string(self.template)
-        return compiled.render(messages=messages, add_generation_prompt=True, **self.special)
+    @functools.cached_property
+    def _filler(self) -> Template | None:
+        return None if self.template is None else Template(self.template, self.special)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(list(tokens))
@@ -184,35 +196,43 @@ def load_chat(path: str | os.PathLike[str]) -> Chat:
     path = Path(path)
     tokenizer = load_tokenizer(path)
     if path.suffix == ".gguf":
-        return _chat_of_gguf(tokenizer, GGUFFile(path).metadata)
+        return _chat_of_gguf(tokenizer, GGUFFile(path))
     folder = path if path.is_dir() else path.parent
-    config = _json(folder / "tokenizer_config.json")
+    origin = folder / "tokenizer_config.json"
+    config = _json(origin)
     template = config.get("chat_template")
     if (separate := folder / "chat_template.jinja").is_file():
-        template = separate.read_text(encoding="utf-8")
+        template = read_text(separate, _TEMPLATE_BYTES)
     if isinstance(template, list):  # several named ones
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    special = {key: _content(config[key]) for key in ("bos_token", "eos_token") if config.get(key)}
+        template = next(
+            (t.get("template") for t in template if isinstance(t, dict) and t.get("name") == "default"), None
+        )
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(f"{origin}: chat_template must be a text or a list of named ones, not {shown(template)}")
+    special = {key: _content(config[key], key, origin) for key in ("bos_token", "eos_token") if config.get(key)}
     stops: set[int] = set()
     for name in ("generation_config.json", "config.json"):
         ids = _json(folder / name).get("eos_token_id")
-        stops |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
+        ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+        if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+            raise CheckpointError(f"{folder / name}: eos_token_id must be a token or a list of them, not {shown(ids)}")
+        stops |= set(ids)
     stops |= _token_ids(tokenizer, [special["eos_token"]] if "eos_token" in special else [])
     return Chat(tokenizer, template, frozenset(stops | _token_ids(tokenizer, _END_TOKENS)), special)
 
 
-def _chat_of_gguf(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> Chat:
-    tokens = metadata["tokenizer.ggml.tokens"]
-    names = {key: f"tokenizer.ggml.{key}_token_id" for key in ("bos", "eos", "eot")}
-    ids = {key: int(metadata[name]) for key, name in names.items() if name in metadata}
+def _chat_of_gguf(tokenizer: Tokenizer, file: GGUFFile) -> Chat:
+    tokens = file.metadata["tokenizer.ggml.tokens"]
+    ids = {key: token for key in ("bos", "eos", "eot") if (token := file.token_id(key)) is not None}
+    for key, token in ids.items():
+        if not 0 <= token < len(tokens):
+            raise CheckpointError(f"{file.path}: {key}_token_id is {token}, and there are {len(tokens)} tokens")
     special = {f"{key}_token": tokens[ids[key]] for key in ("bos", "eos") if key in ids}
     stops = {ids[key] for key in ("eos", "eot") if key in ids}
-    return Chat(
-        tokenizer,
-        metadata.get("tokenizer.chat_template"),
-        frozenset(stops | _token_ids(tokenizer, _END_TOKENS)),
-        special,
-    )
+    template = file.metadata.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(f"{file.path}: tokenizer.chat_template is {shown(template)}, expected a text")
+    return Chat(tokenizer, template, frozenset(stops | _token_ids(tokenizer, _END_TOKENS)), special)
 
 
 def _token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> set[int]:
@@ -222,8 +242,11 @@ def _token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> set[int]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.exists() else {}
 
 
-def _content(token: Any) -> str:
-    return token["content"] if isinstance(token, Mapping) else token
+def _content(token: Any, key: str, origin: Path) -> str:
+    text = token.get("content") if isinstance(token, Mapping) else token
+    if not isinstance(text, str):
+        raise CheckpointError(f"{origin}: {key} must be a text or have a content, not {shown(token)}")
+    return text

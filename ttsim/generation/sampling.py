@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttsim import ops as tt
+from ttsim.files.reading import shown
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,12 @@ class SamplingParams:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        if not 0 <= self.temperature <= 1e6:
+            raise ValueError(f"temperature must be 0 to 1e6, got {shown(self.temperature)}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+            raise ValueError(f"top_p must be above 0 and at most 1, got {shown(self.top_p)}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1, got {shown(self.seed)}")
 
     @property
     def greedy(self) -> bool:

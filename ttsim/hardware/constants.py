@@ -12,13 +12,13 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from importlib import resources
-from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+from ttsim.files.reading import number, read_json, shown
 from ttsim.hardware.expert_constants import EXPERT_CONSTANTS
 from ttsim.hardware.quantities import Constant, ScalesWith, Unit
 
@@ -441,35 +441,35 @@ def load_constants(path: str | os.PathLike[str] | None = None) -> Mapping[str, f
     """Sourced values and the fitted ones of a file.
 
     Args:
-      path: what `save_constants` wrote; None is the calibration that ships with the package.
+      path: what `constants_json` says; None is the calibration that ships with the package.
 
     Raises:
       UnknownConstantError: the file names a constant that isn't a fitted one.
     """
     if path is None:
         return _shipped()
-    return _read(Path(path).read_text(encoding="utf-8"))
+    return _checked(read_json(path), os.fspath(path))
 
 
-def save_constants(path: str | os.PathLike[str], values: Mapping[str, float]) -> None:
-    """Writes the fitted constants as {name: value}, to five digits."""
-    rounded = {name: float(f"{values[name]:.5g}") for name in FITTED}
-    Path(path).write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
+def constants_json(values: Mapping[str, float]) -> str:
+    """The fitted constants as {name: value}, to five digits."""
+    return json.dumps({name: float(f"{values[name]:.5g}") for name in FITTED}, indent=2) + "\n"
 
 
 @functools.cache
 def _shipped() -> Mapping[str, float]:
-    return _read(resources.files("ttsim.data").joinpath("constants.json").read_text(encoding="utf-8"))
+    text = resources.files("ttsim.data").joinpath("constants.json").read_text(encoding="utf-8")
+    return _checked(json.loads(text), "constants.json")
 
 
-def _read(text: str) -> Mapping[str, float]:
-    fitted = json.loads(text)
-    for name, value in fitted.items():
+def _checked(fitted: Mapping[str, Any], origin: str) -> Mapping[str, float]:
+    for name in fitted:
         if name not in FITTED:
-            near = difflib.get_close_matches(name, FITTED, n=3, cutoff=0.3)
+            near = difflib.get_close_matches(name[:80], FITTED, n=3, cutoff=0.3)
             raise UnknownConstantError(
-                f"no fitted constant {name!r}: nearest are {', '.join(near) or ', '.join(FITTED)}"
+                f"no fitted constant {shown(name)}: nearest are {', '.join(near) or ', '.join(FITTED)}"
             )
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"constant {name!r} must be positive, not {value!r}")
+        # A thousandth to a thousandfold of what is likely: beyond that it is a mistake, and prices lose their digits.
+        likely = CONSTANTS[name].value
+        number(fitted, name, origin, least=likely / 1e3, most=likely * 1e3)
     return MappingProxyType({**prior_constants(), **fitted})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ttsim.precision.text import unknown
+from ttsim.errors import unknown
 
 # Names of lt -> names of the tables.
 MODELS = {

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ttsim.files.writing import write_file, write_files
 from ttsim.lt import commands
 from ttsim.lt.state import Job
 from ttsim.precision.values import preset
 from ttsim.proof import published as tables
 from ttsim.proof.published import Row
-from ttsim.ui import console
 
 if TYPE_CHECKING:
     from ttsim.explore.front import Kind, Point
@@ -98,7 +98,7 @@ def export(jobs: Sequence[Job], path: Path) -> list[str]:
     said = []
     sweeps = any("-dmf-" in job.command for job in jobs if job.status == "Finished")
     if rows_of(jobs) or not sweeps:  # decoder JSONs have no section in the tables, only points in the plots
-        console.write(to_markdown(jobs), str(path))
+        write_file(to_markdown(jobs), path)
         said.append(f"Table written to {path}")
     if sweeps and (written := _plots(jobs, path.parent / "data_plots")):
         said.append(f"Plots written to .svg files in {path.parent / 'data_plots'}/ ({len(written)})")
@@ -111,14 +111,15 @@ def _plots(jobs: Sequence[Job], folder: Path) -> list[Path]:
         points = _points(group)
         if not points:
             continue
-        from ttsim.explore.front import to_svg  # heavy: only where there is something to plot
+        from ttsim.ui.front_page import svg  # heavy: only where there is something to plot
 
         folder.mkdir(parents=True, exist_ok=True)
         name = {**commands.MODELS, **commands.MORE_MODELS}.get(model, model)
         stem = f"{name}_{device.upper()}"
         plot = folder / f"{stem}_pareto.svg"
-        console.write(to_svg(points, f"{name} on {device.upper()}"), str(plot))
-        console.write(_point_list(points), str(folder / f"{stem}_point_desc.csv"))
+        title = f"{name} on {device.upper()}"
+        points_csv = folder / f"{stem}_point_desc.csv"
+        write_files({str(plot): svg(points, title), str(points_csv): _point_list(points)})
         written.append(plot)
     return written
 

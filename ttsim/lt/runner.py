@@ -18,10 +18,18 @@ class Runner:
     Args:
       state: its jobs.
       changed: called, from the worker's thread, with each job that changed.
+
+    Attributes:
+      problem: why the list can't be saved, or empty.
+
+    Raises:
+      ValueError: another process writes this list. OSError: it can't be written.
     """
 
     def __init__(self, state: State, changed: Callable[[Job], None] = lambda job: None):
+        state.acquire()
         self.state = state
+        self.problem = ""
         self._changed = changed
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
@@ -34,10 +42,19 @@ class Runner:
     # Called by the screen
 
     def submit(self, jobs: list[tuple[str, str, str]]) -> list[Job]:
-        """Queues (command, model, device)."""
+        """Queues (command, model, device).
+
+        Raises:
+          OSError: the list can't be saved; nothing is queued.
+        """
         with self._wake:
             added = [self.state.add(*job) for job in jobs]
-            self.state.save()
+            try:
+                self.state.save()
+            except OSError:
+                for job in added:
+                    self.state.jobs.remove(job)
+                raise
             self._wake.notify_all()
         return added
 
@@ -49,7 +66,7 @@ class Runner:
                 self._stop_process()
             elif job in self.state.jobs:
                 self.state.remove(job)
-                self.state.save()
+                self._save()
 
     def cancel_all(self) -> None:
         with self._wake:
@@ -61,15 +78,15 @@ class Runner:
         with self._wake:
             if job.done:
                 job.reset()
-                self.state.save()
+                self._save()
                 self._wake.notify_all()
 
     def reparse(self, job: Job) -> None:
         """Reads a job's results from its log again."""
         with self._wake:
-            if job.done and self.state.log(job).is_file():
-                job.parse(self.state.log(job).read_text(encoding="utf-8"))
-                self.state.save()
+            if job.done:
+                job.parse(self.state.read_log(job))
+                self._save()
 
     @property
     def busy(self) -> bool:
@@ -94,6 +111,7 @@ class Runner:
             self._wake.notify_all()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=5)
+        self.state.release()
 
     # The thread
 
@@ -109,8 +127,7 @@ class Runner:
                 self._set(job, "Starting")
             end = self._run_job(job)
             with self._wake:
-                if self.state.log(job).is_file():
-                    job.parse(self.state.log(job).read_text(encoding="utf-8"))
+                job.parse(self.state.read_log(job))
                 self._current = None
                 self._set(job, end)
                 self._wake.notify_all()
@@ -138,6 +155,7 @@ class Runner:
             for line in process.stdout:
                 answer = json.loads(line)
                 if "end" in answer:
+                    job.output = answer.get("output", job.output)
                     return "Cancelled" if job.status == "Terminating" else answer["end"]
                 with self._lock:
                     if job.status != "Terminating":
@@ -174,5 +192,15 @@ class Runner:
 
     def _set(self, job: Job, status: str) -> None:
         job.status = status
-        self.state.save()
+        self._save()
+        if self.problem and job.done:  # its result is shown, and that it may be lost
+            job.status, job.output = "Error", self.problem
         self._changed(job)
+
+    def _save(self) -> None:
+        """Saves the list; what is wrong with the disk must not end the thread."""
+        try:
+            self.state.save()
+            self.problem = ""
+        except OSError as error:
+            self.problem = f"the list can't be saved: {error.filename}: {error.strerror}"

@@ -176,11 +176,10 @@ class LT(App[None]):
             return
         try:
             command, model, device = (field.value for field in fields.values())
-            jobs = commands.queue(command, model, device, self.state.folder)
-        except ValueError as error:
+            self.runner.submit(commands.queue(command, model, device, self.state.folder))
+        except (ValueError, OSError) as error:
             self._tell(str(error), error=True)
             return
-        self.runner.submit(jobs)
         self.refresh_jobs()
         for field in fields.values():
             field.value = ""
@@ -209,9 +208,8 @@ class LT(App[None]):
     def action_view_log(self) -> None:
         if self.job is None:
             return
-        path = self.state.log(self.job)
-        content = path.read_text(encoding="utf-8") if path.is_file() else "no log yet"
-        self.push_screen(Page(content, str(path)))
+        content = self.state.read_log(self.job) or "no log yet"
+        self.push_screen(Page(content, str(self.state.log(self.job))))
 
     def action_cancel(self) -> None:
         if self.job is not None:

@@ -5,27 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ttsim.lt.state import Job
-from ttsim.ui import text
+from ttsim.ui.table import Cell, Column, Table, render
 
-_COLOURS = {"Finished": text.GREEN, "Error": text.RED}
+_STYLES = {"Finished": "good", "Error": "bad"}
+_COLUMNS = (
+    Column("Command"),
+    Column("Model"),
+    Column("Device"),
+    Column("Status"),
+    Column("Speed", digits=1),
+    Column("TTFT(ms)", digits=0, scale=1e3),
+    Column("Top-1", digits=0),
+    Column("Top-5", digits=0),
+    Column("", wrap=True, key="kind"),
+)
 
 
-def to_text(jobs: Sequence[Job], colour: bool = False) -> str:
+def to_text(jobs: Sequence[Job], colour: bool = False, width: int | None = None) -> str:
     """One line a job, in the screen's columns."""
-    rows = [("Command", "Model", "Device", "Status", "Speed", "TTFT(ms)", "Top-1", "Top-5", "")]
-    rows += [
+    rows = [
         (
             job.command,
             job.model,
             job.device,
-            text.paint(job.status, _COLOURS.get(job.status, text.DIM), colour),
-            "" if job.speed is None else f"{job.speed:.1f}",
-            "" if job.ttft is None else f"{1e3 * job.ttft:.0f}",
-            "" if job.top1 is None else f"{job.top1:.0f}",
-            "" if job.top5 is None else f"{job.top5:.0f}",
+            Cell(job.status, style=_STYLES.get(job.status, "faint")),
+            job.speed,
+            job.ttft,
+            job.top1,
+            job.top5,
             job.kind or (job.output if job.status == "Error" else ""),
         )
         for job in jobs
     ]
-    lines = text.align([row[:8] for row in rows], left=4)
-    return "\n".join(f"{line}  {row[8]}".rstrip() for line, row in zip(lines, rows, strict=True)) + "\n"
+    return render([Table("", _COLUMNS, rows)], "text", width, colour)

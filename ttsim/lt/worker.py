@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,21 +23,26 @@ def main() -> None:
     sys.stdout = sys.stderr  # the protocol's stream is ours alone
     for line in sys.stdin:
         job = json.loads(line)
-        with open(job["log"], "w", encoding="utf-8") as log:
-            log.write(f"{job['shown']}\n")
-            try:
-                run(job, log, lambda status: _send(out, {"status": status}))
-                end = "Finished"
-            except (ValueError, OSError) as error:
-                log.write(f"error: {' '.join(str(error).split())}\n")
-                end = "Error"
-            except Exception as error:  # a bug: the job fails, the queue goes on
-                import traceback
+        try:
+            answer = {"end": _run_logged(job, lambda status: _send(out, {"status": status}))}
+        except OSError as error:  # the log can't be written
+            answer = {"end": "Error", "output": f"{job['log']}: {error.strerror}"}
+        _send(out, answer)
 
-                traceback.print_exc(file=log)
-                log.write(f"error: {type(error).__name__}: {' '.join(str(error).split())}\n")
-                end = "Error"
-        _send(out, {"end": end})
+
+def _run_logged(job: dict[str, Any], say: Say) -> str:
+    """Runs a job, its words in its log; returns its final status."""
+    with open(job["log"], "w", encoding="utf-8", errors="replace") as log:
+        log.write(f"{job['shown']}\n")
+        try:
+            run(job, log, say)
+            return "Finished"
+        except (ValueError, OSError) as error:
+            log.write(f"error: {' '.join(str(error).split())}\n")
+        except Exception as error:  # a bug: the job fails, the queue goes on
+            traceback.print_exc(file=log)
+            log.write(f"error: {type(error).__name__}: {' '.join(str(error).split())}\n")
+    return "Error"
 
 
 def _send(out: TextIO, message: dict[str, Any]) -> None:

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from ttsim.numerics.formats import FORMATS, BlockArray, Format, dequantize, get_format, round_to, unknown_name
+from ttsim.errors import unknown
+from ttsim.numerics.formats import FORMATS, BlockArray, Format, dequantize, get_format, round_to
 
 
 class MathFidelity(enum.Enum):
@@ -80,7 +81,7 @@ def get_setting(name_or_setting: str | ComputeSetting) -> ComputeSetting:
     if isinstance(name_or_setting, ComputeSetting):
         return name_or_setting
     if name_or_setting not in SETTINGS:
-        raise unknown_name("compute setting", name_or_setting, SETTINGS)
+        raise unknown("compute setting", name_or_setting, SETTINGS)
     return SETTINGS[name_or_setting]
 
 

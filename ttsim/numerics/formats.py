@@ -10,16 +10,16 @@ In a block format 16 consecutive values of the last axis share an exponent; `tts
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from ttsim.errors import unknown
 from ttsim.numerics.blockfloat import (
     BLOCK,
     ROUNDINGS,
@@ -34,13 +34,6 @@ from ttsim.numerics.blockfloat import (
 )
 
 TILE = 32  # device tensors are stored in 32 x 32 tiles
-
-
-def unknown_name(kind: str, name: object, valid: Iterable[str]) -> ValueError:
-    """Returns a ValueError that names the valid names closest to a wrong one."""
-    valid = list(valid)
-    near = difflib.get_close_matches(str(name), valid, n=3, cutoff=0.5) or valid
-    return ValueError(f"unknown {kind} {name!r}; nearest valid: {', '.join(near)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +89,7 @@ def get_format(name_or_format: str | Format) -> Format:
     if isinstance(name_or_format, Format):
         return name_or_format
     if name_or_format not in FORMATS:
-        raise unknown_name("format", name_or_format, FORMATS)
+        raise unknown("format", name_or_format, FORMATS)
     return FORMATS[name_or_format]
 
 
@@ -263,7 +256,7 @@ def _float_array(x: ArrayLike) -> jax.Array:
 
 def _check_rounding(rounding: str) -> None:
     if rounding not in ROUNDINGS:
-        raise unknown_name("rounding", rounding, ROUNDINGS)
+        raise unknown("rounding", rounding, ROUNDINGS)
 
 
 @functools.partial(jax.jit, static_argnames=("fmt", "rounding"))

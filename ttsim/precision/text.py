@@ -5,12 +5,14 @@ Reads and writes plain dicts of group -> value; `ttsim.precision.values` makes v
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from ttsim.errors import unknown
+from ttsim.files.reading import InputError, expect, parse_json, printable, read_json, shown
 
 TENSOR_GROUPS = ("ff1_3", "ff2", "wqkv", "wo", "kv_cache", "activation")
 OP_GROUPS = (
@@ -62,16 +64,6 @@ _JSON_PARTS = {
 _JSON_IGNORED = frozenset({("fidelity_cfg", "ACCURACY")})
 
 
-def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
-    """Returns the one-line error for a name that is not one of `valid`, nearest names first."""
-
-    def likeness(candidate: str) -> tuple[bool, float]:
-        mine, other = str(name).lower(), candidate.lower()
-        return other.startswith(mine), difflib.SequenceMatcher(None, mine, other).ratio()
-
-    return ValueError(f"unknown {kind} {name!r}; valid: {', '.join(sorted(valid, key=likeness, reverse=True))}")
-
-
 def check_value(group: str, value: str) -> None:
     """Raises ValueError unless `value` is a format or a setting that `group` can have."""
     if group == "argmax_ties":
@@ -101,7 +93,7 @@ def parse_parts(text: str) -> list[tuple[str, dict[str, str]]]:
     part = r"\s*(\w+)\s*=\s*\{([^{}]*)\}\s*"
     if not re.fullmatch(rf"{part}(?:,{part})*", text):
         raise ValueError(
-            f"not 'precision_cfg = {{group: format, ...}}, fidelity_cfg = {{group: setting, ...}}': {text!r}"
+            f"not 'precision_cfg = {{group: format, ...}}, fidelity_cfg = {{group: setting, ...}}': {shown(text)}"
         )
     parts: dict[str, dict[str, str]] = {}
     for name, body in re.findall(part, text.lower()):
@@ -116,21 +108,26 @@ def parse_parts(text: str) -> list[tuple[str, dict[str, str]]]:
 
 def decoders_from_json(source: str | os.PathLike | Mapping) -> dict[int, dict[str, str]]:
     """Reads tt_transformers' decoder JSON, given as text, path or decoded dict, into {layer: {group: value}}."""
-    if not isinstance(source, Mapping):
-        text = os.fspath(source)
-        if not text.lstrip().startswith("{"):
-            with open(text, encoding="utf-8") as file:
-                text = file.read()
-        try:
-            source = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"decoder JSON: {error}") from None
+    origin = "decoder JSON"
+    if isinstance(source, Mapping):
+        return _decoders(source)
+    if (text := os.fspath(source)).lstrip().startswith("{"):
+        table = parse_json(text, origin)
+    else:
+        origin, table = printable(text), read_json(text)
+    try:
+        return _decoders(table)
+    except ValueError as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
+def _decoders(source: Mapping) -> dict[int, dict[str, str]]:
     layers: dict[int, dict[str, str]] = {}
     for index, decoder in _items(source, "decoders").items():
-        if not str(index).isdecimal():
-            raise ValueError(f"decoder JSON: decoder {index!r} is not an index")
+        if not re.fullmatch(r"[0-9]{1,6}", str(index)):
+            raise ValueError(f"decoder {shown(index)} is not an index")
         layers[int(index)] = {}
-        for part in decoder:
+        for part in expect(decoder, Mapping, f"decoder {index}", "decoders", "an object"):
             if part not in _JSON_PARTS:
                 raise unknown(f"key in decoder {index}:", part, _JSON_PARTS)
             groups, values = _JSON_PARTS[part]
@@ -163,7 +160,7 @@ def _parse_pairs(part: str, body: str, valid: tuple[str, ...]) -> dict[str, str]
     for item in filter(None, map(str.strip, body.split(","))):
         key, colon, value = map(str.strip, item.partition(":"))
         if not (key and colon and value):
-            raise ValueError(f"{item!r} in {part} is not 'group: value'")
+            raise ValueError(f"{shown(item)} in {part} is not 'group: value'")
         if key not in valid:
             raise unknown(f"key in {part}:", key, valid)
         if key in pairs:

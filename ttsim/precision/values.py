@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ttsim.dates import TABLE_DATE, parse_date
+from ttsim.errors import unknown
 from ttsim.precision.text import (
     EXPERT_GROUPS,
     FORMATS,
@@ -28,7 +30,6 @@ from ttsim.precision.text import (
     decoders_to_json,
     format_parts,
     parse_parts,
-    unknown,
 )
 
 __all__ = [
@@ -39,7 +40,6 @@ __all__ = [
     "OP_GROUPS",
     "PRESETS",
     "SETTINGS",
-    "TABLE_DATE",
     "TENSOR_GROUPS",
     "LayerPrecision",
     "Precision",
@@ -50,9 +50,6 @@ __all__ = [
 ]
 
 PRESETS = ("performance", "accuracy", "bf16", "fp32")
-
-# The code the published tables were generated with; what `date=None` means.
-TABLE_DATE = datetime.date(2025, 5, 12)
 
 
 def base_model_name(model: str) -> str:
@@ -362,7 +359,7 @@ def default_precision(date: datetime.date | str | None = None) -> Precision:
     Source: history of tt-metal models/tt_transformers/tt/model_config.py: 2025-03-18 (d03ed318d5) moved the MLP from
     hifi2 to hifi2fp16, 2025-05-12 (0354717896) decode attention from hifi2na and WO's prefill from hifi2fp16 to hifi2.
     """
-    day = _day(date)
+    day = parse_date(date)
     layer = LayerPrecision()
     if day < TABLE_DATE:
         layer = layer.replace(sdpa_decode="hifi2na", li_o_prefill="hifi2fp16")
@@ -387,7 +384,7 @@ def preset(name: str, model: str, date: datetime.date | str | None = None) -> Pr
     """
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
-    day, model = _day(date), base_model_name(model).lower()
+    day, model = parse_date(date), base_model_name(model).lower()
     if name == "bf16":
         return _uniform("bf16", "hifi4")
     if name == "fp32":
@@ -428,16 +425,3 @@ def _uniform(fmt: str, setting: str) -> Precision:
     layer = LayerPrecision(**{g: setting if g.startswith(("li_", "sdpa_")) else fmt for g in LAYER_GROUPS})
     model = (f for f in MODEL_GROUPS if f != "argmax_ties")
     return Precision(layer).replace(**{f: setting if f.startswith("li_") else fmt for f in model})
-
-
-def _day(date: datetime.date | str | None) -> datetime.date:
-    if date is None:
-        return TABLE_DATE
-    if isinstance(date, datetime.datetime):
-        return date.date()
-    if isinstance(date, datetime.date):
-        return date
-    try:
-        return datetime.date.fromisoformat(date)
-    except ValueError:
-        raise ValueError(f"{date!r} is not an ISO date such as '2025-05-12'") from None

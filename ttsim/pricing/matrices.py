@@ -221,16 +221,41 @@ class Programs:
         return self._chain(from_host, from_device, sums, xp).round(self.replicas[:, None], xp)
 
     def _chain(self, from_host: Clocks, from_device: Clocks, sums: tuple[Any, ...], xp: Any) -> Totals:
-        """The programs of each run one after the other."""
-        zero = xp.zeros((len(self.runs), from_host.host.shape[1]))
-        clocks, totals = Clocks(zero, zero), [zero for _ in sums]
-        for column in self.runs.T:
-            p, there = np.maximum(column, 0), (column >= 0)[:, None]
-            host = xp.maximum(clocks.host + from_host.host[p], clocks.device + from_device.host[p])
-            device = xp.maximum(clocks.host + from_host.device[p], clocks.device + from_device.device[p])
-            clocks = Clocks(xp.where(there, host, clocks.host), xp.where(there, device, clocks.device))
-            totals = [total + xp.where(there, each[p], 0.0) for total, each in zip(totals, sums, strict=True)]
-        return Totals(clocks.end(xp), *totals)
+        """The programs of each run one after the other.
+
+        Neighbours are joined to one map until one is left for each run: as many rounds as the logarithm of its length.
+        """
+        p, there = np.maximum(self.runs, 0), (self.runs >= 0)[..., None]
+        maps = [
+            xp.where(there, each[p], alone)  # [runs, programs of a run, points]
+            for each, alone in (
+                (from_host.host, 0.0),
+                (from_host.device, _NEVER),
+                (from_device.host, _NEVER),
+                (from_device.device, 0.0),
+            )
+        ]
+        while maps[0].shape[1] > 1:
+            if maps[0].shape[1] % 2:
+                alone = (0.0, _NEVER, _NEVER, 0.0)
+                maps = [xp.concatenate([m, xp.full_like(m[:, :1], a)], 1) for m, a in zip(maps, alone, strict=True)]
+            maps = _joined([m[:, 0::2] for m in maps], [m[:, 1::2] for m in maps], xp)
+        host = xp.maximum(maps[0], maps[2])[:, 0]  # both clocks start at 0
+        device = xp.maximum(maps[1], maps[3])[:, 0]
+        totals = [xp.sum(xp.where(there, each[p], 0.0), axis=1) for each in sums]
+        return Totals(xp.maximum(host, device), *totals)
+
+
+def _joined(first: list[Any], second: list[Any], xp: Any) -> list[Any]:
+    """Two maps of the clocks as one; a map is what becomes of (host, device) from (host, never) and (never, device)."""
+    hh, hd, dh, dd = first
+    hosts, host_to_device, device_to_host, devices = second
+    return [
+        xp.maximum(hh + hosts, hd + device_to_host),
+        xp.maximum(hh + host_to_device, hd + devices),
+        xp.maximum(dh + hosts, dd + device_to_host),
+        xp.maximum(dh + host_to_device, dd + devices),
+    ]
 
 
 def _step(clocks: Clocks, time: Any, waits: Any, launches: Launches, idle: Any, xp: Any) -> Clocks:

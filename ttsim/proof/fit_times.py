@@ -11,11 +11,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -231,8 +229,8 @@ def calibrate(observations: Observations, *, steps: int = STEPS) -> Calibration:
 # The calibration as data
 
 
-def save(calibration: Calibration, path: str | os.PathLike[str]) -> None:
-    """Writes the summary, the ranges of the constants and every figure's errors as JSON."""
+def to_json(calibration: Calibration) -> str:
+    """The summary, the ranges of the constants and every figure's errors."""
     summaries = {
         kind: {figure: _rounded(calibration.summary(kind, figure)) for figure in ("speed", "ttft")} for kind in KINDS
     }
@@ -255,7 +253,7 @@ def save(calibration: Calibration, path: str | os.PathLike[str]) -> None:
     ]
     lines = ",\n    ".join(json.dumps(figure) for figure in figures)
     head = json.dumps({"summary": summaries, "constants": constants}, indent=2).removesuffix("\n}")
-    Path(path).write_text(f'{head},\n  "figures": [\n    {lines}\n  ]\n}}\n', encoding="utf-8")
+    return f'{head},\n  "figures": [\n    {lines}\n  ]\n}}\n'
 
 
 @functools.cache

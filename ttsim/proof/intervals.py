@@ -13,6 +13,7 @@ Source: Lei et al., Distribution-Free Predictive Inference for Regression, 2018.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -80,6 +81,10 @@ class Interval:
     measured: float | None
     rows: int
     fold: Fold
+
+    def spanning(self, least: float, most: float) -> Interval:
+        """The interval around all values between `least` and `most` times the estimate."""
+        return dataclasses.replace(self, low=self.low * least, high=self.high * most)
 
 
 def _quantile(sizes: np.ndarray, coverage: float) -> float:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from ttsim.dates import TABLE_DATE
+from ttsim.errors import unknown
 from ttsim.models.layout import padded_prefill_length
-from ttsim.precision.text import unknown
-from ttsim.precision.values import TABLE_DATE, base_model_name
+from ttsim.precision.values import base_model_name
 
 _DATA = pathlib.Path(str(resources.files("ttsim.data")))
 

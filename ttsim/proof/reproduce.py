@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
-import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +14,6 @@ from ttsim.proof import published as tables
 from ttsim.proof.published import Row
 from ttsim.proof.rows import row_ttft, scenario_of
 from ttsim.proof.summary import ErrorSummary
-from ttsim.ui import text
 
 KEYS = (
     "table",
@@ -42,7 +37,7 @@ KEYS = (
 )
 NOT_COMPARED = "vision demo: simulated as text only, left out of the errors of speed and TTFT"
 PREDICTED = "predicted: the table has no figure"
-_ACCURACY_KINDS = (
+ACCURACY_KINDS = (
     ("estimated", "~", "estimated without weights, ± the sampling error of the test's 511 or 128 positions"),
     ("measured", "=", "measured: weights were run as the device would, ± the sampling error of the positions compared"),
 )
@@ -203,184 +198,3 @@ def _summaries(items: Sequence[Reproduction], figures: Sequence[str]) -> Summari
             found = {name: ErrorSummary.of(values) for name, values in errors.items()}
             result[figure][group] = {name: summary for name, summary in found.items() if summary}
     return result
-
-
-# Formats
-
-
-def to_json(items: Sequence[Reproduction]) -> str:
-    """{"rows": [...], "summary": {figure: {group: {name: statistics}}}}, all in-sample.
-
-    Errors of speed and ttft are fractions; those of top1 and top5 are points.
-    """
-    summary = {**_plain(summaries(items)), **_plain(accuracy_summaries(items))}
-    return json.dumps({"rows": [item.record() for item in items], "summary": summary}, indent=2) + "\n"
-
-
-def _plain(result: Summaries) -> dict[str, Any]:
-    return {
-        figure: {group: {k: dataclasses.asdict(v) for k, v in named.items()} for group, named in groups.items()}
-        for figure, groups in result.items()
-    }
-
-
-def to_csv(items: Sequence[Reproduction]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, KEYS, lineterminator="\n")
-    writer.writeheader()
-    for item in items:
-        writer.writerow({**item.record(), "notes": "; ".join(item.notes)})
-    return out.getvalue()
-
-
-def to_markdown(items: Sequence[Reproduction]) -> str:
-    """The tables in the published layout, with simulated speed and TTFT and estimated Top-1 and Top-5."""
-    return tables.to_markdown(
-        dataclasses.replace(i.row, speed=i.speed, ttft=i.ttft, top1=i.accuracy.top1, top5=i.accuracy.top5)
-        for i in items
-    )
-
-
-_HEADER = (
-    "Model",
-    "Device",
-    "t/s/u",
-    "sim.",
-    "error",
-    "TTFT ms",
-    "sim.",
-    "error",
-    "Top-1",
-    "sim.",
-    "Top-5",
-    "sim.",
-    "",
-)
-
-
-def to_text(items: Sequence[Reproduction], colour: bool = False) -> str:
-    """Aligned tables of at most 120 columns: published, simulated or estimated, error; then errors and notes."""
-    lines: list[str] = []
-    notes: dict[str, int] = {}
-    for title, group in _by_title(items):
-        lines += ["", *(text.paint(line, text.BOLD, colour) for line in textwrap.wrap(title, 118))]
-        rows: list[tuple[str, ...]] = [_HEADER]
-        rows += [_text_row(item, notes, colour) for item in group]
-        header, *body = text.align(rows, left=2)
-        lines += [text.paint(header, text.DIM, colour), *body]
-    lines += ["", text.paint("Errors: simulated / published - 1", text.BOLD, colour)]
-    lines += _text_summary(items, colour)
-    lines += ["", text.paint("Top-1 and Top-5: simulated - published, in points, in-sample", text.BOLD, colour)]
-    lines += _text_accuracy_summary(items, colour)
-    if notes:
-        lines += ["", text.paint("Notes", text.BOLD, colour)]
-        for note, number in notes.items():
-            lines += textwrap.wrap(f"[{number}] {note}", 118, subsequent_indent="    ")
-    if any("predicted" in n for item in items for n in item.notes):
-        lines.append("  *  " + PREDICTED)
-    kinds = {item.accuracy_kind for item in items if tables.has_accuracy(item.row.table)}
-    lines += [f"  {mark}  {note}" for kind, mark, note in _ACCURACY_KINDS if kind in kinds]
-    return "\n".join(lines).lstrip("\n") + "\n"
-
-
-def _by_title(items: Sequence[Reproduction]) -> Iterable[tuple[str, list[Reproduction]]]:
-    groups: dict[str, list[Reproduction]] = {}
-    for item in items:
-        groups.setdefault(item.row.title, []).append(item)
-    return groups.items()
-
-
-def _text_row(item: Reproduction, notes: dict[str, int], colour: bool) -> tuple[str, ...]:
-    row = item.row
-    marks = [str(notes.setdefault(note, len(notes) + 1)) for note in item.notes if PREDICTED not in note]
-
-    def error(value: float | None) -> str:
-        if value is None:
-            return ""
-        if not item.compared:
-            return "--"
-        size = abs(value)
-        code = text.GREEN if size <= 0.05 else text.YELLOW if size <= 0.15 else text.RED
-        return text.paint(f"{100 * value:+.1f} %", code, colour)
-
-    def simulated(value: float, published: float | None, digits: int) -> str:
-        mark = "*" if published is None else " "
-        return text.paint(f"{value:.{digits}f}{mark}", text.DIM, colour and published is None)
-
-    accuracy = ("",) * 4
-    if tables.has_accuracy(row.table):
-        a, mark = item.accuracy, next(mark for kind, mark, _ in _ACCURACY_KINDS if kind == item.accuracy_kind)
-        accuracy = (
-            "" if row.top1 is None else f"{row.top1:.0f}",
-            f"{mark}{a.top1:.1f}±{a.top1_sigma:.1f}",
-            "" if row.top5 is None else f"{row.top5:.0f}",
-            f"{mark}{a.top5:.1f}±{a.top5_sigma:.1f}",
-        )
-    return (
-        row.model,
-        row.device_label,
-        "" if row.speed is None else _published(row.speed, 1),
-        simulated(item.speed, row.speed, 1),
-        error(item.speed_error),
-        "" if row.ttft is None else _published(1e3 * row.ttft, 0),
-        simulated(1e3 * item.ttft, row.ttft, 0),
-        error(item.ttft_error),
-        *accuracy,
-        f"[{','.join(marks)}]" if marks else "",
-    )
-
-
-def _published(value: float, digits: int) -> str:
-    """A published figure with the digits of its table, or with the two that it has."""
-    return f"{value:.{digits}f}" if abs(value - round(value, digits)) < 1e-6 else f"{value:.2f}"
-
-
-def _text_summary(items: Sequence[Reproduction], colour: bool) -> list[str]:
-    result = summaries(items)
-    rows: list[tuple[str, ...]] = [("", "", *("rows", "median", "mean", "P90", "max", "bias") * 2)]
-    for group in ("all", "table", "device"):
-        names = dict.fromkeys([*result["speed"][group], *result["ttft"][group]])
-        for name in names:
-            cells = []
-            for figure in ("speed", "ttft"):
-                summary = result[figure][group].get(name)
-                cells += [""] * 6 if summary is None else _summary_cells(summary)
-            rows.append(("" if group == "all" else group, name, *cells))
-    header, *body = text.align(rows, left=2)
-    over = " " * (header.find("rows")) + "speed" + " " * (header.rfind("rows") - header.find("rows") - 5) + "TTFT"
-    left_out = sum(1 for item in items if not item.compared)
-    tail = [f"left out: {left_out} rows of the vision demo"] if left_out else []
-    return [text.paint(over, text.DIM, colour), text.paint(header, text.DIM, colour), *body, *tail]
-
-
-def _text_accuracy_summary(items: Sequence[Reproduction], colour: bool) -> list[str]:
-    result = accuracy_summaries(items)
-    rows: list[Sequence[str]] = [("", "", *("rows", "median", "mean", "max", "bias") * 2)]
-    for group, named in result["top1"].items():
-        for name in named:
-            cells = [cell for figure in result.values() for cell in _point_cells(figure[group][name])]
-            rows.append(("" if group == "all" else group, name, *cells))
-    if len(rows) == 1:
-        return ["no row has an accuracy"]
-    header, *body = text.align(rows, left=2)
-    over = " " * header.find("rows") + "Top-1" + " " * (header.rfind("rows") - header.find("rows") - 5) + "Top-5"
-    tail = "models left out of the fit have larger errors: scripts/calibrate_accuracy.py"
-    return [text.paint(over, text.DIM, colour), text.paint(header, text.DIM, colour), *body, tail]
-
-
-def _point_cells(summary: ErrorSummary) -> list[str]:
-    values = (summary.median, summary.mean, summary.max)
-    return [str(summary.rows), *(f"{value:.1f}" for value in values), f"{summary.bias:+.1f}"]
-
-
-def _summary_cells(summary: ErrorSummary) -> list[str]:
-    values = (summary.median, summary.mean, summary.p90, summary.max)
-    return [str(summary.rows), *(f"{100 * value:.1f} %" for value in values), f"{100 * summary.bias:+.1f} %"]
-
-
-FORMATS: dict[str, Callable[[Sequence[Reproduction]], str]] = {
-    "text": to_text,
-    "markdown": to_markdown,
-    "csv": to_csv,
-    "json": to_json,
-}

@@ -24,12 +24,13 @@ ODD_PROMPT = 4
 def scenario_of(row: Row, figure: Literal["speed", "ttft"]) -> Scenario:
     """What a published row ran when its speed, or its TTFT, was measured."""
     date = row.speed_date if figure == "speed" else row.ttft_date
-    software = software_of(date)
+    system = get_system(row.device, row.data_parallel)
+    software = software_of(date, boxes=system.box_names)
     if figure == "ttft" and row.host_untilize:
         software = dataclasses.replace(software, device_untilize=False)
     return Scenario(
         config=get_config(row.model),
-        system=get_system(row.device, row.data_parallel),
+        system=system,
         precision=resolve(row.speed_precision, row.model, date),
         batch_size=row.batch_size,
         prompt_length=prompt_tokens(row.model, row.prompt)[0],

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ttsim.errors import unknown
+from ttsim.files.reading import shown
 from ttsim.meshes.systems import System
-from ttsim.precision.text import unknown
 from ttsim.precision.values import Precision, resolve
 from ttsim.scenarios.scenario import Scenario
 
@@ -78,9 +79,9 @@ def parse_override(override: str) -> dict[str, str]:
 
 def parse_number(text: str, name: str) -> int:
     """A positive whole number; k is 1024: "128", "64k"."""
-    match = re.fullmatch(r"\s*(\d+)\s*(k?)\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*([0-9]{1,12})\s*(k?)\s*", text, re.IGNORECASE)
     if not match or int(match[1]) == 0:
-        raise ValueError(f"{name}: {text.strip()!r} is not a positive whole number, e.g. 128 or 64k (k = 1024)")
+        raise ValueError(f"{name}: {shown(text.strip())} is not a positive whole number, e.g. 128 or 64k (k = 1024)")
     return int(match[1]) * (1024 if match[2] else 1)
 
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ttsim.hardware.chips import CHIPS, Chip
+from ttsim.hardware.chips import Chip
+from ttsim.hardware.facts import date_of
 from ttsim.hardware.software import Software, software_of
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.systems import System, get_system
@@ -29,24 +30,16 @@ MAX_BATCH = 32  # users of one replica: the rows of one tile
 _TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
 
 
-def software_for(system: System, date: datetime.date | str | None = None) -> Software:
-    """The state of the software at a date (None: the system's own), dispatching as fast as the system's chip does.
+def software_for(
+    system: System, date: datetime.date | str | None = None, *, stack: str = "tt_transformers", model: str = ""
+) -> Software:
+    """The software of a date (None: the system's own) and stack, dispatching as fast as the system's chip does.
 
     Raises:
-      ValueError: the date is no ISO date.
+      ValueError: the date is no day and no release, or the stack is unknown.
     """
-    software = software_of(_as_date(date) or system.software)
-    ratio = CHIPS[system.chip].dispatch_ratio
-    return dataclasses.replace(software, dispatch_gap=software.dispatch_gap * ratio)
-
-
-def _as_date(date: datetime.date | str | None) -> datetime.date | None:
-    if not isinstance(date, str):
-        return date
-    try:
-        return datetime.date.fromisoformat(date)
-    except ValueError:
-        raise ValueError(f"date {date!r} is no day in ISO format, like 2025-05-12") from None
+    software = software_of(date or system.software, stack, model, system.box_names)
+    return dataclasses.replace(software, dispatch_gap=software.dispatch_gap * system.chip.dispatch_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +75,10 @@ class Scenario:
         max_generated_tokens: int = 200,
         data_parallel: int = 1,
         date: datetime.date | str | None = None,
+        stack: str = "tt_transformers",
     ) -> Scenario:
         """A scenario from names (see `ttsim.simulate`)."""
-        date = _as_date(date)
+        day = date_of(date) if date else None
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("prompt_length", prompt_length, 1),
@@ -98,20 +92,20 @@ class Scenario:
             )
         config = get_config(model)
         system = get_system(device, data_parallel)
-        date = date or system.software
+        day = day or system.software
         return cls(
             config=config,
             system=system,
-            precision=resolve(precision, config.known_name, date),
+            precision=resolve(precision, config.known_name, day),
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
-            software=software_for(system, date),
+            software=software_for(system, day, stack=stack, model=config.name),
         )
 
     @property
     def chip(self) -> Chip:
-        return CHIPS[self.system.chip]
+        return self.system.chip
 
     @property
     def sequence_length(self) -> int:
@@ -159,7 +153,8 @@ class Scenario:
             rows,
             start=start,
             last_chunk=last,
-            traced=self.software.traced_prefill,
+            first_chunk=start == self.prefill_chunks[0][0],
+            traced=self.padded_prompt in self.software.traced_lengths,
             untilize="dram" if self.software.device_untilize else "host",
         )
 

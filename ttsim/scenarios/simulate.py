@@ -6,7 +6,6 @@ import datetime
 import os
 from collections.abc import Mapping
 
-from ttsim.hardware.chips import CHIPS
 from ttsim.hardware.constants import load_constants
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.systems import System, get_system
@@ -92,5 +91,5 @@ def price(
         kernel can't hold what it is given (rows of one tile, bytes of L1), and it says by how much.
     """
     system = get_system(device)
-    machine = Machine(CHIPS[system.chip], system, software_for(system, date), position)
+    machine = Machine(system.chip, system, software_for(system, date), position)
     return time_program(program, machine, load_constants() if constants is None else constants)

@@ -2,39 +2,64 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import errno
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import cast
 
 from absl import app, flags, logging
 
+from ttsim.files import interrupts
+from ttsim.files.reading import printable
+from ttsim.files.writing import write_file
 from ttsim.ui.problems import Problems
+from ttsim.ui.table import Document, Form
+
+_LONGEST = 2000  # characters of an error line
+STDOUT = "standard output"
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a script: bad input ends in one line on stderr and exit code 2, an interrupt in 130."""
+    """Runs a script: bad input ends in one line on stderr and exit code 2, an interrupt in 130 within a second."""
+    interrupts.install()
+    _any_terminal()
 
     def guarded(argv: Sequence[str]) -> int | None:
         logging.set_verbosity(logging.WARNING)  # JAX reports at INFO which accelerators it did not find
         if len(argv) > 1:
             raise SystemExit(_fail(f"unexpected argument {argv[1]!r}: every option is a flag, see --help"))
-        try:
-            return main()
-        except Problems as error:
-            raise SystemExit(max(_fail(problem) for problem in error.problems)) from None
-        except BrokenPipeError:
-            raise SystemExit(0) from None
-        except OSError as error:
-            raise SystemExit(_fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))) from None
-        except ValueError as error:
-            raise SystemExit(_fail(str(error))) from None
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
+        with guard():
+            code = main()
+            with _stdout() as stream:
+                stream.flush()
+            return code
 
-    app.run(guarded, flags_parser=_parse)
+    with guard():
+        app.run(guarded, flags_parser=_parse)
+
+
+@contextlib.contextmanager
+def guard() -> Iterator[None]:
+    """Turns what ends a program early into an exit code, and bad input into lines on stderr."""
+    try:
+        yield
+    except Problems as error:
+        raise SystemExit(max(_fail(problem) for problem in error.problems)) from None
+    except BrokenPipeError:
+        # The reader has seen enough. Nothing may be written when Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(0) from None
+    except OSError as error:
+        if error.filename == STDOUT:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(_fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))) from None
+    except ValueError as error:
+        raise SystemExit(_fail(str(error))) from None
+    except KeyboardInterrupt as error:
+        raise SystemExit(getattr(error, "code", interrupts.INTERRUPTED)) from None
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -45,35 +70,85 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    line = printable(" ".join(message.split()))
+    if len(line) > _LONGEST:
+        line = f"{line[:_LONGEST]}... ({len(line):,} characters)"
+    with contextlib.suppress(OSError, AttributeError):  # nobody listens: the exit code says it
+        print(f"error: {line}", file=sys.stderr, flush=True)
     return 2
 
 
+def warn(lines: Iterable[str]) -> None:
+    """Lines on stderr about what went wrong and did not end the program."""
+    for line in lines:
+        _fail(line)
+
+
+def silence() -> None:
+    """Prints nothing from here on: another process of the run does."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for the rest of the process
+
+
 def write(content: str, path: str | None) -> None:
-    """Prints, or writes the whole file or nothing."""
-    if path is None:
-        sys.stdout.write(content)
+    """Prints, or writes the whole file or nothing (see `ttsim.files.writing`)."""
+    if path is not None:
+        write_file(content, path)
         return
-    target = Path(path)
+    with _stdout() as stream:
+        stream.write(content)
+
+
+@contextlib.contextmanager
+def _stdout() -> Iterator:
+    """Standard output; what goes wrong with it carries its name."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "is closed", STDOUT)
     try:
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        handle, name = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.")
-    except OSError as error:
-        raise OSError(error.errno, f"can't be written: {error.strerror}", path) from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
+        yield sys.stdout
+    except BrokenPipeError:
         raise
+    except OSError as error:
+        raise OSError(error.errno, f"can't be written: {error.strerror}", STDOUT) from None
+
+
+# What stands in for a character that the terminal's encoding lacks; all others become "?".
+_PLAIN = {
+    "±": "+-",
+    "×": "x",
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "≤": "<=",
+    "≥": ">=",
+    "µ": "u",
+    "²": "2",
+    "→": "->",
+    "█": "#",
+}
+
+
+def _any_terminal() -> None:
+    """Output in any encoding: what an ASCII terminal can't show is spelled out."""
+
+    def spell(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        missing = error.object[error.start : error.end]
+        return "".join(_PLAIN.get(c, "|" if "▏" <= c <= "▉" else "?") for c in missing), error.end
+
+    codecs.register_error("ttsim.spell", spell)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and stream.errors == "strict":
+            stream.reconfigure(errors="ttsim.spell")
+
+
+def show(document: Document, form: str, path: str | None = None) -> None:
+    """Prints a document in a format, as wide as the terminal, or writes it to a file."""
+    write(document.render(cast(Form, form), colour=colour(path)), path)
 
 
 def progress(label: str) -> Callable[[int, int], None] | None:
     """A counter on stderr, or None when stderr is no terminal."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         return None
 
     def show(done: int, total: int) -> None:
@@ -85,4 +160,4 @@ def progress(label: str) -> Callable[[int, int], None] | None:
 
 def colour(path: str | None) -> bool:
     """Whether output may be coloured: on a terminal, unless NO_COLOR is set."""
-    return path is None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return path is None and sys.stdout is not None and sys.stdout.isatty() and "NO_COLOR" not in os.environ

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ttsim.hardware.constants import CONSTANTS
 from ttsim.ui import text
+from ttsim.ui.table import Column, Document, Table
 
 
 def records(constants: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -27,49 +25,24 @@ def records(constants: Mapping[str, float]) -> list[dict[str, Any]]:
     ]
 
 
-def to_text(constants: Mapping[str, float]) -> str:
-    """A block of each constant: its figures in one line, its source below."""
-    lines = []
-    for item in records(constants):
-        prior = f", prior {quantity(item['prior'], item['unit'])}" if item["prior"] is not None else ""
-        lines.append(f"{item['name']:<28}{quantity(item['value'], item['unit']):>12}  {item['kind']}{prior}")
-        lines += text.wrap("    " + item["source"], indent="    ")
-    fitted = sum(item["kind"] == "fitted" for item in records(constants))
-    lines.append(f"{len(CONSTANTS)} constants: {len(CONSTANTS) - fitted} sourced, {fitted} fitted")
-    return "\n".join(lines) + "\n"
+def document(constants: Mapping[str, float]) -> Document:
+    """The constants in every format."""
+    found = records(constants)
+    columns = (Column("constant"), Column("value", right=True), Column("kind", priority=1), Column("prior", priority=2))
+    rows = [
+        (r["name"], quantity(r["value"], r["unit"]), r["kind"], quantity(r["prior"], r["unit"]), r["source"])
+        for r in found
+    ]
+    fitted = sum(r["kind"] == "fitted" for r in found)
+    note = f"{len(found)} constants: {len(found) - fitted} sourced, {fitted} fitted"
+    table = Table("", (*columns, Column("source", wrap=True)), rows, notes=[note])
+    return Document("Constants of the cost model", [table], record=found, rows=found)
 
 
-def quantity(value: float, unit: str) -> str:
-    """A value with its unit: "2.9 us", "259.6 GB/s", "0.67"."""
+def quantity(value: float | None, unit: str) -> str:
+    """A value with its unit: "2.9 us", "259.6 GB/s", "0.67"; "" if there is none."""
+    if value is None:
+        return ""
     if unit == "s":
         return text.duration(value)
     return f"{value:.3g}" if unit == "1" else text.size(value, unit)
-
-
-def to_markdown(constants: Mapping[str, float]) -> str:
-    rows = ["| constant | value | kind | source |", "| --- | --- | --- | --- |"]
-    rows += [
-        f"| {i['name']} | {quantity(i['value'], i['unit'])} | {i['kind']} | {i['source']} |" for i in records(constants)
-    ]
-    return "\n".join(rows) + "\n"
-
-
-def to_json(constants: Mapping[str, float]) -> str:
-    return json.dumps(records(constants), indent=2) + "\n"
-
-
-def to_csv(constants: Mapping[str, float]) -> str:
-    out = io.StringIO()
-    rows = records(constants)
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-FORMATS: dict[str, Callable[[Mapping[str, float]], str]] = {
-    "text": to_text,
-    "markdown": to_markdown,
-    "json": to_json,
-    "csv": to_csv,
-}

@@ -9,8 +9,10 @@ Source of the layout: tt-perf-report 1.4 (perf_report.py), format v2.1.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ttsim.files.reading import InputError, printable, read_csv
 from ttsim.kernels.matmul import MAX_BLOCK
 from ttsim.kernels.shapes import largest_divisor, tiles
 from ttsim.meshes.systems import System
@@ -27,6 +30,7 @@ from ttsim.pricing.describe import in_l1, matrix_shape
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.schedule import Phase, Run, schedule
 from ttsim.ui import text
+from ttsim.ui.table import Cell, Column, Document, Paragraph, Table
 
 OP_CODES: Mapping[str, str] = {
     "add": "BinaryNgDeviceOperation",
@@ -148,9 +152,9 @@ def _rows(phase: Phase, system: System) -> Iterator[dict[str, Any]]:
 
 def arch_of(system: System) -> str:
     """What tt-perf-report calls the chip: "wormhole_b0", "blackhole", or "p100" for its seven banks."""
-    if system.chip == "wormhole":
+    if system.chip.family == "wormhole":
         return "wormhole_b0"
-    return "p100" if "p100" in system.chip else "blackhole"
+    return "p100" if "p100" in system.chip.name else "blackhole"
 
 
 def _attributes(run: Run) -> str:
@@ -207,6 +211,8 @@ def _tensor(name: str, shape: Sequence[int], fmt: str, place: str) -> dict[str, 
 
 # A profile beside a run
 
+_LONGEST = 1e15  # ns of one op: eleven days
+
 
 @dataclass(frozen=True)
 class ProfiledOp:
@@ -224,32 +230,26 @@ def read_profile(path: str, phase: str) -> list[ProfiledOp]:
     Of several devices, collectives take the mean of their times and other ops the longest, as tt-perf-report does.
 
     Raises:
-      ValueError: the file isn't such a CSV, or holds no device ops.
+      InputError: the file isn't such a CSV, or holds no device ops.
     """
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: no CSV: {error}") from None
     needed = ("OP CODE", "OP TYPE", "DEVICE KERNEL DURATION [ns]")
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise ValueError(f"{path}: no ops CSV of the device profiler: it lacks the columns {', '.join(missing)}")
+    try:
+        rows = read_csv(path, needed)
+    except InputError as error:
+        raise InputError(f"{error}: no ops CSV of the device profiler") from None
     devices: dict[str, list[ProfiledOp]] = {}
     for row in _window(rows, phase):
         time = _number(row.get("DEVICE KERNEL DURATION [ns]"))
         if row["OP TYPE"] == "tt_dnn_device" and time is not None:
             op = ProfiledOp(
-                row["OP CODE"],
+                printable(row["OP CODE"].strip()) or "(no op code)",
                 _profiled_shape(row),
                 1e-9 * time,
                 1e-9 * (_number(row.get("OP TO OP LATENCY [ns]")) or 0),
             )
             devices.setdefault(row.get("DEVICE ID") or "0", []).append(op)
     if not devices:
-        raise ValueError(f"{path}: no device ops with a kernel duration after the last signpost")
+        raise InputError(f"{printable(path)}: no device ops with a kernel duration after the last signpost")
     return _merged(list(devices.values()))
 
 
@@ -268,7 +268,7 @@ def _number(value: str | None) -> float | None:
         number = float(value or "")
     except ValueError:
         return None
-    return number if math.isfinite(number) and number >= 0 else None
+    return number if 0 <= number <= _LONGEST else None
 
 
 def _profiled_shape(row: Mapping[str, str]) -> str:
@@ -276,8 +276,8 @@ def _profiled_shape(row: Mapping[str, str]) -> str:
 
     def side(tensor: str, name: str) -> int:
         cell = row.get(f"{tensor}_{name}_PAD[LOGICAL]") or row.get(f"{tensor}_{name}") or ""
-        digits = cell.split("[")[0].split(".")[0]
-        return int(digits) if digits.isdecimal() else 1
+        digits = re.match(r"[0-9]{1,12}(?=[.\[]|$)", cell)
+        return int(digits[0]) if digits else 1
 
     m, k = side("INPUT_0", "Y"), side("INPUT_0", "X")
     if "Matmul" in row["OP CODE"]:
@@ -365,51 +365,65 @@ def _sequence(simulated: Sequence[ProfiledOp], measured: Sequence[ProfiledOp]) -
     return "the sequences of ops are the same"
 
 
-def diff_text(
-    scenario: Scenario, constants: Mapping[str, Any], path: str, phase: str = "decode", colour: bool = False
-) -> str:
+def diff(scenario: Scenario, constants: Mapping[str, Any], path: str, phase: str = "decode") -> Document:
     """A run and a profile lined up op by op, and where they part."""
     measured = read_profile(path, phase)
     prompt, step = schedule(scenario, constants)
     simulated = simulated_ops(step if phase == "decode" else prompt)
-    rows = [("op", "shape", "simulated", "measured", "count", "count", "sim/meas", "part of the gap")]
-    ours, theirs = sum(op.time for op in simulated), sum(op.time for op in measured)
     found = differences(simulated, measured)
     total = sum(abs(d.simulated - d.measured) for d in found) or 1.0
-    for d in found:
-        rows.append(
-            (
-                d.code,
-                d.shape,
-                text.duration(d.simulated) if d.simulated_count else "",
-                text.duration(d.measured) if d.measured_count else "",
-                str(d.simulated_count or ""),
-                str(d.measured_count or ""),
-                f"{d.simulated / d.measured:.2f}" if d.measured and d.simulated_count else "",
-                f"{100 * abs(d.simulated - d.measured) / total:.0f} %",
-            )
-        )
+    ours, theirs = sum(op.time for op in simulated), sum(op.time for op in measured)
     gaps = [sum(op.gap for op in ops[1:]) for ops in (simulated, measured)]
     head = (
         f"{scenario.label}, {phase}: simulated kernels {text.duration(ours)} in {len(simulated):,} ops, "
         f"{Path(path).name} {text.duration(theirs)} in {len(measured):,} ({ours / theirs:.2f} x); "
         f"gaps {text.duration(gaps[0])} and {text.duration(gaps[1])}"
     )
-    part = next((d for d in found if d.simulated != d.measured), None)
-    where = "they agree op by op"
-    if part is not None:
-        why = (
-            "only the simulation has it"
-            if not part.measured_count
-            else "only the profile has it"
-            if not part.simulated_count
-            else f"it runs {part.simulated_count} times here and {part.measured_count} times there"
-            if part.simulated_count != part.measured_count
-            else f"each takes {text.duration(part.simulated / part.simulated_count)} here and "
-            f"{text.duration(part.measured / part.measured_count)} there"
+    where = f"{_parting(found)}; {_sequence(simulated, measured)}"
+    columns = (
+        Column("op"),
+        Column("shape", priority=1),
+        Column("simulated", right=True),
+        Column("measured", right=True),
+        Column("count sim.", priority=2),
+        Column("count meas.", priority=2),
+        Column("sim/meas", digits=2),
+        Column("part of the gap", "%", 0, scale=100),
+    )
+    rows = [
+        (
+            d.code,
+            d.shape,
+            Cell(d.simulated, text.duration(d.simulated) if d.simulated_count else ""),
+            Cell(d.measured, text.duration(d.measured) if d.measured_count else ""),
+            d.simulated_count or None,
+            d.measured_count or None,
+            d.simulated / d.measured if d.measured and d.simulated_count else None,
+            abs(d.simulated - d.measured) / total,
         )
-        where = f"they part most at {f'{part.code} {part.shape}'.strip()}: {why}"
-    where += f"; {_sequence(simulated, measured)}"
-    header, *body = text.columns(rows, right=range(2, 8))
-    lines = [*(text.paint(line, text.BOLD, colour) for line in text.wrap(head)), *text.wrap(where), ""]
-    return "\n".join([*lines, text.paint(header, text.DIM, colour), *body]) + "\n"
+        for d in found
+    ]
+    ops = [dataclasses.asdict(d) for d in found]
+    record = {
+        "phase": phase,
+        "simulated": {"time": ours, "ops": len(simulated), "gaps": gaps[0]},
+        "measured": {"time": theirs, "ops": len(measured), "gaps": gaps[1], "file": path},
+        "where": where,
+        "ops": ops,
+    }
+    return Document(head, [Paragraph(head, level=1), Paragraph(where), Table("", columns, rows)], record, ops)
+
+
+def _parting(found: Sequence[Difference]) -> str:
+    """Where run and profile differ most, in words."""
+    part = next((d for d in found if d.simulated != d.measured), None)
+    if part is None:
+        return "they agree op by op"
+    if not part.measured_count or not part.simulated_count:
+        why = f"only the {'profile' if part.measured_count else 'simulation'} has it"
+    elif part.simulated_count != part.measured_count:
+        why = f"it runs {part.simulated_count} times here and {part.measured_count} times there"
+    else:
+        here, there = (text.duration(t / part.measured_count) for t in (part.simulated, part.measured))
+        why = f"each takes {here} here and {there} there"
+    return f"they part most at {f'{part.code} {part.shape}'.strip()}: {why}"

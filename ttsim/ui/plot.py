@@ -53,6 +53,35 @@ def curves(
     return lines
 
 
+def scatter(
+    points: Sequence[tuple[float, float, str]], *, title: str, unit: str, width: int = 80, height: int = 18
+) -> list[str]:
+    """Lines of a plot of marks (x, y, text); of two that would cover each other the earlier one stays."""
+    left, right = _margins([x for x, _, _ in points])
+    low, high = _margins([y for _, y, _ in points])
+    columns = width - 9
+    grid = [" " * columns for _ in range(height)]
+    for x, y, mark in points:
+        at = round((x - left) / (right - left) * (columns - 1 - len(mark)))
+        row = round((high - y) / (high - low) * (height - 1))
+        before, after = max(at - 1, 0), at + len(mark)
+        if not grid[row][before : after + 1].strip():
+            grid[row] = grid[row][:at] + mark + grid[row][after:]
+    lines = [title]
+    for i, line in enumerate(grid):
+        label = f"{high - (high - low) * i / (height - 1):6.1f}" if i % 4 == 0 or i == height - 1 else " " * 6
+        lines.append(f"{label} |{line}".rstrip())
+    ends = f"{left:.1f}", f"{right:.1f} {unit}"
+    lines.append("       +" + "-" * columns)
+    return [*lines, " " * 8 + ends[0] + ends[1].rjust(columns - len(ends[0]))]
+
+
+def _margins(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
 def is_log(values: Sequence[float]) -> bool:
     """Whether an axis over these values is better logarithmic."""
     return min(values) > 0 and max(values) / min(values) > 8

@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, label: str, total: int, show: bool | None = None, stream: TextIO | None = None):
         self._stream = sys.stderr if stream is None else stream
-        self._show = self._stream.isatty() if show is None else show
+        self._show = self._stream is not None and (self._stream.isatty() if show is None else show)
         self._label, self._total, self._done = label, total, 0
 
     def __enter__(self) -> Progress:

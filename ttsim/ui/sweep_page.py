@@ -1,22 +1,35 @@
-"""A sweep as text with plots, markdown, CSV, JSON and HTML."""
+"""A sweep as people read it: the table, and a curve of each figure."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ttsim.explore.sweep import FIGURES, Point
 from ttsim.scenarios.question import NUMBERS, Question
-from ttsim.ui import plot, text
+from ttsim.ui import charts, plot
+from ttsim.ui.table import Block, Column, Document, Figure, Paragraph, Table
 
-HEADER = ("speed t/s/u", "TTFT ms", "throughput t/s", "request s", "DRAM GB", "")
 # What is drawn: name, figure, factor.
-CURVES = (("speed, t/s/u", "speed", 1.0), ("TTFT, ms", "ttft", 1e3), ("throughput, t/s", "throughput", 1.0))
+CURVES = (
+    ("speed, t/s/u", "speed", 1.0),
+    ("TTFT, ms", "ttft", 1e3),
+    ("throughput, t/s", "throughput", 1.0),
+    ("Top-1, %", "top1", 1.0),
+)
+_COLUMNS = (
+    Column("speed", "t/s/u", 2),
+    Column("TTFT", "ms", 1, scale=1e3),
+    Column("throughput", "t/s", 1, priority=1),
+    Column("request", "s", 2, priority=3),
+    Column("DRAM", "GB", 2, priority=2, scale=1e-9),
+    Column("Top-1", "%", 1),
+    Column("Top-5", "%", 1, priority=4),
+    Column(" ", wrap=True),
+)
+_SHOWN = ("model", "device", "precision", "batch_size", "prompt_length", "max_generated_tokens")
 
 
 @dataclass(frozen=True)
@@ -33,23 +46,41 @@ class Sweep:
         return "Sweep of " + " x ".join(self.axes) + ": " + ", ".join(fixed)
 
 
-_SHOWN = ("model", "device", "precision", "batch_size", "prompt_length", "max_generated_tokens")
+def document(sweep: Sweep) -> Document:
+    """The sweep in every format."""
+    figures = (*FIGURES, "capacity", "problem")
+    records = [{**point.values, **{name: getattr(point, name) for name in figures}} for point in sweep.points]
+    question = {k: v for k, v in dataclasses.asdict(sweep.question).items() if k not in sweep.axes}
+    columns = (*(Column(name) for name in sweep.axes), *_COLUMNS)
+    table = Table("", columns, [_cells(point) for point in sweep.points])
+    heading = Paragraph(sweep.title, level=1)
+    blocks = [heading, table, *_drawings(sweep)]
+    return Document(sweep.title, blocks, record={"question": question, "points": records}, rows=records)
 
 
-def point_cells(point: Point) -> tuple[str, ...]:
-    """The values and figures of a point under the axes and `HEADER`."""
-    values = [f"{value:,}" if isinstance(value, int) else str(value) for value in point.values.values()]
-    if point.speed is None or point.ttft is None or point.throughput is None or point.latency is None:
-        return (*values, "", "", "", "", f"{point.used / 1e9:.2f}" if point.used else "", point.problem)
-    return (
-        *values,
-        f"{point.speed:.2f}",
-        f"{1e3 * point.ttft:,.1f}",
-        f"{point.throughput:,.1f}",
-        f"{point.latency:,.2f}",
-        f"{(point.used or 0) / 1e9:.2f}",
-        "",
-    )
+def _cells(point: Point) -> tuple[Any, ...]:
+    figures = (point.speed, point.ttft, point.throughput, point.latency, point.used, point.top1, point.top5)
+    return (*point.values.values(), *figures, point.problem)
+
+
+def _drawings(sweep: Sweep) -> list[Block]:
+    """A curve of each figure over the longest axis of numbers; a figure that repeats another one is left out."""
+    found: list[Block] = []
+    for name, figure, factor in CURVES:
+        x, series = curves_of(sweep, figure, factor)
+        repeated = figure == "throughput" and all(p.throughput == p.speed for p in sweep.points)
+        constant = figure == "top1" and len({p.top1 for p in sweep.points}) < 2
+        if series and not repeated and not constant:
+            found.append(_drawing(series, name, x))
+    return found
+
+
+def _drawing(series: Mapping[str, Sequence[tuple[float, float]]], name: str, x: str) -> Figure:
+    def lines(width: int) -> Sequence[str]:
+        return plot.curves(series, title=name, x_label=x, width=min(width - 10, 72))
+
+    few = len(series) <= len(plot.MARKS)
+    return Figure(lines if few else None, charts.curves(series, title=name, x_label=x))
 
 
 def curves_of(sweep: Sweep, figure: str, factor: float = 1.0) -> tuple[str, dict[str, list[tuple[float, float]]]]:
@@ -65,63 +96,3 @@ def curves_of(sweep: Sweep, figure: str, factor: float = 1.0) -> tuple[str, dict
             others = ", ".join(f"{name} {each}" for name, each in point.values.items() if name != x)
             series.setdefault(others, []).append((float(point.values[x]), factor * value))
     return x, {name: sorted(points) for name, points in series.items()}
-
-
-def to_text(sweep: Sweep, colour: bool = False) -> str:
-    """A table of at most 120 columns, then a plot of each figure over the longest axis of numbers."""
-    rows = [(*sweep.axes, *HEADER), *(point_cells(point) for point in sweep.points)]
-    right = tuple(i for i, name in enumerate(rows[0]) if name in NUMBERS or name in HEADER[:-1])
-    rows = [(*row[:-1], row[-1][: max(118 - _width(rows), 20)]) for row in rows]
-    header, *body = text.columns(rows, right=right)
-    lines = [*(text.paint(line, text.BOLD, colour) for line in text.wrap(sweep.title))]
-    lines += [text.paint(header, text.DIM, colour), *body]
-    for name, figure, factor in CURVES:
-        x, series = curves_of(sweep, figure, factor)
-        repeated = figure == "throughput" and all(p.throughput == p.speed for p in sweep.points)
-        if series and len(series) <= len(plot.MARKS) and not repeated:
-            lines += ["", *plot.curves(series, title=name, x_label=x)]
-    return "\n".join(lines) + "\n"
-
-
-def _width(rows: Sequence[Sequence[str]]) -> int:
-    return sum(max(len(row[i]) for row in rows) + 2 for i in range(len(rows[0]) - 1))
-
-
-def records(sweep: Sweep) -> list[dict[str, Any]]:
-    """The points as JSON and CSV have them: SI units."""
-    figures = (*FIGURES, "capacity", "problem")
-    return [{**point.values, **{name: getattr(point, name) for name in figures}} for point in sweep.points]
-
-
-def to_json(sweep: Sweep) -> str:
-    question = {k: v for k, v in dataclasses.asdict(sweep.question).items() if k not in sweep.axes}
-    return json.dumps({"question": question, "points": records(sweep)}, indent=2, default=str) + "\n"
-
-
-def to_csv(sweep: Sweep) -> str:
-    out = io.StringIO()
-    rows = records(sweep)
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def to_markdown(sweep: Sweep) -> str:
-    rows = [(*sweep.axes, *HEADER), ["---"] * (len(sweep.axes) + len(HEADER)), *(point_cells(p) for p in sweep.points)]
-    return f"# {sweep.title}\n\n" + "".join("| " + " | ".join(row) + " |\n" for row in rows)
-
-
-def _html(sweep: Sweep) -> str:
-    from ttsim.ui.html import sweep_page
-
-    return sweep_page(sweep)
-
-
-FORMATS: dict[str, Callable[[Sweep], str]] = {
-    "text": to_text,
-    "markdown": to_markdown,
-    "json": to_json,
-    "csv": to_csv,
-    "html": _html,
-}

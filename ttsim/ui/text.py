@@ -51,7 +51,7 @@ def columns(rows: Sequence[Sequence[str]], right: Sequence[int], gap: str = "  "
 
 def wrap(line: str, columns: int = 118, indent: str = "  ") -> list[str]:
     """A long line in several, the later ones indented."""
-    return textwrap.wrap(line, columns, subsequent_indent=indent)
+    return textwrap.wrap(line, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"

@@ -1,0 +1,177 @@
+"""Dated facts: which line of the table is in force, for whom, and what a date outside the table says."""
+
+import datetime
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttsim.dates import parse_date, parse_period
+from ttsim.hardware import facts
+from ttsim.hardware.facts import MEANING, Place
+from ttsim.hardware.software import software_of
+from ttsim.meshes.systems import SYSTEMS
+
+
+def day(text):
+    return datetime.date.fromisoformat(text)
+
+
+def at(name, date, model="", box="T3K", stack="tt_transformers"):
+    family = "blackhole" if box.startswith(("P", "BH")) else "wormhole"
+    return facts.value(name, day(date), Place.of(stack, model, (box, family)))
+
+
+# The table
+
+
+def test_every_line_reads_and_has_a_source():
+    for fact in facts.facts():
+        MEANING[fact.name][0](fact.value)
+        assert fact.source
+        assert fact.until is None or fact.since < fact.until
+    assert {fact.name for fact in facts.facts()} == set(MEANING)
+
+
+def test_boxes_and_stacks_of_the_table_exist():
+    known = {name for system in SYSTEMS.values() for name in system.box_names} | {"*"}
+    for fact in facts.facts():
+        assert set(fact.boxes) <= known, fact
+        assert set(fact.stacks) <= {*facts.STACKS, "*"}, fact
+
+
+def test_no_two_lines_contradict_each_other():
+    places = [
+        Place.of(stack, model, system.box_names)
+        for stack in ("tt_transformers", "tttv2", "galaxy", "vllm", "vllm galaxy")
+        for model in ("", "Llama3.1-8B", "Llama3.3-70B", "Mistral-7B", "Qwen3-32B", "gemma-3-4b", "gpt-oss-20b")
+        for system in SYSTEMS.values()
+    ]
+    days = sorted({fact.since for fact in facts.facts()})
+    for name, date, place in itertools.product(MEANING, days[::7], places[::3]):
+        fitting = [fact for fact in facts.facts() if fact.name == name and fact.fits(date, place)]
+        best = [fact for fact in fitting if fact.rank == max(each.rank for each in fitting)]
+        assert len({fact.value for fact in best}) <= 1, (name, date, place, best)
+
+
+# What is in force
+
+
+@pytest.mark.parametrize(
+    ("date", "model", "box", "stack", "expected"),
+    [
+        ("2025-07-22", "", "T3K", "tt_transformers", ("argmax", 1)),
+        ("2025-07-22", "", "T3K", "vllm", ("argmax", 0)),
+        ("2025-07-23", "", "T3K", "vllm", ("argmax", 32)),
+        ("2025-11-04", "", "T3K", "tt_transformers", ("argmax", 32)),
+        ("2025-11-05", "", "T3K", "tt_transformers", ("topk", 32)),
+        ("2026-02-01", "mistralai/Mistral-7B-Instruct-v0.3", "N150", "tt_transformers", ("argmax", 32)),
+        ("2026-07-03", "", "T3K", "tt_transformers", ("argmax", 32)),
+        ("2026-06-01", "", "N300", "tttv2", ("argmax", 0)),
+        ("2026-06-01", "", "T3K", "tttv2", ("topk", 32)),
+        ("2025-08-01", "Llama-3.3-70B", "Galaxy", "galaxy", ("topk", 32)),
+    ],
+)
+def test_the_sampler_of_a_date_and_stack(date, model, box, stack, expected):
+    assert at("sampler", date, model, box, stack) == expected
+
+
+@pytest.mark.parametrize(
+    ("date", "model", "box", "expected"),
+    [
+        ("2025-10-29", "Llama3.1-8B", "T3K", set()),
+        ("2025-10-30", "Llama3.1-8B", "N150", {128, 256, 512, 1024}),
+        ("2025-10-30", "Llama3.1-8B", "T3K", {128, 256, 512, 1024, 2048, 4096, 8192}),
+        ("2025-10-30", "Llama3.1-70B", "T3K", set()),
+        ("2025-11-13", "Qwen3-8B", "N150", {128, 256, 512}),
+        ("2025-11-13", "Qwen3-8B", "P150x4", set()),
+        ("2025-11-13", "gemma-3-4b", "N150", set()),
+        ("2025-12-11", "Qwen3-8B", "T3K", {128, 1024}),
+        ("2026-01-22", "Llama3.2-3B", "N150", set()),
+        ("2026-01-22", "Qwen3-8B", "N150", {128}),
+        ("2026-01-22", "Llama-3.3-70B-Instruct", "T3K", {128}),
+        ("2026-01-22", "meta-llama/Llama-3.1-70B", "T3K", {128, 1024, 2048, 4096, 8192}),
+        ("2026-07-01", "gemma-4-31B", "T3K", set()),
+    ],
+)
+def test_traced_lengths_are_a_table_not_a_date(date, model, box, expected):
+    assert at("traced_lengths", date, model, box) == expected
+
+
+def test_a_fact_with_an_end_gives_way():
+    assert [at("batched_prefill", date) for date in ("2026-03-05", "2026-03-06", "2026-06-08", "2026-06-09")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert not at("batched_prefill", "2026-04-01", stack="vllm")
+
+
+def test_nothing_is_interpolated():
+    gaps = [software_of(day("2025-11-01") + datetime.timedelta(days=n)).dispatch_gap for n in range(0, 200, 5)]
+    assert set(gaps) == {2.91e-6, 1.57e-6}
+    assert software_of(day("2026-01-20")).dispatch_gap == 2.91e-6
+    assert software_of(day("2026-01-21")).dispatch_gap == 1.57e-6
+
+
+def test_before_the_first_fact_nothing_is_said():
+    with pytest.raises(ValueError, match="on 2024-11-30 is not known: the facts begin on 2024-12-01"):
+        software_of(day("2024-11-30"))
+
+
+def test_past_the_newest_fact_the_report_says_so():
+    assert facts.staleness(facts.newest()) is None
+    message = facts.staleness(facts.newest() + datetime.timedelta(days=1))
+    assert message is not None
+    assert str(facts.newest()) in message
+    assert message.split(" is ")[1] in facts.describe(day("2027-01-01"), Place.of())
+
+
+def test_the_list_shows_value_date_and_commit():
+    text = facts.describe(day("2026-02-25"), Place.of("tt_transformers", "Llama3.1-8B", ("T3K", "wormhole")))
+    line = next(line for line in text.splitlines() if " sampler " in line)
+    assert "topk" in line
+    assert "since 2025-11-05" in line
+    assert "58ac27a912" in line
+
+
+def test_unknown_names_say_which_are_known():
+    with pytest.raises(ValueError, match="unknown stack 'tt_transformer'; valid: tt_transformers"):
+        Place.of("tt_transformer")
+    with pytest.raises(ValueError, match="unknown fact 'sampling'"):
+        facts.find("sampling", day("2026-01-01"), Place.of())
+    with pytest.raises(ValueError, match=r"unknown release 'v0.99.0'"):
+        facts.date_of("v0.99.0")
+    assert facts.date_of("v0.59.0") == day("2025-06-18")
+
+
+# Dates
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "last"),
+    [
+        ("2025-07-03", "2025-07-03", "2025-07-03"),
+        ("2026-02", "2026-02-01", "2026-02-28"),
+        ("2026", "2026-01-01", "2026-12-31"),
+    ],
+)
+def test_a_period_is_a_day_a_month_or_a_year(text, first, last):
+    period = parse_period(text)
+    assert (period.first, period.last, str(period)) == (day(first), day(last), text)
+    assert period.first <= period.middle <= period.last
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2025-13", "2025-02-30", "25-01-01", "2025-1-1", "0000"])
+def test_what_is_no_date_says_so_in_one_line(text):
+    with pytest.raises(ValueError, match="is no day, month or year in ISO format") as error:
+        parse_period(text)
+    assert "\n" not in str(error.value)
+
+
+@given(st.dates(min_value=day("1000-01-01")))
+def test_days_read_back(date):
+    assert parse_date(date.isoformat()) == date
+    assert parse_period(date.isoformat()).middle == date

@@ -1,0 +1,265 @@
+"""Measurements beside predictions: how rows are read, what is refused, the errors by group, and the host's fit."""
+
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttsim.hardware.constants import load_constants
+from ttsim.meshes.systems import Topology
+from ttsim.proof.fit_host import fit_host, host_constants
+from ttsim.proof.measured import MeasuredFileError, parse_measured, read_measured, shipped, sources
+from ttsim.proof.validate import groups, predict, scenario_of, validate
+from ttsim.ui.validate_page import document
+
+HEAD = "model,device,parallel,batch,isl,osl,ttft_ms,decode_tsu,date,stack,precision,source,colour\n"
+ROWS = HEAD + "\n".join(
+    (
+        "Llama3.2-1B,N150,single,1,128,32,26,87.8,2025-05-12,tt_transformers,performance,a,red",
+        "Llama3.2-1B,N300,TP=2,1,128,32,,105.9,2025-05-12,,,b,",
+        'Llama3.2-1B,T3K,"DP=4,TP=2",4,128,32,,80.0,2025-05,tt_transformers,performance,c,',
+        "H2O-1B,N150,single,1,128,32,26,87.8,2025-05-12,tt_transformers,performance,d,",
+        "Llama3.2-1B,N150,single,1,128,32,soon,87.8,2025-05-12,tt_transformers,performance,e,",
+        "Llama3.1-70B,N150,single,1,128,32,26,87.8,2025-05-12,tt_transformers,performance,f,",
+        "Llama3.2-1B,N150,single,1,128,32,,,2025-05-12,tt_transformers,performance,g,",
+        "Llama3.2-1B,N150,single,1,128,32,26,,2024-05-12,tt_transformers,performance,h,",
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def items():
+    return validate(parse_measured(ROWS))
+
+
+def only(text):
+    (row,) = parse_measured(HEAD + text)
+    return row
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("device", "parallel", "label", "chips"),
+    [
+        ("T3K", "TP=8", "T3K", 8),
+        ("T3000", "DP=4,TP=2", "T3K DP=4", 2),
+        ("LoudBox", "", "T3K", 8),
+        ("WH Galaxy", "DP=4,TP=8", "Galaxy DP=4", 8),
+        ("Galaxy", "DP=4 of 1x8", "Galaxy DP=4", 8),
+        ("WH Galaxy", "mesh 4x8", "Galaxy", 32),
+        ("P300X2", "TP=4", "P300x2", 4),
+        ("N150", "single", "N150", 1),
+        ("T3K DP=4", "", "T3K DP=4", 2),
+        ("P150x8", "DP=8", "P150x8 DP=8", 1),
+    ],
+)
+def test_devices_and_parallelism_as_people_write_them(device, parallel, label, chips):
+    system = only(f'Llama3.2-1B,{device},"{parallel}",1,128,32,1,1,2025-05-12,,,,').system()
+    assert (system.label, system.chips_per_replica) == (label, chips)
+
+
+@pytest.mark.parametrize(
+    ("device", "parallel", "words"),
+    [
+        ("T3K", "pipeline", "parallel 'pipeline' is not like TP=8"),
+        ("N150", "TP=8", "N150 has 1 chips, not 1 x 8"),
+        ("T3K", "TP=0", "is not like"),
+        ("T3K", "DP=3", "must be one of"),
+        ("H100", "TP=8", "no device named 'H100'"),
+    ],
+)
+def test_what_is_no_box_is_refused_in_one_line(device, parallel, words):
+    (item,) = validate([only(f'Llama3.2-1B,{device},"{parallel}",1,128,32,1,1,2025-05-12,,,,')])
+    assert words in item.refused
+    assert "\n" not in item.refused
+
+
+def test_users_are_those_of_all_replicas():
+    row = only('Llama3.2-1B,T3K,"DP=4,TP=2",128,128,32,1,1,2025-05-12,,,,')
+    assert row.users(row.system()) == 32
+
+
+@pytest.mark.parametrize(
+    ("stack", "source", "model", "device", "expected"),
+    [
+        ("", "", "Llama3.1-8B", "T3K", "tt_transformers"),
+        ("vllm", "", "Llama3.1-8B", "T3K", "vllm"),
+        ("vllm", "", "Llama-3.3-70B", "Galaxy", "vllm galaxy"),
+        ("tttv2", "tenstorrent/tt-inference-server PR #1", "Llama3.1-8B", "P300", "vllm tttv2"),
+        ("galaxy", "", "Llama-3.3-70B", "Galaxy", "galaxy"),
+    ],
+)
+def test_a_server_runs_on_top_of_a_stack(stack, source, model, device, expected):
+    row = only(f"{model},{device},,1,128,32,1,1,2026-01-01,{stack},,{source},")
+    assert row.software_stack(row.system()) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty"),
+        ("model,speed\na,1\n", "has no column device"),
+        ("model,device\na,b\n", "has no column ttft_ms or decode_tsu"),
+        ("model,device,ttft_ms,ttft_ms\n", "has the column ttft_ms twice"),
+        ('model,device,ttft_ms\n"a,b,1\n', "no CSV"),
+    ],
+)
+def test_a_file_that_is_none_says_why(text, words):
+    with pytest.raises(MeasuredFileError, match=words) as error:
+        parse_measured(text, "mine.csv")
+    assert str(error.value).startswith("mine.csv")
+
+
+@given(
+    st.text(alphabet=st.characters(codec="utf-8", exclude_characters='\r\n",'), max_size=12), st.sampled_from(range(12))
+)
+def test_any_cell_is_a_value_or_a_problem_of_its_row(cell, column):
+    cells = [
+        "Llama3.2-1B",
+        "N150",
+        "single",
+        "1",
+        "128",
+        "32",
+        "26",
+        "87.8",
+        "2025-05-12",
+        "tt_transformers",
+        "performance",
+        "a",
+    ]
+    cells[column] = cell
+    for row in parse_measured(HEAD + ",".join(cells) + ","):
+        assert all("\n" not in problem for problem in row.problems)
+
+
+# The rows that ship
+
+
+def test_the_shipped_rows_are_split_by_source_and_read():
+    rows = shipped()
+    assert len(rows) == len({row.row for row in rows})
+    fitted = {row.source for row in rows if row.fitted}
+    checking = {row.source for row in rows if row.counts and not row.fitted}
+    assert not fitted & checking
+    assert 0.3 < len(fitted) / len(fitted | checking) < 0.7
+    for row in rows:
+        assert row.source
+        assert row.ttft or row.speed
+        if row.counts:
+            assert not row.problems
+            assert row.system().num_chips
+            assert row.date is not None
+    assert len(sources(rows)) > 40
+
+
+# Predictions
+
+
+def test_rows_are_predicted_as_their_scenarios(items):
+    speed = items[0].values["speed"]
+    assert speed == scenario_of(items[0].measured).speed(load_constants())
+    assert items[0].error("speed") == speed / 87.8 - 1
+    assert set(items[1].values) == {"speed"}  # nothing is predicted that wasn't measured
+    assert scenario_of(items[2].measured).system.topology is Topology.LINEAR
+
+
+def test_what_cannot_be_predicted_is_refused_row_by_row(items):
+    reasons = [item.refused for item in items]
+    assert reasons[:3] == [None] * 3
+    for reason, words in zip(
+        reasons[3:],
+        ("unknown model", "ttft_ms 'soon' is no number", "DRAM", "neither decode_tsu nor ttft_ms", "the facts begin"),
+        strict=True,
+    ):
+        assert words in reason
+        assert "\n" not in reason
+
+
+def test_what_a_row_does_not_say_is_listed(items):
+    assert items[0].notes == ()
+    assert items[1].notes == ("stack tt_transformers assumed",)
+    assert any("in the middle of 2025-05" in note for note in items[2].notes)
+
+
+def test_groups_count_only_what_was_predicted(items):
+    found = {(group.kind, group.name, group.figure): group for group in groups(items)}
+    everything = found["all", "all", "speed"]
+    assert everything.summary.rows == 3
+    assert found["box", "N300", "speed"].summary.mean == abs(items[1].error("speed"))
+    assert found["all", "all", "ttft"].summary.rows == 1
+    assert 0 <= everything.coverage <= 1
+    assert sum(group.summary.rows for key, group in found.items() if key[0] == "box" and key[2] == "speed") == 3
+
+
+def test_a_server_s_ttft_holds_the_wait_for_the_others():
+    alone, four = (
+        only(f"Llama3.2-1B,N150,single,{users},128,32,26,,2025-05-12,vllm,performance,a,") for users in (1, 4)
+    )
+    times = [predict(scenario_of(row), row, "ttft", load_constants()) for row in (alone, four)]
+    assert times[1] == pytest.approx(2.5 * times[0], rel=0.05)
+
+
+# Formats
+
+
+def test_json_has_rows_and_groups(items):
+    record = json.loads(document(items).render("json"))
+    assert set(record) == {"rows", "groups"}
+    row = record["rows"][0]
+    assert row["speed_low"] < row["speed"] < row["speed_high"]
+    assert row["ttft_error"] == pytest.approx(row["ttft_ms"] / 26 - 1)
+    assert row["ttft_low_ms"] < row["ttft_ms"] < row["ttft_high_ms"]
+    assert row["refused"] is None
+    assert record["rows"][3]["refused"]
+    assert record["rows"][3]["speed"] is None
+    assert {"group", "name", "figure", "n", "median", "mean", "p90", "bias", "coverage"} <= set(record["groups"][0])
+
+
+def test_every_format_shows_every_row(items):
+    lines = list(csv.DictReader(io.StringIO(document(items).render("csv"))))
+    assert len(lines) == len(items)
+    for form in ("text", "markdown", "html"):
+        text = document(items).render(form, width=200) if form == "text" else document(items).render(form)
+        for words in ("87.8", "unknown model", "stack and period", "rows are refused"):
+            assert words in text, (form, words)
+
+
+def test_the_script_scores_a_file_and_refuses_one_that_is_none(tmp_path):
+    good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
+    good.write_text("\n".join(ROWS.splitlines()[:2]))
+    bad.write_text("a,b\n1,2\n")
+    run = [sys.executable, "scripts/validate.py", "--format=json"]
+    done = subprocess.run([*run, f"--measured={good}"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["rows"][0]["speed_error"] is not None
+    with pytest.raises(MeasuredFileError, match="has no column model, device"):
+        read_measured(bad)
+
+
+# The host
+
+
+def test_the_host_s_constants_are_found_in_rows_made_with_them():
+    constants = load_constants()
+    slow = {**constants, "host_replica": 4 * constants["host_replica"]}
+    rows = [
+        only(f"Llama3.2-1B,{device},,{batch},128,32,,1,2025-05-12,tt_transformers,performance,a,")
+        for device, batch in (("N150", 1), ("N300", 1), ("T3K DP=4", 4), ("T3K DP=8", 8))
+    ]
+    made = []
+    for row in rows:
+        speed = scenario_of(row).speed(slow)
+        made.append(only(f"Llama3.2-1B,{row.device},,{row.batch},128,32,,{speed},2025-05-12,tt_transformers,,a,"))
+    found = fit_host(made, constants)
+    assert found["host_replica"] == pytest.approx(slow["host_replica"], rel=0.15)
+    assert {name for name in constants if found[name] != constants[name]} <= set(host_constants())
+    errors = [abs(math.log(row.speed / scenario_of(row).speed(found))) for row in made]
+    assert max(errors) < 0.02

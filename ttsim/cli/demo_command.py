@@ -1,0 +1,201 @@
+"""`ttsim demo`: the published demo's text and clock."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttsim.cli.flags import (
+    BATCH_SIZE,
+    DATA_PARALLEL,
+    DECODER_CONFIG,
+    DEVICE,
+    MODEL,
+    NEW_TOKENS,
+    PRECISION,
+    PROCESSES,
+    WEIGHTS,
+    Flag,
+)
+from ttsim.cli.main import Command
+
+if TYPE_CHECKING:
+    from ttsim.generation.demo import Batch, Demo, DemoSettings
+
+
+def _switch(name: str, meaning: str) -> Flag:
+    return Flag(name, meaning, choices=("0", "1", "false", "true"))
+
+
+_FLAGS = (
+    Flag(
+        "test",
+        "Test id: batch-1, batch-32, long-context-64k, long-context-16k, reasoning-1, ci-1, ci-32, DP-4-b1, DP-8-b1, "
+        'DP-4-b32, ci-b1-DP-4, ci-b1-DP-8; with a preset as in pytest\'s -k: "accuracy and batch-32".',
+        default="batch-1",
+        short="k",
+    ),
+    MODEL.but(help="Model to simulate, $HF_MODEL by default; with --weights it is theirs.", default=None),
+    DEVICE.but(help="N150, N300, T3K or TG; $MESH_DEVICE by default, else N150."),
+    WEIGHTS,
+    Flag("simulate_only", "Only the clock: no weights, no text.", "switch", False),
+    Flag(
+        "iterations",
+        "Iteration lines; by default some on a terminal, else all.",
+        choices=("all", "some", "none"),
+    ),
+    # The published demo's overrides.
+    Flag("input_prompts", "Prompt file (JSON), name of a bundled one, or the prompt."),
+    _switch("instruct", "Whether prompts go through the chat template."),
+    Flag("repeat_batches", "Batches, one after another.", "number"),
+    Flag("max_seq_len", "Longest prompt with its generated tokens.", "number"),
+    BATCH_SIZE.but(help="Users of one replica: 1, 2, 4, 8, 16 or 32.", default=None, least=None),
+    NEW_TOKENS.but(help="Decode iterations.", default=None, least=None),
+    DATA_PARALLEL.but(default=None, least=None),
+    _switch("paged_attention", "Whether the KV cache is paged."),
+    Flag("page_params", '{"page_block_size": 32, "page_max_num_blocks_per_dp": 1024}'),
+    Flag("sampling_params", '{"temperature": 0, "top_p": 0.08}; "seed" is ours.'),
+    _switch("stop_at_eos", "Whether a user ends with an end-of-sequence token."),
+    PRECISION.but(help="performance, accuracy, or an option text; by default the test's.", default=None),
+    DECODER_CONFIG,
+    *PROCESSES,
+)
+
+
+def _truth(value: str | None) -> bool | None:
+    return None if value is None else value.lower() in ("1", "true")
+
+
+def _check_prompts(source: str | None) -> None:
+    if source and not source.endswith(".json") and Path(source).is_file():
+        raise ValueError(
+            f"--input_prompts={source} is a file, but no .json: prompt files are JSON; for its text, quote it"
+        )
+
+
+def _run(values: Any) -> None:
+    _check_prompts(values.input_prompts)
+    from ttsim.generation import demo
+
+    test, preset = demo.parse_test(values.test)
+    base = demo.TESTS[test]
+    settings = demo.settings_with(
+        test,
+        {
+            "input_prompts": values.input_prompts,
+            "instruct": _truth(values.instruct),
+            "repeat_batches": values.repeat_batches,
+            "max_seq_len": values.max_seq_len,
+            "batch_size": values.batch_size,
+            "max_generated_tokens": values.max_generated_tokens,
+            "data_parallel": values.data_parallel,
+            "paged_attention": _truth(values.paged_attention),
+            "page_params": values.page_params and demo.parse_page_params(values.page_params, base.page_params),
+            "sampling_params": values.sampling_params
+            and demo.parse_sampling_params(values.sampling_params, base.sampling_params),
+            "stop_at_eos": _truth(values.stop_at_eos),
+        },
+    )
+    device = values.device or os.environ.get("MESH_DEVICE", "N150")
+    precision_text = values.precision or preset
+    if values.simulate_only:
+        _simulate(values, settings, test, device, precision_text)
+    elif values.weights is None:
+        raise ValueError(demo.NO_WEIGHTS)
+    else:
+        from ttsim.meshes.processes import join
+        from ttsim.meshes.systems import get_system
+        from ttsim.ui import console
+
+        chips = get_system(device, settings.data_parallel).num_chips
+        with join(chips, values.coordinator, values.processes, values.process_id) as group:
+            if not group.first:
+                console.silence()
+            _generate(values, settings, test, device, precision_text)
+
+
+def _simulate(values: Any, settings: DemoSettings, test: str, device: str, precision_text: str) -> None:
+    from ttsim.generation import demo
+    from ttsim.models.identity import get_config
+
+    weights = values.weights
+    if weights is not None and values.model is None:
+        from ttsim.models.checkpoints.loading import open_checkpoint
+
+        config = open_checkpoint(weights).config
+    else:
+        config = get_config(values.model or os.environ.get("HF_MODEL", "Llama3.1-8B"))
+    layers = len(config.self_attention_layers)
+    precision, name = demo.demo_precision(config.name, precision_text, values.decoder_config_file, layers)
+    scenario, clock, lengths = demo.simulate_demo(settings, config, device, precision)
+    _print([*demo.header_lines(scenario, name, test), ""])
+    _print([*demo.iteration_lines(clock, every=_every(values)), ""])
+    _print(demo.summary_lines(clock, lengths))
+
+
+def _generate(values: Any, settings: DemoSettings, test: str, device: str, precision_text: str) -> None:
+    from ttsim.generation import demo
+    from ttsim.ui import console, text
+
+    if values.model is not None:
+        raise ValueError("--weights decide the model: leave --model out, or use --simulate_only")
+    run = demo.Demo(values.weights, device, settings, precision_text, values.decoder_config_file)
+    _print(demo.header_lines(run.scenario, run.precision_name, test))
+    streams = sys.stdout.isatty() and settings.users == 1
+    colour = console.colour(None)
+
+    def show(piece: str) -> None:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    for number, batch in enumerate(_with_prompt(run, show if streams else None)):
+        if settings.repeat_batches > 1:
+            _print(["", f"Batch {number}"])
+        if streams:
+            _print([""])
+        else:
+            for user, (prompt, output) in enumerate(zip(batch.prompts, batch.outputs, strict=True)):
+                _print(["", text.paint(f"== User {user}: {_short(prompt)}", text.BOLD, colour), output])
+        _print(["", *demo.iteration_lines(batch.clock, batch.generation.step_times, _every(values)), ""])
+        _print(demo.summary_lines(batch.clock, batch.generation.prompt_lengths, batch.generation))
+
+
+def _with_prompt(run: Demo, show: Callable[[str], None] | None) -> Iterator[Batch]:
+    if show:
+        from ttsim.ui import console, text
+
+        show(text.paint(f"\n{_short(run.texts[0][0])}\n", text.BOLD, console.colour(None)))
+    return run.batches(show)
+
+
+def _short(prompt: str, length: int = 300) -> str:
+    line = " ".join(prompt.split())
+    return line if len(line) <= length else f"{line[: length // 2]} <...> {line[-length // 2 :]}"
+
+
+def _every(values: Any) -> int:
+    choice = values.iterations or ("some" if sys.stdout.isatty() else "all")
+    return {"all": 1, "some": 32, "none": 1 << 30}[choice]
+
+
+def _print(lines: list[str]) -> None:
+    from ttsim.ui import console
+
+    console.write("\n".join(lines) + "\n", None)
+
+
+COMMANDS = {
+    "demo": Command(
+        "demo",
+        """Generates text as tt_transformers' demo does, with the device's numerics, and reports the device's clock.
+        ttsim demo --weights=SmolLM2-135M --input_prompts="Why is the sky blue?"
+        ttsim demo --simulate_only --model=Llama3.1-8B --device=T3K --test="accuracy and batch-32"
+        ttsim demo --weights=SmolLM2-135M --test=batch-32 --decoder_config_file=winner.json
+        Compiled steps are kept in the user's cache (~/.cache/ttsim/compiled); delete the folder to clear them.""",
+        _FLAGS,
+        _run,
+    )
+}

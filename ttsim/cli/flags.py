@@ -1,0 +1,147 @@
+"""Flags as data: declared once, made into absl's flags, help and shell completion.
+
+A name means one thing in every command; spellings of tt_transformers and of earlier versions are aliases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from absl.flags import FlagValues
+
+Kind = Literal["text", "number", "real", "switch", "many"]
+_VALUES = {"text": "TEXT", "number": "N", "real": "X", "many": "TEXT"}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+      name: with underscores. help: a sentence.
+      kind: of its value; "many" may be given several times, "switch" is a boolean.
+      default: its value where it isn't given.
+      choices: all values, if there are few.
+      least: the smallest number.
+      aliases: other names for it.
+      short: one letter.
+      writes: whether it names a file that the command writes.
+    """
+
+    name: str
+    help: str
+    kind: Kind = "text"
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    least: int | None = None
+    aliases: tuple[str, ...] = ()
+    short: str | None = None
+    writes: bool = False
+
+    def but(self, **changes: Any) -> Flag:
+        """The flag as another command has it."""
+        return dataclasses.replace(self, **changes)
+
+    def define(self, values: FlagValues) -> None:
+        """Adds the flag and its aliases to absl's flags."""
+        from absl import flags  # not for --help
+
+        common: dict[str, Any] = {"flag_values": values, "short_name": self.short}
+        if self.kind == "switch":
+            flags.DEFINE_boolean(self.name, self.default, self.help, **common)
+        elif self.kind == "many":
+            flags.DEFINE_multi_string(self.name, self.default or [], self.help, **common)
+        elif self.kind == "number":
+            flags.DEFINE_integer(self.name, self.default, self.help, self.least, **common)
+        elif self.kind == "real":
+            flags.DEFINE_float(self.name, self.default, self.help, **common)
+        elif self.choices:
+            flags.DEFINE_enum(self.name, self.default, self.choices, self.help, case_sensitive=False, **common)
+        else:
+            flags.DEFINE_string(self.name, self.default, self.help, **common)
+        for alias in self.aliases:
+            flags.DEFINE_alias(alias, self.name, flag_values=values)
+
+    def usage(self) -> str:
+        """How it is written: "--format=text|json"."""
+        if self.kind == "switch":
+            return f"--[no]{self.name}" if self.default else f"--{self.name}"
+        return f"--{self.name}={'|'.join(self.choices) if 0 < len(self.choices) < 4 else _VALUES[self.kind]}"
+
+
+def described(listed: Sequence[Flag], width: int) -> list[str]:
+    """The flags as lines of help."""
+    lines = []
+    column = 26
+    for flag in listed:
+        notes = [flag.help]
+        if len(flag.choices) >= 4:
+            notes.append(f"One of {', '.join(flag.choices)}.")
+        if flag.kind != "switch" and flag.default not in (None, "", ()):
+            notes.append(f"Default: {flag.default}.")
+        if flag.aliases:
+            notes.append(f"Also --{', --'.join(flag.aliases)}.")
+        body = textwrap.wrap(" ".join(notes), width - column, break_long_words=False, break_on_hyphens=False)
+        usage = f"  {flag.usage()}" + (f", -{flag.short}" if flag.short else "")
+        if len(usage) >= column - 1:
+            lines.append(usage)
+            usage = ""
+        lines.append(f"{usage:<{column}}{body[0]}")
+        lines += [" " * column + line for line in body[1:]]
+    return lines
+
+
+# The flags that several commands share
+
+SYSTEMS = ("N150", "N300", "T3K", "TG", "P100", "P150", "P300", "P150x4", "P150x8")  # tested against ttsim.meshes
+FORMS = ("text", "markdown", "csv", "json", "html")  # tested against ttsim.ui.table
+
+MODEL = Flag(
+    "model",
+    "Published name, short name (8b), Hugging Face config.json, params.json or checkpoint directory.",
+    default="Llama3.1-8B",
+    aliases=("models",),
+)
+DEVICE = Flag("device", f"System: {', '.join(SYSTEMS)}.", aliases=("devices",))
+SYSTEM_FILE = Flag("system_file", "TOML file that describes a system, instead of --device (see `ttsim systems`).")
+DATA_PARALLEL = Flag("data_parallel", "Replicas that the system is cut into.", "number", 1, least=1, aliases=("dp",))
+PRECISION = Flag(
+    "precision",
+    'performance, accuracy, bf16, fp32, or "precision_cfg = {ff1_3: bfp4, ...}, fidelity_cfg = {li_ff1_3: lofi, ...}".',
+    default="performance",
+    aliases=("optimizations",),
+)
+OVERRIDE = Flag(
+    "override",
+    "Groups changed on top of the precision: tensors ff1_3, ff2, wqkv, wo, kv_cache, activation; ops li_ff1_3, li_ff2, "
+    "li_qkv_decode, li_o_decode, sdpa_decode, li_qkv_prefill, li_o_prefill, sdpa_prefill. E.g. ff2=bfp4,li_ff2=lofi.",
+    default="",
+)
+DECODER_CONFIG = Flag("decoder_config_file", "tt_transformers' decoder JSON: a precision for each layer.")
+WEIGHTS = Flag(
+    "weights",
+    "Checkpoint: Hugging Face directory, .gguf file, directory with Meta's consolidated.*.pth, hub repository, or "
+    "SmolLM2-135M.",
+)
+BATCH_SIZE = Flag("batch_size", "Users of one replica, at most 32.", "number", 1, least=1)
+PROMPT_LENGTH = Flag("prompt_length", "Tokens of each prompt; k is 1024 (64k).", default="128")
+NEW_TOKENS = Flag("max_generated_tokens", "Tokens generated for each user.", "number", 200, least=1)
+DATE = Flag("date", "State of the software, ISO format; by default that of the published tables.")
+CONSTANTS = Flag("constants", "File of fitted constants, as `ttsim calibrate --out=DIR` writes it.")
+FORMAT = Flag("format", "How the answer is written.", default="text", choices=FORMS)
+PROCESSES = (
+    Flag("coordinator", "HOST:PORT of process 0, for a run in several processes; by default $JAX_COORDINATOR_ADDRESS."),
+    Flag("processes", "How many processes run this together; by default $JAX_NUM_PROCESSES.", "number", least=1),
+    Flag("process_id", "This one's number, from 0; by default $JAX_PROCESS_ID.", "number", least=0),
+)
+OUT = Flag("out", "File to write instead of printing.", writes=True)
+# A question's fields (`ttsim.scenarios.question.Question`), and the files that stand for some of them.
+QUESTION: tuple[Flag, ...] = (
+    *(MODEL, DEVICE, SYSTEM_FILE, DATA_PARALLEL, PRECISION, DECODER_CONFIG, OVERRIDE),
+    *(BATCH_SIZE, PROMPT_LENGTH, NEW_TOKENS, DATE),
+)

@@ -1,0 +1,148 @@
+"""One question answered in full: figures with intervals, accuracy, capacity, and what would change them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ttsim.accuracy.estimated import AccuracyEstimate, estimate_accuracy
+from ttsim.explore.advice import Advice, advise
+from ttsim.hardware.constants import load_constants
+from ttsim.proof.intervals import Interval, fold_of, interval, outside
+from ttsim.scenarios.capacity import Capacity, capacity_of
+from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.report import Report
+from ttsim.scenarios.scenario import Scenario
+from ttsim.scenarios.simulate import report_of
+from ttsim.scenarios.timing import Breakdown, OpTime
+
+NOT_MODELLED = (
+    "queueing and mixed lengths of a server, sampling other than argmax, the host's own speed, "
+    "clock throttling under long loads"
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A report, and what a reader wants to know beside it.
+
+    Attributes:
+      report: speed, TTFT, memory, per-op breakdowns.
+      accuracy: Top-1 and Top-5, estimated without weights.
+      capacity: the largest batch and context that fit.
+      speed_interval, ttft_interval: low and high, None where no measurement tells how far off the figure may be.
+      outside: what lies outside the range in which the model was checked.
+      advice: known levers with their simulated gains.
+    """
+
+    report: Report
+    accuracy: AccuracyEstimate
+    capacity: Capacity
+    speed_interval: Interval | None
+    ttft_interval: Interval | None
+    outside: tuple[str, ...]
+    advice: tuple[Advice, ...]
+
+    @property
+    def phases(self) -> tuple[tuple[str, Breakdown], ...]:
+        return ("decode", self.report.decode), ("prefill", self.report.prefill)
+
+
+def estimate(scenario: Scenario, constants: Mapping[str, float] | None = None, advice: bool = True) -> Estimate:
+    """Answers a scenario.
+
+    Args:
+      scenario: see `Scenario.of`.
+      constants: of the cost model, by default the calibrated ones.
+      advice: whether to try the known levers.
+
+    Raises:
+      DoesNotFitError: it needs more DRAM than a chip has; the message says what would fit.
+    """
+    constants = load_constants() if constants is None else constants
+    capacity = capacity_of(scenario)
+    try:
+        report = report_of(scenario, constants)
+    except DoesNotFitError as error:
+        raise DoesNotFitError(f"{error}; {_what_fits(scenario, capacity)}") from None
+    return Estimate(
+        report=report,
+        accuracy=estimate_accuracy(scenario.config, scenario.precision),
+        capacity=capacity,
+        speed_interval=interval(report.speed, "speed", fold_of(scenario)),
+        ttft_interval=interval(report.ttft, "ttft", fold_of(scenario)),
+        outside=outside(scenario),
+        advice=advise(scenario, constants) if advice else (),
+    )
+
+
+def _what_fits(scenario: Scenario, capacity: Capacity) -> str:
+    if not capacity.context:
+        return "its weights alone leave no room: take more chips or smaller formats"
+    batch = f"batch {capacity.batch} at this length, or " if capacity.batch else ""
+    return f"what fits: {batch}{capacity.context:,} tokens at batch {scenario.batch_size}"
+
+
+def record(item: Estimate) -> dict[str, Any]:
+    """The estimate as JSON has it: SI units, shares and ratios as fractions, accuracies in per cent."""
+    report, scenario, accuracy = item.report, item.report.scenario, item.accuracy
+    memory = report.memory
+    return {
+        "model": scenario.config.name,
+        "device": scenario.system.name,
+        "data_parallel": scenario.system.data_parallel,
+        "chips": scenario.system.num_chips,
+        "chip": scenario.chip.name,
+        "precision": scenario.precision.to_text(),
+        "batch_size": scenario.batch_size,
+        "prompt_length": scenario.prompt_length,
+        "padded_prompt_length": scenario.padded_prompt,
+        "max_generated_tokens": scenario.max_generated_tokens,
+        "software_date": scenario.software.date.isoformat(),
+        "speed": report.speed,
+        "speed_interval": _interval_record(item.speed_interval),
+        "ttft": report.ttft,
+        "ttft_interval": _interval_record(item.ttft_interval),
+        "throughput": report.throughput,
+        "latency": report.latency,
+        "top1": accuracy.top1,
+        "top1_error": accuracy.top1_sigma,
+        "top5": accuracy.top5,
+        "top5_error": accuracy.top5_sigma,
+        "accuracy_kind": "estimated",
+        "accuracy_in_range": accuracy.in_range,
+        "outside_checked_range": list(item.outside),
+        "not_modelled": NOT_MODELLED,
+        "memory": {**dataclasses.asdict(memory), "used": memory.used, "free": memory.free},
+        "capacity": dataclasses.asdict(item.capacity),
+        "decode": _phase_record(report.decode),
+        "prefill": _phase_record(report.prefill),
+        "advice": [dataclasses.asdict(advice) for advice in item.advice],
+    }
+
+
+def _interval_record(found: Interval | None) -> dict[str, Any] | None:
+    return None if found is None else dataclasses.asdict(found)
+
+
+def _phase_record(phase: Breakdown) -> dict[str, Any]:
+    return {
+        "time": phase.time,
+        "overlapped": phase.overlapped,
+        "by_limit": phase.by_limit(),
+        "ops": [op_record(op) for op in phase.ops],
+    }
+
+
+def op_record(op: OpTime) -> dict[str, Any]:
+    """One kernel as JSON and CSV have it."""
+    return {
+        **dataclasses.asdict(op),
+        "constants": list(op.constants),
+        "each": op.time / op.count if op.count else 0.0,
+        "bandwidth": op.bandwidth,
+        "flop_rate": op.flop_rate,
+        "kind": op.kind,
+    }

@@ -1,0 +1,1 @@
+"""Files from outside and files for people: bounded reading, careful writing, and ending cleanly on a signal."""

@@ -1,0 +1,262 @@
+"""Servers under load as others measured them, beside the simulation.
+
+Twice: with the server's own steps measured (TTFT and TPOT of one user of the same source and length: what is left is
+the scheduler's rules) and with the simulator's prices. Rows of one user may be fitted
+(`ttsim.serving.host_costs`); rows under load only check.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from ttsim.dates import parse_period
+from ttsim.proof.measured import MeasuredFileError
+from ttsim.proof.published import padded_prefill_length
+from ttsim.proof.summary import ErrorSummary
+from ttsim.serving import workload
+from ttsim.serving.cluster import Pool, run
+from ttsim.serving.host_costs import OUTSIDE
+from ttsim.serving.metrics import Metrics
+from ttsim.serving.policy import policy_of
+from ttsim.serving.prices import FormulaPrices, HostCosts
+from ttsim.serving.serve import SPACING
+from ttsim.serving.server import Server, build
+
+FIGURES = ("ttft", "tpot", "e2el")
+COLUMNS = (
+    "model",
+    "device",
+    "parallel",
+    "concurrency",
+    "requests",
+    "isl",
+    "osl",
+    "ttft_ms",
+    "tpot_ms",
+    "e2el_ms",
+    "date",
+)
+_DEVICE_ARGMAX_SINCE = datetime.date(2025, 7, 23)  # tt-metal #25510
+_BOXES = {"WH Galaxy (T3K slice)": "Galaxy T3K"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRow:
+    """One row: what ran, and mean times in seconds (None: not measured).
+
+    Attributes:
+      row: its name, or its line. model, device, parallel, source, client, note: as written.
+      concurrency, requests, isl, osl: of the load; requests None: as many as the vendor's script sends.
+      ttft, tpot, e2el: means. date: of the software.
+    """
+
+    row: str
+    model: str
+    device: str
+    parallel: str
+    concurrency: int
+    requests: int | None
+    isl: int
+    osl: int
+    ttft: float | None
+    tpot: float | None
+    e2el: float | None
+    date: datetime.date
+    source: str
+    client: str
+    note: str
+
+    @property
+    def fitted(self) -> bool:
+        """Whether a constant may be fitted on it."""
+        return self.concurrency == 1
+
+    @property
+    def left_out(self) -> str:
+        """Why it doesn't count, "" if it does."""
+        return "not what it seems: " + self.note.strip("; ") if re.search("do not use|prefix cache", self.note) else ""
+
+    @property
+    def data_parallel(self) -> int:
+        found = re.search(r"DP\s*=\s*(\d+)", self.parallel, re.IGNORECASE)
+        return int(found[1]) if found else 1
+
+    @property
+    def sent(self) -> int:
+        """Requests in all; where the row doesn't say, those of tt-inference-server's benchmark (2026)."""
+        if self.requests:
+            return self.requests
+        waves = 8 if max(self.isl, self.osl) <= 128 else 4 if self.osl <= 1024 and self.isl <= 4096 else 2
+        return self.concurrency * (waves if self.isl <= 16_384 else 1)
+
+    def workload(self) -> workload.Workload:
+        return workload.make(self.sent, str(self.isl), str(self.osl))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Mean times in seconds by figure, and the load's share of capacity; or why there is none."""
+
+    values: Mapping[str, float]
+    load_share: float | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """A row under load, its prediction from measured single-user steps and from the simulator's prices."""
+
+    row: LoadRow
+    measured_steps: Prediction
+    own_steps: Prediction
+
+    def error(self, kind: str, figure: str) -> float | None:
+        """Predicted / measured - 1; `kind` is "measured_steps" or "own_steps"."""
+        truth, value = getattr(self.row, figure), getattr(self, kind).values.get(figure)
+        return None if truth is None or value is None else value / truth - 1
+
+
+def shipped() -> list[LoadRow]:
+    """The rows that ship with the project."""
+    text = resources.files("ttsim.data").joinpath("serving.csv").read_text(encoding="utf-8")
+    return _read(text, "serving.csv")
+
+
+def read_load_rows(path: str) -> list[LoadRow]:
+    """Rows of a CSV with the columns of `COLUMNS`.
+
+    Raises:
+      MeasuredFileError: a column is missing or a cell is none. OSError: the file can't be read.
+    """
+    return _read(Path(path).read_text(encoding="utf-8"), path)
+
+
+def _read(text: str, path: str) -> list[LoadRow]:
+    reader = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise MeasuredFileError(f"{path} has no column {missing[0]}: a row under load has {', '.join(COLUMNS)}")
+    rows = []
+    for number, cells in enumerate(reader, 1):
+        if not (cells["concurrency"] and cells["isl"] and cells["osl"] and cells["date"]):
+            continue  # says nothing about a load
+        name = cells.get("row") or str(number)
+        try:
+            rows.append(
+                LoadRow(
+                    row=name,
+                    model=cells["model"],
+                    device=cells["device"],
+                    parallel=cells["parallel"],
+                    concurrency=int(cells["concurrency"]),
+                    requests=int(cells["requests"]) if cells["requests"] else None,
+                    isl=int(cells["isl"]),
+                    osl=int(cells["osl"]),
+                    ttft=_ms(cells["ttft_ms"]),
+                    tpot=_ms(cells["tpot_ms"]),
+                    e2el=_ms(cells["e2el_ms"]),
+                    date=_day(cells["date"]),
+                    source=cells.get("source") or "",
+                    client=cells.get("client") or "",
+                    note=cells.get("note") or "",
+                )
+            )
+        except ValueError as error:
+            raise MeasuredFileError(f"{path}, row {name}: {error}") from None
+    return rows
+
+
+def _ms(cell: str) -> float | None:
+    if not cell:
+        return None
+    value = float(cell)
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{cell!r} is no positive number of milliseconds")
+    return 1e-3 * value
+
+
+def _day(cell: str) -> datetime.date:
+    """The day that a date cell starts with ("2025-07-25 tt-metal 633160e")."""
+    return parse_period(cell.split()[0]).middle
+
+
+def validate_load(rows: Sequence[LoadRow]) -> list[LoadResult]:
+    """Predicts the rows under load; rows of one user serve as measured steps."""
+    return [
+        LoadResult(row, with_measured_steps(row, rows), with_own_steps(row))
+        for row in rows
+        if row.concurrency > 1 and (row.ttft or row.tpot or row.e2el)
+    ]
+
+
+def with_own_steps(row: LoadRow) -> Prediction:
+    """From the simulator's prices."""
+    try:
+        server = _server(row)
+        return _predict(row, server.pool)
+    except (ValueError, OSError) as error:
+        return Prediction({}, refused=" ".join(str(error).split()))
+
+
+def with_measured_steps(row: LoadRow, rows: Sequence[LoadRow]) -> Prediction:
+    """From TTFT and TPOT of one user: the nearest row of the same source that pads its prompt to the same rows."""
+    alike = [
+        other
+        for other in rows
+        if other.concurrency == 1
+        and other.ttft
+        and other.tpot
+        and not other.left_out
+        and (other.model, other.device, other.parallel, other.source)
+        == (row.model, row.device, row.parallel, row.source)
+        and padded_prefill_length(other.isl) == padded_prefill_length(row.isl)
+    ]
+    if not alike:
+        return Prediction({}, refused="no row of one user with this padded prompt")
+    one = min(alike, key=lambda other: (abs(other.isl - row.isl), other.note != row.note, abs(other.osl - row.osl)))
+    prompt, step = (one.ttft or 0.0) - 2 * OUTSIDE, one.tpot or 0.0
+    prices = FormulaPrices(
+        prompt=lambda tokens, prefix: prompt, step=lambda slots, contexts: np.array(step), pad=padded_prefill_length
+    )
+    try:
+        pool = _server(row).pool
+        policy, count = dataclasses.replace(pool.policy, batched_prefill=False), pool.count
+    except ValueError:  # a model that can't be priced: the date's rules with their defaults
+        policy, count = dataclasses.replace(policy_of(row.date), batched_prefill=False, chunked_prefill=False), 1
+        policy = dataclasses.replace(policy, max_num_batched_tokens=131_072)
+    return _predict(row, Pool(policy=policy, prices=prices, host=HostCosts(before=OUTSIDE, after=OUTSIDE), count=count))
+
+
+def _predict(row: LoadRow, pool: Pool) -> Prediction:
+    asked = row.workload()
+    metrics = Metrics(run(asked.requests(), asked.load(row.concurrency, SPACING), pool))
+    values = {figure: getattr(metrics, figure).mean for figure in FIGURES}
+    return Prediction(values, metrics.request_throughput / metrics.capacity)
+
+
+def _server(row: LoadRow) -> Server:
+    device, day = _BOXES.get(row.device, row.device), row.date
+    if "host argmax" in row.note:  # measured on the day of #25510, without it
+        day = min(day, _DEVICE_ARGMAX_SINCE - datetime.timedelta(days=1))
+    return build(row.model, device, data_parallel=row.data_parallel, date=day.isoformat())
+
+
+def summaries(results: Sequence[LoadResult]) -> list[tuple[str, str, ErrorSummary]]:
+    """(kind, figure, errors) of the rows that count."""
+    found = []
+    for kind in ("measured_steps", "own_steps"):
+        for figure in FIGURES:
+            errors = [e for r in results if not r.row.left_out and (e := r.error(kind, figure)) is not None]
+            if summary := ErrorSummary.of(errors):
+                found.append((kind, figure, summary))
+    return found

@@ -1,0 +1,72 @@
+"""Measured servers under load beside the simulation, as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ttsim.proof.load_rows import FIGURES, LoadResult, summaries
+from ttsim.ui.table import Block, Column, Document, Paragraph, Table
+
+_KINDS = {"measured_steps": "measured single-user steps", "own_steps": "simulated steps"}
+_ELSEWHERE = {"ttft": 17.6, "tpot": 7.1, "e2el": 6.7}  # percent, held out: BLIS f90a1e3, 36 runs (ITL for TPOT)
+
+
+def document(results: Sequence[LoadResult]) -> Document:
+    """Row by row, then the errors of each figure and kind of steps."""
+    columns = (
+        Column("row"),
+        Column("model"),
+        Column("device"),
+        Column("users", key="concurrency"),
+        Column("ISL", priority=2),
+        Column("OSL", priority=2),
+        *(
+            column
+            for figure in FIGURES
+            for column in (
+                Column(figure.upper(), "ms", scale=1e3, key=f"{figure}_s", priority=1),
+                Column("meas. steps", "%", 1, scale=100, signed=True, key=f"{figure}_error_measured_steps"),
+                Column("sim. steps", "%", 1, scale=100, signed=True, key=f"{figure}_error_own_steps"),
+            )
+        ),
+        Column("load", "%", 0, scale=100, key="load_share"),
+        Column("why not", wrap=True, priority=3, key="refused"),
+    )
+    rows = []
+    for result in results:
+        row = result.row
+        figures = [
+            cell
+            for figure in FIGURES
+            for cell in (getattr(row, figure), *(result.error(kind, figure) for kind in _KINDS))
+        ]
+        share = result.own_steps.load_share or result.measured_steps.load_share
+        why = row.left_out or result.own_steps.refused or ""
+        rows.append((row.row, row.model, row.device, row.concurrency, row.isl, row.osl, *figures, share, why))
+    errors = [
+        (
+            _KINDS[kind],
+            figure.upper(),
+            summary.rows,
+            summary.median,
+            summary.mean,
+            summary.max,
+            summary.bias,
+            _ELSEWHERE[figure] / 100,
+        )
+        for kind, figure, summary in summaries(results)
+    ]
+    percent = [
+        Column(name, "%", 1, scale=100, signed=name == "bias")
+        for name in ("median", "mean", "max", "bias", "best elsewhere")
+    ]
+    blocks: list[Block] = [
+        Table("Servers under load", columns, rows),
+        Table("Errors", (Column("steps"), Column("figure"), Column("rows"), *percent), errors),
+        Paragraph(
+            "No row under load is fitted. load: requests per second over what the server does with every slot full; "
+            "near 100 % a small error of a step is a large one of TTFT.",
+            style="faint",
+        ),
+    ]
+    return Document("Servers under load", blocks)
