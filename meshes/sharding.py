@@ -27,6 +27,7 @@ LOGICAL_AXES = {
     "norm": "hidden size of a norm's weight",
     "kv_heads": "KV heads, each with its group of query heads",
     "wo_in": "attention output where wo contracts it",
+    "heads": "attention output where wo contracts it and leaves partial sums, whatever the system's wo does",
     "wo_out": "hidden size where wo produces it",
     "mlp": "intermediate size",
     "experts": "routed experts of a layer, where chips hold whole ones",
@@ -96,6 +97,7 @@ _ONE_D: dict[str, MeshAxis] = {
     "residual": TENSOR_AXIS,
     "kv_heads": TENSOR_AXIS,
     "wo_in": TENSOR_AXIS,
+    "heads": TENSOR_AXIS,
     "mlp": TENSOR_AXIS,
     "vocab": TENSOR_AXIS,
 }
@@ -111,6 +113,7 @@ TWO_D = _rules(
     norm=COLUMN_AXIS,
     kv_heads=ROW_AXIS,
     wo_in=ROW_AXIS,
+    heads=ROW_AXIS,
     wo_out=COLUMN_AXIS,
     mlp=ROW_AXIS,
     w2_out=COLUMN_AXIS,

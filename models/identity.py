@@ -38,6 +38,8 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
     """
     if isinstance(model, ModelConfig):
         return model
+    if not isinstance(model, str | os.PathLike):
+        raise ValueError(f"a model is a name, a path or a ModelConfig, not {shown(model)}")
     if isinstance(model, str) and (known := find_known(model)):
         return known.config
     path = Path(model).expanduser()

@@ -132,6 +132,13 @@ def parameter_format(name: str, layer: LayerPrecision | None, precision: Precisi
     return precision.bias if name.startswith("bias") else precision.norm
 
 
+def tensor_bytes_of(
+    name: str, local: tuple[int, ...], layer: LayerPrecision | None, precision: Precision, layout: Layout
+) -> int:
+    """Bytes of one chip's slice of the parameter of this name, in the format that its group has."""
+    return _bytes(name, local, parameter_format(name, layer, precision), layout)
+
+
 def _bytes(name: str, local: tuple[int, ...], fmt: str, layout: Layout) -> int:
     if name == "embedding_vd":  # row-major: no tiles
         return int(prod(local) * get_format(fmt).bytes_per_value)

@@ -76,7 +76,7 @@ class CrossAttentionLayer(nnx.Module):
         self.wkv_dkh = parameter(
             (c.hidden_size, c.num_kv_heads, 2, c.head_dim), ("embed", "kv_heads", None, None), rngs
         )
-        self.wo_qd = parameter((c.q_size, c.hidden_size), ("wo_in", "wo_out"), rngs)
+        self.wo_qd = parameter((c.q_size, c.hidden_size), ("heads", "w2_out"), rngs)
         self.q_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.k_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.attention_gate = parameter((1,), (None,), rngs, scale=0)
@@ -157,7 +157,7 @@ class Transformer(nnx.Module):
                 layer, x, rotary, positions, *cached, layout=layout, precision=layer_precision, kind=kind
             )
         stage = decode_stage(layout, precision.layer(len(keys) - 1))
-        logits = self._logits(x, stage, precision, gather=True)
+        logits = self.head(x, stage, precision, gather=True)
         logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
         result = tt.argmax(logits, ties=precision.argmax_ties) if argmax else logits
         return result, KVCache(tuple(keys), tuple(values), cache.users_axis)
@@ -266,10 +266,10 @@ class Transformer(nnx.Module):
         stage = decode_stage(layout, last_layer)  # both phases end in decode's kernels
         if last is not None:
             x = tt.take_rows(x, last, rows=min(32, x.shape[0]), format=stage.precision.residual)
-        y = self._logits(x, stage, precision, gather=False)
+        y = self.head(x, stage, precision, gather=False)
         return tt.untilize(y, format=precision.logits) if untilize == "dram" else y
 
-    def _logits(self, x, stage: Stage, precision: AnyPrecision, *, gather: bool):
+    def head(self, x, stage: Stage, precision: AnyPrecision, *, gather: bool):
         """The last norm, the LM head, and the model's scale and cap of logits."""
         c = stage.layout.config
         y = stage.logits(_centered(x, stage), self.norm_d, self.lm_head_dv, precision, gather=gather)

@@ -4,15 +4,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
+import ttsim
+
 ROOT = Path(__file__).resolve().parent.parent
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-FOLDERS = {package: ROOT / folder for package, folder in SETUPTOOLS["package-dir"].items()}  # mapped packages
+FOLDERS = {"ttsim.models": ROOT / "models", "ttsim.meshes": ROOT / "meshes"}  # what the links in ttsim/ point to
 
 
 def run(*arguments, cwd, **environment):
@@ -41,21 +44,74 @@ def sources(folder, name):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built in a copy of the tree, unpacked where no checkout is."""
-    folder = tmp_path_factory.mktemp("wheel")
-    tree, site = folder / "tree", folder / "site"
-    tree.mkdir()
-    for name in ("ttsim", "models", "meshes"):
-        shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, tree / name)
-    run("-m", "build", "--wheel", "--no-isolation", "--outdir", folder, cwd=tree)
-    (built,) = folder.glob("*.whl")
-    assert built.name.startswith("ttsim_jax-")
-    with zipfile.ZipFile(built) as archive:
+def tree(tmp_path_factory):
+    """A copy of the tree, as a clone has it."""
+    copied = tmp_path_factory.mktemp("parent") / "ttsim"
+    skipped = shutil.ignore_patterns("__pycache__", ".*cache", ".git", "*.egg-info", "build", "dist", "site", "golden")
+    shutil.copytree(ROOT, copied, symlinks=True, ignore=skipped)
+    return copied
+
+
+@pytest.fixture(scope="module")
+def built(tree):
+    """The sdist, and the wheel that is built from it."""
+    run("-m", "build", "--sdist", "--no-isolation", "--outdir", "out", cwd=tree)
+    (sdist,) = (tree / "out").glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tree / "out", filter="data")
+    unpacked = tree / "out" / sdist.name.removesuffix(".tar.gz")
+    run("-m", "build", "--wheel", "--no-isolation", "--outdir", tree / "out", cwd=unpacked)
+    (wheel,) = (tree / "out").glob("*.whl")
+    return unpacked, wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    """The wheel, unpacked where no checkout is."""
+    assert built[1].name.startswith(f"ttsim_jax-{ttsim.__version__}-")
+    site = built[1].parent / "site"
+    with zipfile.ZipFile(built[1]) as archive:
         archive.extractall(site)
     return site
+
+
+def test_the_sdist_holds_the_project(built):
+    files = {path.relative_to(built[0]).as_posix() for path in built[0].rglob("*") if path.is_file()}
+    wanted = {"LICENSE", "NOTICE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "mkdocs.yml", "docs/index.md"}
+    wanted |= {"scripts/reproduce.py", "examples/first_answer.py", "tests/test_package.py", "ttsim/models/layout.py"}
+    assert wanted <= files
+    assert not any(name.startswith(("models/", "meshes/")) for name in files)  # once, where the package has them
+
+
+def test_the_wheel_names_its_terms_and_its_command(wheel):
+    (info,) = wheel.glob("*.dist-info")
+    assert {path.name for path in (info / "licenses").iterdir()} == {"LICENSE", "NOTICE"}
+    assert "ttsim = ttsim.cli.main:main" in (info / "entry_points.txt").read_text()
+    metadata = (info / "METADATA").read_text()
+    assert "License-Expression: Apache-2.0" in metadata
+    assert "Classifier: Typing :: Typed" in metadata
+    assert sum(path.stat().st_size for path in wheel.parent.glob("*.whl")) < 1_500_000
+
+
+def test_the_command_works_from_the_wheel(wheel, tmp_path):
+    shown = run(
+        "-m", "ttsim", "estimate", "--model=1b", "--noadvice", "--format=csv", cwd=tmp_path, PYTHONPATH=str(wheel)
+    )
+    assert shown.startswith("phase,op,kernel,")
+
+
+def test_an_editable_install_wins_over_the_clones_folder(tree, tmp_path):
+    """Beside a clone, `import ttsim` finds a folder of that name before what a meta path finder would offer."""
+    site = tmp_path / "site"
+    code = "from setuptools import setup; setup()"
+    run("-c", code, "-q", "editable_wheel", "--dist-dir", site, cwd=tree)
+    (editable,) = site.glob("*.whl")
+    with zipfile.ZipFile(editable) as archive:
+        archive.extractall(site)
+    code = f"import site; site.addsitedir({str(site)!r}); import ttsim; print(ttsim.__file__, ttsim.simulate.__name__)"
+    file, name = run("-c", code, cwd=tree.parent, PYTHONPATH="").split()
+    assert Path(file) == tree / "ttsim" / "__init__.py"
+    assert name == "simulate"
 
 
 def test_listed_packages_are_all_packages():

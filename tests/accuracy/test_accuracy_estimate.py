@@ -9,12 +9,14 @@ import math
 import numpy as np
 import pytest
 
-from ttsim.accuracy import estimated as accuracy_estimate
-from ttsim.accuracy.estimated import contested, estimate_accuracy, estimate_row, kept, load_constants, noise_of
+from ttsim.accuracy.estimated import contested, estimate_accuracy, estimate_row, kept, load_constants, noise_on
 from ttsim.hardware.constants import prior_constants
+from ttsim.meshes.systems import get_system
 from ttsim.models.presets import PRESETS
 from ttsim.numerics import fidelity
-from ttsim.precision.text import FORMATS, SETTINGS
+from ttsim.numerics.noise import destination_roundings, rounding
+from ttsim.numerics.noise import fidelity as fidelity_noise
+from ttsim.precision.text import SETTINGS
 from ttsim.precision.values import Precision, preset
 from ttsim.proof import fit_accuracy as calibration
 from ttsim.proof import published as tables
@@ -70,22 +72,42 @@ def test_fewer_bits_flip_more(group):
     assert found[0] > found[1] > found[2]
 
 
+def noise(precision, device="N150", model="Llama3.1-8B"):
+    return noise_on(PRESETS[model], get_system(device), precision)
+
+
 def test_one_layer_of_many_counts_for_its_share():
     config, base = PRESETS["Llama3.1-8B"], preset("accuracy", "Llama3.1-8B")
-    one, all_ = (
-        noise_of(p, config.num_layers).mlp for p in (base.replace_layer(31, ff1_3="bfp4"), base.replace(ff1_3="bfp4"))
-    )
-    plain = noise_of(base, config.num_layers).mlp
+    one, all_ = (noise(p).mlp for p in (base.replace_layer(31, ff1_3="bfp4"), base.replace(ff1_3="bfp4")))
+    plain = noise(base).mlp
     assert (one - plain) / (all_ - plain) == pytest.approx(1 / config.num_layers)
 
 
-def test_every_format_and_setting_has_its_noise():
-    assert set(accuracy_estimate.SQNR_DB) == set(FORMATS)
+def test_noise_of_a_layer_by_hand():
+    """The rules of the ops, summed over the program: each rounding once where the program rounds."""
+    p = Precision().replace(ff1_3="bfp4", li_ff1_3="lofi", ff2="bfp8", li_ff2="hifi4", activation="bf16")
+    layer = p.layer(0)
+    out, bfp8 = rounding(layer.linear_out).power, rounding("bfp8").power
+    gate = rounding("bfp4").power + fidelity_noise("lofi", "bfp4").power + out
+    product = rounding(layer.mlp_product).power
+    down = bfp8 + fidelity_noise("hifi4", "bfp8").power + out
+    assert noise(p).mlp == pytest.approx(2 * gate + product + down + rounding(layer.residual).power)
+
+
+def test_collectives_of_a_galaxy_round():
+    base = preset("accuracy", "Llama3.1-8B")
+    one, galaxy = noise(base), noise(base, "TG")
+    assert galaxy.mlp > one.mlp
+    assert galaxy.attention > one.attention
+    assert noise(base, "T3K").mlp > one.mlp  # w2's partial sums are scattered
+
+
+def test_every_setting_has_its_noise():
     for setting in SETTINGS:
-        assert noise_of(Precision().replace(li_ff1_3=setting, li_lm_head=setting), 1).mlp > 0
+        assert noise(Precision().replace(li_ff1_3=setting, li_lm_head=setting)).mlp > 0
         known = fidelity.SETTINGS[setting]
         phases = 0 if known.fp32_dest or known.fidelity is None else known.fidelity.value
-        assert accuracy_estimate.DST16_PHASES.get(setting, 0) == phases
+        assert destination_roundings(setting) == phases / 2
 
 
 def test_confidence_decides():
@@ -122,8 +144,9 @@ def test_published_models_are_in_range():
     assert estimate_accuracy("Llama3.1-8B", "fp32").in_range
 
 
-def test_device_changes_nothing():
-    assert estimate_accuracy("Llama3.1-8B", device="T3K") == estimate_accuracy("Llama3.1-8B")
+def test_a_device_s_collectives_count():
+    alone, ring, galaxy = (estimate_accuracy("Llama3.1-8B", device=device).top1 for device in (None, "T3K", "TG"))
+    assert alone > ring > galaxy > alone - 1
 
 
 @pytest.mark.parametrize(
@@ -148,9 +171,9 @@ def test_bad_input_is_one_line(arguments, message):
 
 def test_in_sample_errors():
     errors = calibration.errors(load_constants())
-    assert len(errors) == 58
+    assert len(errors) == 57  # 87 / 99 of 90B is the 11B row's figure
     top1, top5 = np.abs([(e.top1, e.top5) for e in errors]).mean(0)
-    assert top1 <= 1.6
+    assert top1 <= 1.45
     assert top5 <= 0.8
 
 

@@ -21,7 +21,8 @@ from ttsim.ui.table import FORMS
 
 ROOT = Path(__file__).parents[2]
 DOORS = {"estimate": "estimate", "accuracy": "accuracy", "reproduce": "reproduce", "pareto": "pareto", "lt": "lt"}
-DOORS |= {"demo": "text_demo", "fetch-model": "fetch_model"}
+DOORS |= {"demo": "text_demo", "fetch-model": "fetch_model", "serving": "serving", "validate": "validate"}
+DOORS |= {"calibrate": "calibrate"}
 
 
 def run(*arguments, columns=80):
@@ -77,7 +78,10 @@ def test_a_flag_means_one_thing_in_every_command():
                 kinds.setdefault(spelling, set()).add(flag.name)
     several = {spelling: names for spelling, names in kinds.items() if len(names) > 1}
     # A checkpoint is also the model that accuracy measures; a sweep of settings takes several decoder files.
-    assert several == {"model": {"model", "weights"}, "decoder_config_file": {"decoder_config_file", "settings"}}
+    assert several == {
+        "model": {"model", "weights"},
+        "decoder_config_file": {"decoder_config_file", "settings"},
+    }
 
 
 def test_what_help_says_without_loading_it_is_so():

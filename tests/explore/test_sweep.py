@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ttsim.explore.goal import parse_goal, search
+from ttsim.explore.goal import goal, parse_goal
 from ttsim.explore.sweep import parse_sweep, sweep
 from ttsim.explore.whatif import WhatIf
 from ttsim.explore.whatif_prompts import PromptWhatIf
@@ -65,7 +65,7 @@ def test_numbers_take_a_binary_k():
 
 def test_sweep_answers_every_combination_and_says_what_fails():
     axes = {"device": ("N150", "N300"), "batch_size": (1, 32), "prompt_length": (128, 32_000)}
-    points = sweep(Question(model="8b"), axes)
+    points = sweep(Question(model="8b"), axes).points
     assert len(points) == 8
     alone = Question(model="8b", device="N300", batch_size=32).scenario()
     found = next(p for p in points if tuple(p.values.values()) == ("N300", 32, 128))
@@ -74,13 +74,13 @@ def test_sweep_answers_every_combination_and_says_what_fails():
     failed = next(p for p in points if tuple(p.values.values()) == ("N150", 32, 32_000))
     assert failed.speed is None
     assert "GB too much" in failed.problem
-    uneven = sweep(Question(model="q7b"), {"device": ("T3K",)})[0]
+    uneven = sweep(Question(model="q7b"), {"device": ("T3K",)}).points[0]
     assert "can't share evenly" in uneven.problem
 
 
 def test_sweep_formats():
     axes = {"batch_size": (1, 2, 4), "device": ("N150", "N300")}
-    result = sweep_page.Sweep(Question(model="1b"), axes, sweep(Question(model="1b"), axes))
+    result = sweep(Question(model="1b"), axes)
     shown = sweep_page.document(result).render("text", 80)
     assert max(map(len, shown.splitlines())) <= 80
     assert "speed, t/s/u" in shown
@@ -126,7 +126,7 @@ def test_wrong_goals_say_why(text, message):
 
 
 def test_goal_finds_the_cheapest_that_meets_it():
-    answers = search(Question(model="8b"), parse_goal("speed>=30,ttft<=200ms"), systems=("N150", "N300", "T3K"))
+    answers = goal(Question(model="8b"), parse_goal("speed>=30,ttft<=200ms"), systems=("N150", "N300", "T3K"))
     best = answers[0]
     assert best.scenario.system.label == "N300"
     assert best.meets
@@ -135,13 +135,13 @@ def test_goal_finds_the_cheapest_that_meets_it():
 
 
 def test_goal_tries_batches_for_throughput_only():
-    answers = search(Question(model="1b"), parse_goal("throughput>=1000"), systems=("N150",))
+    answers = goal(Question(model="1b"), parse_goal("throughput>=1000"), systems=("N150",))
     assert answers[0].scenario.batch_size == 32
-    assert search(Question(model="1b"), parse_goal("speed>=1"), systems=("N150",))[0].scenario.batch_size == 1
+    assert goal(Question(model="1b"), parse_goal("speed>=1"), systems=("N150",))[0].scenario.batch_size == 1
 
 
 def test_goal_that_nothing_meets_names_the_nearest():
-    answers = search(Question(model="8b"), parse_goal("speed>=1000"), systems=("N150", "N300"))
+    answers = goal(Question(model="8b"), parse_goal("speed>=1000"), systems=("N150", "N300"))
     assert "no system meets it; the nearest, N300" in goal_page.headline("g", answers)
 
 

@@ -314,8 +314,13 @@ def test_screen_cancels_restarts_and_removes(tmp_path):
         await driver.press("p")
         assert app.state.jobs[0].top1
         await driver.press("x")
+        assert "x again removes this entry; logs stay" in str(app.query_one("#help").render())
+        assert len(app.state.jobs) == 3
+        log = app.state.log(app.job)
+        await driver.press("x")
         assert [job.number for job in app.state.jobs] == [2, 3]
-        await driver.press("X")
+        assert log.is_file()
+        await driver.press("X", "X")
         assert app.state.jobs == []
         assert app.focused.id == "command"
 
@@ -331,6 +336,8 @@ def test_screen_says_what_is_wrong(tmp_path):
         assert "accuracy-dmf-0..11" in app.screen._content
         await driver.press("q")
         assert app.state.jobs == []
+        assert app.focused.id == "command"
+        assert app.focused.value == ""
 
     pilot(tmp_path, drive)
 
@@ -349,3 +356,14 @@ def test_escape_ends_the_tool_and_its_job(tmp_path):
 def test_script_imports_no_jax_before_a_job_runs(tmp_path):
     code = "import sys; import ttsim.lt.screen; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_help_and_results_fit_in_80_columns():
+    screen = pytest.importorskip("ttsim.lt.screen")
+    for text in screen.HELP.values():
+        assert len(text.splitlines()) == 2
+        assert max(map(len, text.splitlines())) <= 80
+        assert "Esc: Quit" in text
+    names = [name for name, _ in screen.COLUMNS]
+    shown = screen.COLUMNS[: names.index("Top-1|5") + 1]
+    assert sum(width + 2 for _, width in shown) <= 80

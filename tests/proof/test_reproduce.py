@@ -33,10 +33,10 @@ def test_every_row_is_simulated_in_published_order(items):
 
 
 def test_errors_reach_the_published_targets(items):
-    """In-sample errors of all rows but the two of the vision demo (targets: the project's own)."""
+    """Errors of all rows, in-sample but for the two of the vision demo (targets: the project's own)."""
     result = summaries(items)
     speed, ttft = result["speed"]["all"]["all"], result["ttft"]["all"]["all"]
-    assert (speed.rows, ttft.rows) == (89, 79)
+    assert (speed.rows, ttft.rows) == (91, 81)
     assert speed.median <= 0.015
     assert speed.mean <= 0.025
     assert speed.p90 <= 0.05
@@ -49,7 +49,7 @@ def test_errors_reach_the_published_targets(items):
 
 def test_presets_are_ordered_as_published(items):
     """Where two published speeds of one model and device differ by more than 2 %, the simulated ones agree in sign."""
-    rows = [i for i in items if i.compared and i.row.speed and i.row.table in ("performance", "accuracy")]
+    rows = [i for i in items if i.row.speed and i.row.table in ("performance", "accuracy")]
     wrong, pairs = [], 0
     for a in rows:
         for b in rows:
@@ -63,11 +63,14 @@ def test_presets_are_ordered_as_published(items):
     assert [w for w in wrong if w != ("Llama3.2-1B", "TG")] == []
 
 
-def test_vision_rows_are_shown_and_left_out(items):
+def test_vision_rows_are_predicted_without_a_fit(items):
+    """The targets of the two rows: speed within 5 %, TTFT within 12 %."""
     vision = [item for item in items if item.row.vision]
-    assert len(vision) == 2
-    assert not any(item.compared for item in vision)
-    assert "left out of the errors" in document(items).render("text", 120)
+    assert [item.row.table for item in vision] == ["performance", "accuracy"]
+    assert all(abs(item.speed_error) <= 0.05 and abs(item.ttft_error) <= 0.12 for item in vision)
+    assert all("no constant is fitted" in " ".join(item.notes) for item in vision)
+    # 87/99 is the 11B row's figure; 97/100 was measured.
+    assert [item.top1_error is None for item in vision] == [True, False]
 
 
 def test_json_has_the_documented_keys(items):
@@ -77,7 +80,7 @@ def test_json_has_the_documented_keys(items):
     first = data["rows"][0]
     assert (first["table"], first["model"], first["device"]) == ("performance", "Llama3.2-1B", "N150")
     assert first["ttft_published_ms"] == 26
-    assert data["summary"]["speed"]["all"]["all"]["rows"] == 89
+    assert data["summary"]["speed"]["all"]["all"]["rows"] == 91
 
 
 def test_csv_reads_back(items):

@@ -13,6 +13,7 @@ from ttsim.models.layout import padded_prefill_length
 from ttsim.precision.values import Precision, preset, resolve
 from ttsim.proof.published import (
     COPIED,
+    COPIED_ACCURACY,
     HOST_UNTILIZE,
     LLAMA_PROMPT,
     SHARED_ACCURACY,
@@ -146,7 +147,12 @@ def test_rows_that_are_not_what_they_seem():
         "Phi3.5-mini": 6,
         "Llama3.1-70B": 2,
     }
-    for flag, note in (("copied", COPIED), ("vision", VISION), ("host_untilize", HOST_UNTILIZE)):
+    for flag, note in (
+        ("copied", COPIED),
+        ("copied_accuracy", COPIED_ACCURACY),
+        ("vision", VISION),
+        ("host_untilize", HOST_UNTILIZE),
+    ):
         assert all(getattr(r, flag) == (note in r.notes) for r in rows)
     assert SHARED_ACCURACY in one("performance", "Llama3.1-8B", "N150").notes
     assert SHARED_ACCURACY not in one("performance", "Qwen2.5-7B", "N300").notes

@@ -1,6 +1,10 @@
 """`ttsim.simulate`: reports, errors, and what must hold between scenarios."""
 
+import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -145,3 +149,44 @@ def test_a_function_of_ones_own_is_priced():
         ttsim.price(program, date="soon")
     with pytest.raises(UnpricedError, match="dot_general"):
         ttsim.price(ttsim.trace(jnp.dot, jnp.ones((4, 4)), jnp.ones((4, 4))))
+
+
+# Long questions and wrong ones
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ({"prompt_length": 10_000_000}, "does not fit"),
+        ({"prompt_length": 10**25}, "prompt_length must be at most 67,108,864"),
+        ({"max_generated_tokens": 10**25}, "max_generated_tokens must be at most"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number, not 2.5"),
+        ({"batch_size": np.array([1, 2])}, "batch_size must be a whole number"),
+        ({"device": 5}, "a device is a name, a TOML file or a System, not 5"),
+        ({"model": None}, "a model is a name, a path or a ModelConfig, not None"),
+        ({"precision": 3}, "a precision is a preset's name"),
+    ],
+)
+def test_what_can_t_be_is_refused_before_anything_is_traced(question, words, monkeypatch):
+    def no_trace(*_):
+        raise AssertionError("traced")
+
+    monkeypatch.setattr("ttsim.scenarios.scenario.prefill_program", no_trace)
+    with pytest.raises(ValueError, match=words):
+        ttsim.simulate(**{"model": "8b", "device": "N150", **question})
+
+
+def test_sizes_far_beyond_any_model_are_refused(monkeypatch):
+    from ttsim.models.identity import get_config
+
+    for name in ("num_layers", "hidden_size", "vocab_size"):
+        config = dataclasses.replace(get_config("1b"), **{name: 2**31})
+        with pytest.raises(ValueError, match=rf"{name} is 2147483648; at most"):
+            ttsim.simulate(config, "N150")
+
+
+def test_a_process_without_jit_simulates_the_same():
+    code = "import ttsim; print(ttsim.simulate('1b', 'N150').speed)"
+    environment = {**os.environ, "JAX_DISABLE_JIT": "1", "JAX_ENABLE_X64": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == float(ttsim.simulate("1b", "N150").speed)

@@ -311,3 +311,65 @@ def test_what_can_never_run_is_refused():
     for text in ("ttft", "ttft<=5", "speed<=5ms", "ttft<=5min", ""):
         with pytest.raises(ValueError, match="slo"):
             parse_slo(text)
+
+
+def test_accounts_by_hand():
+    """Two requests of 6 tokens, blocks of 4, one prompt a step: every sum of the run written out."""
+    policy = Policy(max_num_seqs=3, max_num_batched_tokens=9, blocks=10, block_size=4, lanes=1)
+    result = run(_same(2, 6, 3), Load(arrivals=[0.0, 0.0]), Pool(policy=policy, prices=_flat()))
+    totals, ms = result.totals[0], 10**9
+    assert (totals.prefill, totals.decode) == (2 * 20 * ms, 2 * 10 * ms)
+    assert (totals.prefill_steps, totals.decode_steps) == (2, 2)
+    assert totals.user_time == 2 * 20 * ms
+    assert totals.row_steps == 2 * 3  # both steps compute all three rows
+    # 2 blocks in the first prefill, 4 in the second and while both decode: positions 6 and 7 are in the second block.
+    assert totals.block_time == (2 * 20 + 4 * 20 + 4 * 20) * ms
+    assert totals.peak_blocks == 4
+    # One token more takes a third block each in the last of three steps; the stretch counts them as taken evenly.
+    longer = run(_same(2, 6, 4), Load(arrivals=[0.0, 0.0]), Pool(policy=policy, prices=_flat())).totals[0]
+    assert longer.peak_blocks == 6
+    assert longer.block_time == (2 * 20 + 4 * 20 + (4 + 6) / 2 * 30) * ms
+    lanes = dataclasses.replace(policy, lanes=2)
+    assert run(_same(2, 6, 3), Load(arrivals=[0.0, 0.0]), Pool(policy=lanes, prices=_flat())).totals[0].row_steps == 12
+
+
+def test_a_router_counts_what_has_just_arrived():
+    result = run(_same(4, output=2), Load(arrivals=[0.0] * 4), dataclasses.replace(_pool(), count=2))
+    assert [totals.prefill_tokens for totals in result.totals] == [200, 200]
+
+
+def test_cached_blocks_are_lost_to_those_who_need_them():
+    """Ten blocks of 4: a prefix of 8 stays findable until another request takes its blocks."""
+    policy = Policy(max_num_seqs=4, max_num_batched_tokens=100, blocks=10, block_size=4, prefix_caching=True)
+
+    def hits(between):
+        asked = Requests([9, between, 9], [1, 1, 1], [0, -1, 0], [8, 0, 8])
+        load = Load(arrivals=[0.0, 1.0, 2.0])
+        return run(asked, load, Pool(policy=policy, prices=_flat())).totals[0].hit_tokens
+
+    assert (hits(28), hits(32), hits(36), hits(40)) == (8, 8, 4, 0)
+
+
+def test_an_idle_prefix_takes_free_blocks_when_it_is_used():
+    """Five blocks: the second request holds three, so the prefix's two and one more don't fit beside it."""
+    policy = Policy(max_num_seqs=4, max_num_batched_tokens=100, blocks=5, block_size=4, prefix_caching=True)
+    asked = Requests([9, 12, 9], [1, 5, 1], [0, -1, 0], [8, 0, 8])
+    run(asked, Load(arrivals=[0.0, 1.0, 1.025]), Pool(policy=policy, prices=_flat()))
+    assert asked.admitted[2] == asked.done[1]
+
+
+def test_a_request_of_one_token_has_no_tpot_to_miss():
+    metrics = Metrics(run(_same(3, output=1), Load(arrivals=[0.0] * 3), _pool()))
+    assert metrics.meeting({"tpot": 1e-9}).all()
+    assert len(metrics.tpot.values) == 0
+
+
+def test_a_transfer_takes_time_for_each_token():
+    requests = _same(1, prompt=1000, output=2)
+    run(requests, Load(arrivals=[0.0]), _pool(), hand_over=HandOver(pool=_pool(), latency=0.005, per_token=1e-4))
+    assert requests.done[0] == round(1e12 * (0.02 + 0.005 + 0.1 + 0.01))
+
+
+def test_v0_leaves_a_hundredth_of_the_pool():
+    assert v0(blocks=1_050).watermark == 10
+    assert v0(blocks=1_050, watermark=3).watermark == 3

@@ -139,6 +139,8 @@ def test_goal_finds_the_cheapest_that_meets_it():
     assert offers[0].meets
     assert (offers[0].users, offers[0].boxes) == (8, 1)
     assert offers[0].price == 1099
+    nothing = Request(question=SMALL.change(concurrency=8), goal="tpot<=100us", devices=("N150",))
+    assert answer(nothing).record["launch"] is None
     none = boxes.find(SMALL.change(concurrency=8), {"tpot": 1e-4}, devices=["N150"])
     assert not none[0].meets
     # A tighter limit never lets a box serve more.
@@ -205,3 +207,34 @@ def test_script(tmp_path):
         assert done.returncode == 2
         assert said in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_a_batch_is_one_program(server):
+    """Two prompts: one prompt, the rest of a program of twice the rows, and the attention of one more."""
+    prices = server.pool.prices
+    rows = prices.padded(1000)
+    (alone, attention), (both, _) = prices._layers(rows), prices._layers(2 * rows)
+    assert prices.prefill(2, 1000, 0) == pytest.approx(prices.prefill(1, 1000, 0) + both - alone + attention)
+    assert attention > 0
+
+
+def test_host_costs_by_generation():
+    """Lanes of one process have all its chips; a rank only its own."""
+    lanes = build("8b", "WH Galaxy", data_parallel=4, date="2025-07-23").pool.host.prompt
+    assert lanes == pytest.approx(47.5e-3 + 4 * 11.2e-3 + 32 * 2.87e-3)
+    assert build("8b", "WH Galaxy", data_parallel=4, date="2026-01-30").pool.host.prompt == pytest.approx(8 * 1.6e-3)
+
+
+def test_the_knee_is_where_power_is_highest():
+    answers = sweep(SMALL, "concurrency", (1, 4, 16, 64, 128))
+    power = [a.metrics.request_throughput / a.metrics.e2el.mean for a in answers]
+    assert power[knee(answers)] == max(power)
+    assert knee(answers) < 4  # throughput alone would choose the last
+
+
+def test_more_boxes_cost_more():
+    one = boxes.find(SMALL.change(concurrency=32), {"ttft": 5.0}, devices=["N150"])[0]
+    several = dataclasses.replace(one, boxes=3)
+    assert (several.price, several.power) == (3 * one.price, 3 * one.power)
+    assert several.tokens_per_joule == one.tokens_per_joule == one.served.metrics.output_throughput / 160
+    assert boxes._rank(one) < boxes._rank(several)

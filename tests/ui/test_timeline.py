@@ -8,7 +8,7 @@ import pytest
 from ttsim.hardware.constants import load_constants
 from ttsim.scenarios.question import Question
 from ttsim.scenarios.schedule import schedule
-from ttsim.ui.timeline import groups_of, to_json
+from ttsim.ui.timeline import groups_of, timeline
 
 CONSTANTS = load_constants()
 CASES = [
@@ -48,7 +48,7 @@ def costs_of(scenario, name):
 
 @pytest.fixture(scope="module")
 def events():
-    return json.loads(to_json(Question(model="1b", device="T3K").scenario(), CONSTANTS))["traceEvents"]
+    return json.loads(timeline(Question(model="1b", device="T3K").scenario(), CONSTANTS))["traceEvents"]
 
 
 def test_tracks_are_named_host_and_chips(events):

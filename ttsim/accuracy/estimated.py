@@ -32,35 +32,20 @@ from typing import Any
 
 import numpy as np
 
+from ttsim.meshes.systems import System, get_system
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
-from ttsim.precision.values import LayerPrecision, Precision, base_model_name, resolve
+from ttsim.models.layout import Layout
+from ttsim.models.run import decode_program
+from ttsim.numerics.formats import get_format
+from ttsim.numerics.noise import rounding
+from ttsim.precision.values import Precision, base_model_name, resolve
+from ttsim.pricing.program import Program
 from ttsim.proof import published as tables
 from ttsim.proof.published import Row
 
 POSITIONS = 511  # of the accuracy test
 EARLY_POSITIONS = 128  # of the test before 2025-05-12: the end of the table of contents and the opening of the book
-
-# Signal over rounding noise, dB. Block formats: fp32 normal values through tt-metal's blockfloat_common.cpp; bf16: the
-# mean over mantissas of a uniform rounding error of 8 significant bits.
-SQNR_DB: Mapping[str, float] = MappingProxyType(
-    {"fp32": math.inf, "bf16": 55.6, "bfp8": 42.8, "bfp4": 18.6, "bfp2": 6.3}
-)
-
-# Relative rms error of a product of normal values by fidelity and weight format, the common shrink by truncation taken
-# out because the next norm removes it. Source: operand masks of tt-isa-documentation MVMUL, K = 256.
-_LOFI = {"fp32": 1.57e-2, "bf16": 1.57e-2, "bfp8": 1.43e-2, "bfp4": 3e-3, "bfp2": 3e-3}
-_HIFI2 = dict.fromkeys(_LOFI, 3e-3)
-_EXACT = dict.fromkeys(_LOFI, 0.0)
-_FIDELITY_ERROR = {
-    "lofi": _LOFI,
-    **dict.fromkeys(("hifi2", "hifi2na", "hifi2fp16", "hifi2nol1acc"), _HIFI2),
-    **dict.fromkeys(("hifi4", "hifi4fp32", "exact"), _EXACT),
-}
-
-# Phases of the settings that accumulate in 16-bit destination registers: each phase rounds once for 16 products.
-# Source: tt-metal models/tt_transformers/tt/model_config.py, `fp32_dest_acc_en=False`.
-DST16_PHASES: Mapping[str, int] = MappingProxyType({"lofi": 1, "hifi2na": 2, "hifi2fp16": 2})
 
 # Norms, rotary embedding, softmax, SiLU and residual adds, in units of a two-phase matmul; no setting switches them
 # off. Assumed: what they round at is not published.
@@ -70,7 +55,6 @@ _VECTOR_UNIT = 2.0
 # two logits of SmolLM2-135M on English prose (median 0.79 = ln 2 times the mean).
 _MARGIN_SCALE = 0.79 / math.log(2)
 _LOGIT_BINADE = 4  # 16 = 2**4
-_LOGIT_BITS = {"fp32": 23, "bf16": 7, "bfp8": 6, "bfp4": 2, "bfp2": 0}
 
 # Variance of a logit for one unit of relative noise in the LM head. Source: SmolLM2-135M with only its head in bfp8
 # keeps 96.5 % of its choices, against 98.3 %.
@@ -115,7 +99,7 @@ def estimate_accuracy(
     *,
     positions: int = POSITIONS,
     confidence: float | tuple[float, float] | None = None,
-    device: str | None = None,
+    device: str | System | None = None,
     constants: Mapping[str, float] | None = None,
 ) -> AccuracyEstimate:
     """Estimates Top-1 and Top-5 by tt_transformers' accuracy test, without weights.
@@ -127,14 +111,13 @@ def estimate_accuracy(
       confidence: how often the next token of the text is the unquantised model's first choice, percent, or that and how
         often it is among its five. By default that of the model on the accuracy test's text where it is known; else
         that of a Llama of its size, and a note says so.
-      device: taken for symmetry with `simulate`; the published accuracies are one value for all devices of a model, so
-        none is told apart.
+      device: whose program is summed, collectives included; by default one chip, where nothing is rounded between
+        chips.
       constants: by default the calibrated ones.
 
     Raises:
       ValueError: an unknown name, or a confidence or a number of positions out of range.
     """
-    del device
     if positions < 1:
         raise ValueError(f"positions must be at least 1, not {positions}")
     config = get_config(model)
@@ -142,7 +125,7 @@ def estimate_accuracy(
     constants = load_constants() if constants is None else constants
     known, notes = _confidence(config, confidence)
     early = positions <= EARLY_POSITIONS
-    noise = noise_of(precision, config.num_layers)
+    noise = noise_on(config, get_system(device or "N150"), precision)
     top1, top5 = (float(100 * x) for x in accuracy(noise, known, early, constants))
     in_range, notes = _range(noise, known, notes, constants)
     sigmas = sampling_sigma(top1, positions), sampling_sigma(top5, positions)
@@ -152,7 +135,8 @@ def estimate_accuracy(
 def estimate_row(row: Row, constants: Mapping[str, float] | None = None) -> AccuracyEstimate:
     """The estimate for a published row, as the software of its date and its number of positions had it."""
     precision = resolve(row.precision, row.model, row.accuracy_date)
-    return estimate_accuracy(row.model, precision, positions=row.accuracy_positions, constants=constants)
+    system = get_system(row.device, row.data_parallel)
+    return estimate_accuracy(row.model, precision, positions=row.accuracy_positions, device=system, constants=constants)
 
 
 def sampling_sigma(percent: float, positions: int) -> float:
@@ -187,47 +171,43 @@ class Noise:
         return layers + constants["dst16_variance"] * self.dst16 + _HEAD_GAIN * self.head + self.logits
 
 
-@functools.lru_cache(maxsize=4096)
-def noise_of(precision: Precision, num_layers: int) -> Noise:
-    """The noise that a precision brings into a decode step."""
-    runs = precision.runs(num_layers)
-    share = np.array([(stop - start) / num_layers for start, stop, _ in runs])
-    mlp, attention, dst16 = share @ np.array([_layer_noise(layer) for _, _, layer in runs])
-    step = 2.0 ** (_LOGIT_BINADE - _LOGIT_BITS[precision.logits])
+# The half of a layer, or the head, that a matmul of a tensor group begins; what follows belongs to it until the next.
+_HALVES: Mapping[str, str] = MappingProxyType(
+    {"wqkv": "attention", "wo": "attention", "ff1_3": "mlp", "ff2": "mlp", "lm_head": "head"}
+)
+
+
+def noise_of(program: Program, precision: Precision, num_layers: int) -> Noise:
+    """The noise of a decode step: the noise rules of the program's ops, summed.
+
+    Args:
+      program: of one decode step, filled with the precision. precision: the same.
+      num_layers: self-attention layers.
+    """
+    halves = dict.fromkeys(("mlp", "attention", "head"), 0.0)
+    registers, half = 0.0, "attention"
+    for call, count in program.ops():
+        half = _HALVES.get(call.groups.get("weight_format", ""), half)
+        noise, layers = call.op.noise_rule(call), 1 if half == "head" else num_layers
+        # The head's own result is the logits, whose format counts by its step, below.
+        own = rounding(call["out_format"]).power if call.groups.get("weight_format") == "lm_head" else 0.0
+        halves[half] += (noise.power - own) * count / layers
+        registers += noise.registers * count / layers
+    step = 2.0 ** (_LOGIT_BINADE - get_format(precision.logits).fraction_bits)
     return Noise(
-        mlp=float(mlp),
-        attention=float(attention),
-        dst16=float(dst16) + _dst16(precision.li_lm_head),
-        head=_linear(precision.lm_head, precision.li_lm_head),
+        mlp=halves["mlp"],
+        attention=halves["attention"],
+        dst16=registers + (0.0 if precision.layer(0).activation == "fp32" else _VECTOR_UNIT),
+        head=halves["head"],
         logits=0.0 if precision.logits == "fp32" else step**2 / 12 / _MARGIN_SCALE**2,
     )
 
 
-def _layer_noise(p: LayerPrecision) -> tuple[float, float, float]:
-    out = _rounding(p.linear_out)
-    # W1 and W3 are both noisy, and their outputs multiply: relative powers add. The residual is rounded twice.
-    mlp = 2 * (_linear(p.ff1_3, p.li_ff1_3) + out) + _rounding(p.mlp_product) + _linear(p.ff2, p.li_ff2) + out
-    mlp += 2 * _rounding(p.residual)
-    # Q, K and V; then K and V once more in the cache.
-    attention = 3 * (_linear(p.wqkv, p.li_qkv_decode) + out) + 2 * _rounding(p.kv_cache)
-    attention += _rounding(p.sdpa_decode_out) + _linear(p.wo, p.li_o_decode) + out
-    dst16 = 2 * _dst16(p.li_ff1_3) + _dst16(p.li_ff2)  # W1, W3; W2
-    dst16 += _dst16(p.li_qkv_decode) + 2 * _dst16(p.sdpa_decode) + _dst16(p.li_o_decode)  # Q K^T and P V between
-    return mlp, attention, dst16 + (0.0 if p.activation == "fp32" else _VECTOR_UNIT)
-
-
-def _rounding(fmt: str) -> float:
-    """Relative noise power of rounding to a format."""
-    return 10 ** (-SQNR_DB[fmt] / 10)
-
-
-def _linear(fmt: str, setting: str) -> float:
-    """Relative noise power of a matmul: weights in a format, products by a compute setting."""
-    return _rounding(fmt) + _FIDELITY_ERROR[setting][fmt] ** 2
-
-
-def _dst16(setting: str) -> float:
-    return DST16_PHASES.get(setting, 0) / 2
+@functools.lru_cache(maxsize=4096)
+def noise_on(config: ModelConfig, system: System, precision: Precision) -> Noise:
+    """The noise of a model's decode step on a system (see `noise_of`)."""
+    layout = Layout(config, system)
+    return noise_of(decode_program(layout, precision, 1), precision, len(config.self_attention_layers))
 
 
 # 2. Flipped choices
@@ -374,7 +354,12 @@ def _range(
 def _fitted_on() -> tuple[frozenset[Noise], frozenset[tuple[float, float]]]:
     rows = [row for row in tables.published() if row.top1 is not None]
     noises = frozenset(
-        noise_of(resolve(row.precision, row.model, row.accuracy_date), get_config(row.model).num_layers) for row in rows
+        noise_on(
+            get_config(row.model),
+            get_system(row.device, row.data_parallel),
+            resolve(row.precision, row.model, row.accuracy_date),
+        )
+        for row in rows
     )
     return noises, frozenset(reference_confidence()[row.model.lower()] for row in rows)
 

@@ -276,7 +276,7 @@ def measure_accuracy(
         cut, best = _reference_windows(file, protocol, windows)
     else:
         cut = _windows(checkpoint, protocol, windows, text) if tokens is None else np.asarray(tokens, np.int32)
-    precision = resolve(precision, config.name)
+    precision = resolve(precision, config.known_name)
     about = {"config": config, "device": system.label, "precision": precision.to_text(), "protocol": protocol}
     run_id = identity(weights=checkpoint.path.resolve(), **about, storage=storage, tokens=cut)
     saved = SavedWindows(resume, run_id, writes=jax.process_index() == 0)

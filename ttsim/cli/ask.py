@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttsim.explore import compare, goal
+from ttsim.explore.compare import compare, run_of
 from ttsim.explore.estimate import estimate, record
+from ttsim.explore.goal import goal
 from ttsim.explore.sweep import parse_sweep, sweep
 from ttsim.files.writing import write_file
 from ttsim.hardware.constants import load_constants
@@ -32,6 +33,7 @@ class Request:
     compare: tuple[str, ...] = ()
     trace: str | None = None
     ops_csv: str | None = None
+    explain: str | None = None
     diff: str | None = None
     phase: str = "decode"
     list_constants: bool = False
@@ -53,8 +55,7 @@ def answer(request: Request, progress: Callable[[int, int], None] | None = None)
     if mode == "sweep":
         return _sweep(request, question, constants, progress)
     if mode == "goal":
-        conditions = goal.parse_goal(request.goal or "")
-        return goal_page.document(request.goal or "", goal.search(question, conditions, constants))
+        return goal_page.document(request.goal or "", goal(question, request.goal or "", constants))
     if mode == "compare":
         return _compare(request, question, constants)
     return _estimate(request, question, constants)
@@ -72,6 +73,7 @@ def _mode(request: Request) -> str:
         "sweep": request.sweep,
         "goal": request.goal is not None,
         "compare": request.compare,
+        "explain": request.explain is not None,
         "diff": request.diff is not None,
         "list_constants": request.list_constants,
     }
@@ -111,16 +113,16 @@ def _sweep(
         if name == "device" and request.system_file:
             raise ValueError("--sweep=device and --system_file both name a system: give one")
         axes[name] = values
-    return sweep_page.document(sweep_page.Sweep(question, axes, sweep(question, axes, constants, progress)))
+    return sweep_page.document(sweep(question, axes, constants, progress))
 
 
 def _compare(request: Request, question: Question, constants: Mapping[str, float]) -> Document:
     if len(request.compare) > 2:
         raise ValueError(f"--compare puts two runs side by side, not {len(request.compare)}")
-    runs = [compare.run_of(spec, question, constants) for spec in request.compare]
+    runs = [run_of(spec, question, constants) for spec in request.compare]
     if len(runs) == 1:
         runs.insert(0, record(estimate(question.scenario(), constants, advice=False)))
-    return compare_page.document(*runs)
+    return compare_page.document(compare(*runs))
 
 
 def _estimate(request: Request, question: Question, constants: Mapping[str, float]) -> Document:
@@ -130,9 +132,14 @@ def _estimate(request: Request, question: Question, constants: Mapping[str, floa
 
         scenario.check_fits()
         if request.trace:
-            write_file(timeline.to_json(scenario, constants), request.trace)
+            write_file(timeline.timeline(scenario, constants), request.trace)
         if request.ops_csv:
             write_file(perf_report.to_csv(scenario, constants), request.ops_csv)
         if request.diff is not None:
             return perf_report.diff(scenario, constants, request.diff, request.phase)
+    if request.explain is not None:
+        from ttsim.ui import explain_page
+
+        scenario.check_fits()
+        return explain_page.document(scenario, request.explain, constants)
     return estimate_page.document(estimate(scenario, constants, request.advice), request.rows)

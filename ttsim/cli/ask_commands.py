@@ -30,6 +30,7 @@ _ROWS = Flag("rows", "Ops shown of each phase in text, markdown and HTML; 0 show
 _ADVICE = Flag("advice", "Try known levers and show what each would bring.", "switch", True)
 _TRACE = Flag("trace", "Write a timeline that ui.perfetto.dev and chrome://tracing open.", writes=True)
 _OPS_CSV = Flag("ops_csv", "Write an ops CSV that tt-perf-report reads.", writes=True)
+_EXPLAIN = Flag("explain", "Print the formula of an op with its numbers and sources: linear.ff2.")
 _DIFF = Flag("diff", "Line the run up with the ops CSV of a device's profiler, op by op.")
 _PHASE = Flag("phase", "Which phase --diff compares.", default="decode", choices=("decode", "prefill"))
 _LIST_CONSTANTS = Flag("list_constants", "As `ttsim constants`.", "switch", False)
@@ -40,7 +41,7 @@ _FILES = (CONSTANTS, FORMAT, OUT)
 
 def _run(values: Any) -> int:
     from ttsim.cli.ask import Request, answer
-    from ttsim.scenarios.question import Question, parse_number
+    from ttsim.scenarios.question import Question, parse_field, parse_number
     from ttsim.ui import console
 
     given = {flag.name: values[flag.name].value for flag in _ALL if flag.name in values}
@@ -52,6 +53,7 @@ def _run(values: Any) -> int:
     fields = {flag.name: given[flag.name] for flag in QUESTION if flag.name in Question.__dataclass_fields__}
     fields["device"] = given["device"] or "N150"
     fields["prompt_length"] = parse_number(given["prompt_length"], "prompt_length")
+    fields["images"] = parse_field("images", "+".join(given.get("images") or ()))
     own = {name: given[name] for name in _OF_REQUEST if name in given}
     own |= {name: tuple(given.get(name) or ()) for name in ("sweep", "compare")}
     request = Request(
@@ -79,10 +81,10 @@ def _needs(name: str, example: str) -> Any:
 
 
 _OF_REQUEST: tuple[str, ...] = (
-    *("system_file", "decoder_config_file", "goal", "trace", "ops_csv", "diff", "phase"),
+    *("system_file", "decoder_config_file", "goal", "trace", "ops_csv", "explain", "diff", "phase"),
     *("list_constants", "advice", "rows"),
 )
-_MODES = (_SWEEP, _GOAL, _COMPARE, _TRACE, _OPS_CSV, _DIFF, _PHASE, _LIST_CONSTANTS, _PRINT_SYSTEM)
+_MODES = (_SWEEP, _GOAL, _COMPARE, _TRACE, _OPS_CSV, _EXPLAIN, _DIFF, _PHASE, _LIST_CONSTANTS, _PRINT_SYSTEM)
 _ALL = (*QUESTION, _ROWS, _ADVICE, *_MODES, *_FILES)
 
 COMMANDS = {
@@ -92,6 +94,7 @@ COMMANDS = {
         ttsim estimate --model=Llama3.1-8B --device=N150
         ttsim estimate --model=path/to/config.json --device=T3K --data_parallel=4 --batch_size=32
         ttsim estimate --model=8b --format=html --out=8b.html --trace=8b.trace.json --ops_csv=8b.csv
+        ttsim estimate --model=8b --explain=linear.ff2
         ttsim estimate --model=8b --diff=ops_perf_results.csv --format=json""",
         _ALL,
         _run,

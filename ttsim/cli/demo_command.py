@@ -13,6 +13,7 @@ from ttsim.cli.flags import (
     DATA_PARALLEL,
     DECODER_CONFIG,
     DEVICE,
+    IMAGES,
     MODEL,
     NEW_TOKENS,
     PRECISION,
@@ -49,6 +50,7 @@ _FLAGS = (
     ),
     # The published demo's overrides.
     Flag("input_prompts", "Prompt file (JSON), name of a bundled one, or the prompt."),
+    IMAGES,
     _switch("instruct", "Whether prompts go through the chat template."),
     Flag("repeat_batches", "Batches, one after another.", "number"),
     Flag("max_seq_len", "Longest prompt with its generated tokens.", "number"),
@@ -101,7 +103,9 @@ def _run(values: Any) -> None:
     )
     device = values.device or os.environ.get("MESH_DEVICE", "N150")
     precision_text = values.precision or preset
-    if values.simulate_only:
+    if values.images:
+        _with_images(values, settings, device, precision_text)
+    elif values.simulate_only:
         _simulate(values, settings, test, device, precision_text)
     elif values.weights is None:
         raise ValueError(demo.NO_WEIGHTS)
@@ -134,6 +138,35 @@ def _simulate(values: Any, settings: DemoSettings, test: str, device: str, preci
     _print([*demo.header_lines(scenario, name, test), ""])
     _print([*demo.iteration_lines(clock, every=_every(values)), ""])
     _print(demo.summary_lines(clock, lengths))
+
+
+def _with_images(values: Any, settings: DemoSettings, device: str, precision_text: str) -> None:
+    """The vision demo: one user, greedy; with weights its text, and the clock in any case."""
+    from ttsim.generation import demo
+    from ttsim.generation.clock import simulate_clock
+    from ttsim.generation.image_text import scenario_with_images, tell
+    from ttsim.models.vision.images import image_size
+    from ttsim.scenarios.scenario import Scenario
+
+    if settings.users != 1:
+        raise ValueError(f"--image takes one user, and the test has {settings.users}: --batch_size=1")
+    sizes, new = [image_size(each) for each in values.images], settings.max_generated_tokens
+    if values.simulate_only or values.weights is None:
+        if values.model is None:
+            raise ValueError("--image needs a model that sees: --weights=DIR, or --simulate_only --model=11b")
+        prompt = demo.simulated_lengths(settings, values.model)[0]
+        scenario = Scenario.of(values.model, device, precision_text, 1, prompt, max(2, new), images=sizes)
+    else:
+        files = values.images
+        question = values.input_prompts or "Describe this image."
+        instruct = _truth(values.instruct) is not False
+        written, told, prompt, generator = tell(values.weights, device, precision_text, question, files, new, instruct)
+        _print([f"{question} [{', '.join(files)}]", "", written, ""])
+        scenario, new = scenario_with_images(generator, sizes, prompt, new), len(told.tokens)
+    scenario.check_fits()
+    clock = simulate_clock(scenario, [prompt], max(1, new))
+    _print([*demo.iteration_lines(clock, every=_every(values)), ""])
+    _print(demo.summary_lines(clock, [prompt]))
 
 
 def _generate(values: Any, settings: DemoSettings, test: str, device: str, precision_text: str) -> None:
@@ -193,6 +226,7 @@ COMMANDS = {
         """Generates text as tt_transformers' demo does, with the device's numerics, and reports the device's clock.
         ttsim demo --weights=SmolLM2-135M --input_prompts="Why is the sky blue?"
         ttsim demo --simulate_only --model=Llama3.1-8B --device=T3K --test="accuracy and batch-32"
+        ttsim demo --weights=path/to/Llama-3.2-11B-Vision --device=N300 --image=dog.jpg --input_prompts="What is this?"
         ttsim demo --weights=SmolLM2-135M --test=batch-32 --decoder_config_file=winner.json
         Compiled steps are kept in the user's cache (~/.cache/ttsim/compiled); delete the folder to clear them.""",
         _FLAGS,

@@ -98,7 +98,10 @@ def described(listed: Sequence[Flag], width: int) -> list[str]:
 
 # The flags that several commands share
 
-SYSTEMS = ("N150", "N300", "T3K", "TG", "P100", "P150", "P300", "P150x4", "P150x8")  # tested against ttsim.meshes
+SYSTEMS = (  # tested against ttsim.meshes
+    *("N150", "N300", "N150x4", "T3K", "TG", "Galaxy", "Galaxy T3K", "Dual Galaxy", "Quad Galaxy"),
+    *("P100", "P150", "P300", "P150x2", "P150x4", "P300x2", "P150x8", "BH Galaxy"),
+)
 FORMS = ("text", "markdown", "csv", "json", "html")  # tested against ttsim.ui.table
 
 MODEL = Flag(
@@ -131,6 +134,12 @@ WEIGHTS = Flag(
 BATCH_SIZE = Flag("batch_size", "Users of one replica, at most 32.", "number", 1, least=1)
 PROMPT_LENGTH = Flag("prompt_length", "Tokens of each prompt; k is 1024 (64k).", default="128")
 NEW_TOKENS = Flag("max_generated_tokens", "Tokens generated for each user.", "number", 200, least=1)
+IMAGES = Flag(
+    "images",
+    "An image in the prompt: its size (512x512), or a JPEG or PNG file. Repeatable.",
+    "many",
+    aliases=("image",),
+)
 DATE = Flag("date", "State of the software, ISO format; by default that of the published tables.")
 CONSTANTS = Flag("constants", "File of fitted constants, as `ttsim calibrate --out=DIR` writes it.")
 FORMAT = Flag("format", "How the answer is written.", default="text", choices=FORMS)
@@ -143,5 +152,5 @@ OUT = Flag("out", "File to write instead of printing.", writes=True)
 # A question's fields (`ttsim.scenarios.question.Question`), and the files that stand for some of them.
 QUESTION: tuple[Flag, ...] = (
     *(MODEL, DEVICE, SYSTEM_FILE, DATA_PARALLEL, PRECISION, DECODER_CONFIG, OVERRIDE),
-    *(BATCH_SIZE, PROMPT_LENGTH, NEW_TOKENS, DATE),
+    *(BATCH_SIZE, PROMPT_LENGTH, NEW_TOKENS, IMAGES, DATE),
 )

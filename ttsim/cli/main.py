@@ -22,11 +22,16 @@ COMMANDS = {
     "sweep": ("ttsim.cli.ask_commands", "every combination of some values, as a table and curves"),
     "compare": ("ttsim.cli.ask_commands", "two setups side by side, op by op"),
     "catalogue": ("ttsim.cli.catalogue_command", "every model of the vendor's list on its boxes, or on yours"),
+    "explore": ("ttsim.cli.explore_command", "a page with sliders over boxes, precisions, batches and prompts"),
+    "serving": ("ttsim.cli.serving_command", "a box under load: percentiles, saturation, the box for a limit"),
     "reproduce": ("ttsim.cli.reproduce_command", "every published row beside its simulation, and the errors"),
     "accuracy": ("ttsim.cli.accuracy_command", "Top-1 and Top-5 of real weights, measured"),
     "demo": ("ttsim.cli.demo_command", "text with the device's numerics and the device's clock"),
     "pareto": ("ttsim.cli.pareto_command", "speed against Top-1 over precisions; a search per layer"),
     "lt": ("ttsim.cli.lt_command", "the terminal tool: queues of runs, the published tables"),
+    "validate": ("ttsim.cli.validate_command", "predictions beside measurements, and the errors by group"),
+    "calibrate": ("ttsim.cli.calibrate_command", "fit the constants again, with held-out errors"),
+    "facts": ("ttsim.cli.show_commands", "what the software of a date does"),
     "constants": ("ttsim.cli.show_commands", "every constant: value, unit, kind, source"),
     "systems": ("ttsim.cli.show_commands", "the built-in systems, and one as a TOML file"),
     "models": ("ttsim.cli.show_commands", "the models known by name"),
@@ -162,7 +167,8 @@ def help_of(command: Command, program: str = "") -> str:
     lines += [f"usage: {program}{value} [--flag=value ...]"]
     if more.strip():
         for line in ("", *map(str.strip, more.strip().splitlines())):  # examples stay whole, to be copied
-            lines += [f"  {line}".rstrip()] if " --" in line or len(line) < 70 else _wrapped(line)
+            whole = line.startswith("ttsim ") or len(line) < 70
+            lines += [f"  {line}".rstrip()] if whole else _wrapped(line)
     lines += ["", *described(command.flags, _width())] if command.flags else []
     return "\n".join(lines) + "\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ttsim.cli.flags import CONSTANTS, FORMAT, OUT, Flag
+from ttsim.cli.flags import CONSTANTS, DATE, DEVICE, FORMAT, MODEL, OUT, Flag
 from ttsim.cli.main import Command
 
 
@@ -26,6 +26,13 @@ def _systems(values: Any) -> None:
     from ttsim.ui.lists import systems
 
     console.show(systems(), values.format, values.out)
+
+
+def _facts(values: Any) -> None:
+    from ttsim.ui import console
+    from ttsim.ui.lists import facts
+
+    console.show(facts(values.date, values.stack, values.model, values.device), values.format, values.out)
 
 
 def _models(values: Any) -> None:
@@ -51,6 +58,20 @@ COMMANDS = {
         (Flag("system", 'A system to print as TOML, or "all".'), FORMAT, OUT),
         _systems,
         positional="system",
+    ),
+    "facts": Command(
+        "facts",
+        """What the software of a date does: the dated facts in force for a stack, a model and a box.
+        ttsim facts --date=2026-09-01 --model=8b --device=T3K""",
+        (
+            DATE,
+            Flag("stack", 'Software stack: tt_transformers, vllm, "vllm galaxy".', default="tt_transformers"),
+            MODEL.but(help="Only what holds for this model.", default=None),
+            DEVICE.but(help="Only what holds for this system."),
+            FORMAT,
+            OUT,
+        ),
+        _facts,
     ),
     "models": Command("models", "The models known by name.", (FORMAT, OUT), _models),
 }

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttsim.accuracy.estimated import estimate_accuracy
+from ttsim.hardware.constants import load_constants
+from ttsim.hardware.vision_software import FACTS
 from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS, System, split
 from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.question import Question, as_scenario
 from ttsim.scenarios.scenario import MAX_BATCH, Scenario
 
 WORTH = 0.02  # gains below this aren't mentioned
@@ -43,10 +46,24 @@ class Advice:
         return max(self.speed, 1 / self.ttft, self.throughput) - 1
 
 
-def advise(scenario: Scenario, constants: Mapping[str, Any]) -> tuple[Advice, ...]:
-    """The levers that gain more than 2 % in speed, TTFT or throughput, the largest first within each kind."""
+def advise(question: Question | Scenario, constants: Mapping[str, Any] | None = None) -> tuple[Advice, ...]:
+    """The levers that gain more than 2 % in speed, TTFT or throughput, the largest first within each kind.
+
+    Args:
+      question: or its scenario.
+      constants: of the cost model, by default the calibrated ones.
+    """
+    scenario = as_scenario(question)
+    constants = load_constants() if constants is None else constants
     base = _figures(scenario, constants)
-    groups = (_formats(scenario), _fidelities(scenario), _software(scenario), _batch(scenario), _systems(scenario))
+    groups = (
+        _formats(scenario),
+        _fidelities(scenario),
+        _software(scenario),
+        _images(scenario),
+        _batch(scenario),
+        _systems(scenario),
+    )
     result: list[Advice] = []
     for group in groups:
         found = []
@@ -136,6 +153,25 @@ def _software(scenario: Scenario) -> Iterator[Lever]:
             "--date=2025-07-23",
             "software of 2025-07-23 or newer",
         )
+
+
+def _images(scenario: Scenario) -> Iterator[Lever]:
+    if scenario.images and scenario.system.chips_per_replica > 1:
+        yield (
+            _changed(scenario, scattered_sums=True),
+            "reduce-scatter + all-gather in the vision tower, in place of gathering all partial sums",
+            "",
+            "a change to tt-metal's llama_image_attention.py and llama_image_mlp.py",
+        )
+    if scenario.images:
+        since, _, _ = FACTS["dynamic_tiles"]
+        if scenario.software.date < since:
+            yield (
+                _changed(scenario, software=dataclasses.replace(scenario.software, date=since)),
+                "vision tokens stay on the devices, and only the tiles that an image needs are computed",
+                f"--date={since}",
+                "software of 2025-07 or newer",
+            )
 
 
 def _batch(scenario: Scenario) -> Iterator[Lever]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ttsim.explore.estimate import estimate, record
+from ttsim.explore.estimate import Estimate, estimate, record
 from ttsim.files.reading import InputError, expect, number, printable, read_json
 from ttsim.scenarios.question import Question, parse_changes
 
@@ -93,6 +93,25 @@ def pairs(left: Mapping[str, Any], right: Mapping[str, Any], phase: str) -> list
         limits = [max(ops, key=lambda op: op["time"])["limit"] if ops else "" for ops in sides]
         result.append(OpPair(phase, label, *times, *counts, *limits))
     return sorted(result, key=lambda pair: -abs(pair.difference))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs' records (see `ttsim.explore.estimate.record`) and each phase's ops, the largest difference first."""
+
+    left: Mapping[str, Any]
+    right: Mapping[str, Any]
+    ops: Mapping[str, list[OpPair]]
+
+
+def compare(left: Mapping[str, Any] | Estimate, right: Mapping[str, Any] | Estimate) -> Comparison:
+    """Puts two runs side by side, op by op.
+
+    Args:
+      left, right: estimates, or their records as `--format=json` writes them.
+    """
+    a, b = (record(run) if isinstance(run, Estimate) else run for run in (left, right))
+    return Comparison(a, b, {phase: pairs(a, b, phase) for phase in ("decode", "prefill")})
 
 
 def name_of(run: Mapping[str, Any]) -> str:

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ttsim.accuracy.estimated import AccuracyEstimate, estimate_accuracy
+from ttsim.accuracy.estimated import AccuracyEstimate
 from ttsim.explore.advice import Advice, advise
+from ttsim.hardware.boards import energy_bound
 from ttsim.hardware.constants import load_constants
 from ttsim.models.config import ModelConfig
+from ttsim.models.identity import describe_identity
 from ttsim.models.placement import model_gaps
 from ttsim.proof.intervals import Interval, fold_of, interval, outside
 from ttsim.scenarios.capacity import Capacity, capacity_of
 from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.question import Question, as_scenario
 from ttsim.scenarios.report import Report
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.simulate import report_of
@@ -57,31 +60,40 @@ class Estimate:
         return ("decode", self.report.decode), ("prefill", self.report.prefill)
 
 
-def estimate(scenario: Scenario, constants: Mapping[str, float] | None = None, advice: bool = True) -> Estimate:
-    """Answers a scenario.
+def estimate(
+    question: Question | Scenario, constants: Mapping[str, float] | None = None, advice: bool = True
+) -> Estimate:
+    """Answers a question in full.
 
     Args:
-      scenario: see `Scenario.of`.
+      question: or its scenario.
       constants: of the cost model, by default the calibrated ones.
       advice: whether to try the known levers.
 
     Raises:
       DoesNotFitError: it needs more DRAM than a chip has; the message says what would fit.
     """
+    scenario = as_scenario(question)
     constants = load_constants() if constants is None else constants
     capacity = capacity_of(scenario)
     try:
         report = report_of(scenario, constants)
     except DoesNotFitError as error:
         raise DoesNotFitError(f"{error}; {_what_fits(scenario, capacity)}") from None
+    return dataclasses.replace(estimate_of(report, capacity), advice=advise(scenario, constants) if advice else ())
+
+
+def estimate_of(report: Report, capacity: Capacity | None = None) -> Estimate:
+    """What is known beside a report: intervals, accuracy, capacity and range, without advice."""
+    scenario = report.scenario
     return Estimate(
         report=report,
-        accuracy=estimate_accuracy(scenario.config, scenario.precision),
-        capacity=capacity,
+        accuracy=report.accuracy,
+        capacity=capacity_of(scenario) if capacity is None else capacity,
         speed_interval=interval(report.speed, "speed", fold_of(scenario)),
         ttft_interval=interval(report.ttft, "ttft", fold_of(scenario)),
         outside=outside(scenario),
-        advice=advise(scenario, constants) if advice else (),
+        advice=(),
     )
 
 
@@ -98,6 +110,7 @@ def record(item: Estimate) -> dict[str, Any]:
     memory = report.memory
     return {
         "model": scenario.config.name,
+        "model_rules": describe_identity(scenario.config),
         "device": scenario.system.name,
         "data_parallel": scenario.system.data_parallel,
         "chips": scenario.system.num_chips,
@@ -114,6 +127,7 @@ def record(item: Estimate) -> dict[str, Any]:
         "ttft_interval": _interval_record(item.ttft_interval),
         "throughput": report.throughput,
         "latency": report.latency,
+        "energy_bound": energy_bound(scenario.system.name, report.throughput),
         "top1": accuracy.top1,
         "top1_error": accuracy.top1_sigma,
         "top5": accuracy.top5,

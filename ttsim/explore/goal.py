@@ -108,9 +108,9 @@ def parse_goal(goal: str) -> tuple[Condition, ...]:
     return tuple(conditions)
 
 
-def search(
+def goal(
     question: Question,
-    conditions: Sequence[Condition],
+    conditions: str | Sequence[Condition],
     constants: Mapping[str, float] | None = None,
     systems: Sequence[str] | None = None,
 ) -> list[Answer]:
@@ -120,8 +120,15 @@ def search(
     accuracy; otherwise the question's own.
 
     Args:
+      question: the model, and what the systems have in common.
+      conditions: "speed>=30,ttft<=200ms,top1>=90", or what `parse_goal` makes of it.
+      constants: of the cost model, by default the calibrated ones.
       systems: names to try, by default all built-in ones.
+
+    Raises:
+      ValueError: a goal that can't be read, or a wrong question.
     """
+    conditions = parse_goal(conditions) if isinstance(conditions, str) else conditions
     constants = load_constants() if constants is None else constants
     names = list(SYSTEMS) if systems is None else list(systems)
     batches: Sequence[int] = (question.batch_size,)

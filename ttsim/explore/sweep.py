@@ -41,6 +41,23 @@ class Point:
     problem: str = ""
 
 
+_NAMED = ("model", "device", "precision", "batch_size", "prompt_length", "max_generated_tokens")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's question, its axes, and the points in the order of the axes."""
+
+    question: Question
+    axes: Mapping[str, Sequence[Any]]
+    points: Sequence[Point]
+
+    @property
+    def title(self) -> str:
+        fixed = (f"{name} {getattr(self.question, name)}" for name in _NAMED if name not in self.axes)
+        return "Sweep of " + " x ".join(self.axes) + ": " + ", ".join(fixed)
+
+
 FIGURES = ("speed", "ttft", "throughput", "latency", "used", "top1", "top5")
 
 
@@ -110,10 +127,19 @@ def sweep(
     axes: Mapping[str, Sequence[Any]],
     constants: Mapping[str, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Point]:
+) -> Sweep:
     """Answers every combination of the axes' values.
 
     What doesn't fit or can't be sharded is a point with a problem; any other mistake is raised.
+
+    Args:
+      question: what is varied.
+      axes: values by field of the question: {"batch_size": (1, 8, 32), "device": ("N150", "N300")}.
+      constants: of the cost model, by default the calibrated ones.
+      progress: called with (points done, points in all).
+
+    Raises:
+      ValueError: more than 5,000 points, or a name that is none.
     """
     constants = load_constants() if constants is None else constants
     combinations = list(itertools.product(*axes.values()))
@@ -124,7 +150,7 @@ def sweep(
         points.append(_point(question, dict(zip(axes, combination, strict=True)), constants))
         if progress:
             progress(len(points), len(combinations))
-    return points
+    return Sweep(question, axes, points)
 
 
 def _point(question: Question, values: dict[str, Any], constants: Mapping[str, float]) -> Point:

@@ -32,7 +32,6 @@ from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout, padded_prefill_length
 from ttsim.precision.values import Precision, resolve
 from ttsim.proof.published import prompt_tokens
-from ttsim.scenarios.memory import check_fits
 from ttsim.scenarios.scenario import Scenario
 
 NO_WEIGHTS = (
@@ -261,7 +260,7 @@ def simulate_demo(
     lengths = simulated_lengths(settings, config.name)
     check_lengths(settings, lengths)
     scenario = scenario_of(settings, config, device, precision, max(lengths))
-    check_fits(scenario.memory(), f"{scenario.label} with sequences of {scenario.sequence_length} tokens")
+    scenario.check_fits()
     return scenario, simulate_clock(scenario, lengths, settings.max_generated_tokens), lengths
 
 
@@ -312,7 +311,7 @@ class Demo:
         check_lengths(settings, lengths)
         self.scenario = scenario_of(settings, config, device, self.precision, max(lengths))
         keep_compiled()
-        _virtual_devices(self.scenario.system.num_chips)
+        virtual_devices(self.scenario.system.num_chips)
         layout = Layout(config, self.scenario.system, max_seq_len=cache_length(settings.max_seq_len))
         mesh = layout.system.mesh()
         model = load_model(checkpoint, layout, self.precision, mesh)
@@ -363,7 +362,7 @@ class _Stream:
             self._shown = len(text)
 
 
-def _virtual_devices(count: int) -> None:
+def virtual_devices(count: int) -> None:
     """As many virtual CPU devices as the system has chips, if JAX has not started yet."""
     with contextlib.suppress(RuntimeError):  # JAX runs already: `System.mesh` says so if there are too few devices
         jax.config.update("jax_num_cpu_devices", count)

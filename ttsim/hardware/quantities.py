@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 Unit = Literal["s", "B/s", "1"]
-Kind = Literal["sourced", "fitted"]
+Kind = Literal["sourced", "fitted", "calibrated"]
 # What of a chip a constant measured on Wormhole follows on another one (see `ttsim.pricing.scaling`).
 ScalesWith = Literal["clock", "dram", "noc", "link", "hop", "nothing"]
 
@@ -38,10 +38,12 @@ class Constant:
       name: what files and reports call it.
       value: a sourced constant's value; the centre of a fitted one's prior.
       unit: "s" (a time), "B/s" (a rate) or "1" (a ratio).
-      kind: "sourced" (a measurement or a specification) or "fitted".
+      kind: "sourced" (a measurement or a specification), "fitted" to the published tables, or "calibrated" on
+        measurements of its own, which its source names.
       source: where the value (a fitted constant's prior) comes from.
       scales_with: what of the chip it follows; a time shrinks and a rate grows with it.
       log_width: standard deviation of the prior in log space (fitted constants).
+      guess: what a calibrated constant was thought to be before.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Constant:
     source: str
     scales_with: ScalesWith = "nothing"
     log_width: float = 0.0
+    guess: float = 0.0
 
     # numpy would broadcast a constant over an array before it is asked
     __array_ufunc__ = None

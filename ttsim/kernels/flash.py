@@ -26,6 +26,7 @@ from ttsim.kernels.matmul import fidelity_name, phases
 from ttsim.kernels.shapes import tensor_bytes
 
 DECODE_CHUNK = 256  # `k_chunk_size` of tt_transformers' decode
+MASKED_CHUNK = 128  # `k_chunk_size` of cross attention's decode
 MAX_CORES_PER_HEAD = 16  # `max_cores_per_head_batch`
 
 
@@ -98,4 +99,74 @@ def flash_attention(
         cores=per_heads * per_chunks,
         fidelity=fidelity_name(setting),
         source="tt-metal tech_reports/FlashAttention/FlashAttention.md",
+    )
+
+
+def flash_attention_masked(
+    heads: int,
+    kv_heads: int,
+    rows: int,
+    length: int,
+    head_dim: int,
+    *,
+    chunk: int,
+    fmt: str,
+    mask_format: str | None,
+    setting: str,
+    chip: Chip,
+) -> Kernel:
+    """Attention of `rows` queries to all of `length` keys under a mask, in chunks of `chunk` x `chunk` scores.
+
+    Cores are split over heads first, then over chunks of q; nothing is skipped, and the core with most chunks decides.
+    Every head reads the mask. Keys and values are read once for each round of q chunks.
+    """
+    q_chunk, k_chunk = min(chunk, 32 * -(-rows // 32)), chunk
+    q_chunks, k_chunks = -(-rows // q_chunk), -(-length // k_chunk)
+    cores = chip.cores
+    per_heads = min(cores, heads)
+    per_chunks = min(cores // per_heads, q_chunks)
+    rounds = -(-q_chunks // per_chunks)
+    blocks = rounds * -(-heads // per_heads) * k_chunks
+    peak = chip.clock * chip.flops_per_cycle / phases(setting)
+    mask = heads * tensor_bytes(rows, length, mask_format) if mask_format else 0
+    moved = mask + tensor_bytes(heads * rows, 2 * head_dim, fmt)
+    moved += rounds * tensor_bytes(kv_heads * length, 2 * head_dim, fmt)
+    return Kernel(
+        "sdpa",
+        start=1 * SDPA_PREFILL_START,
+        limits={
+            "compute": blocks * (q_chunk * k_chunk / 256**2) * SOFTMAX_BLOCK
+            + seconds(blocks * 4 * q_chunk * k_chunk * head_dim / peak) / SDPA_EFFICIENCY,
+            "dram": moved / INTERLEAVED_BANDWIDTH,
+        },
+        bytes=moved,
+        flops=4 * heads * head_dim * rows * length,
+        cores=per_heads * per_chunks,
+        fidelity=fidelity_name(setting),
+        source="ttnn operations/transformer/sdpa, is_causal=False",
+    )
+
+
+def flash_decode_masked(
+    users: int, heads: int, kv_heads: int, length: int, head_dim: int, *, fmt: str, setting: str, chip: Chip
+) -> Kernel:
+    """One query row per head and user against a whole cache of `length` positions under a mask, in chunks of 128."""
+    chunk = MASKED_CHUNK
+    cores = chip.cores
+    per_head = max(min(MAX_CORES_PER_HEAD, cores // (kv_heads * users)), 1)
+    rounds, chunks = -(-kv_heads * users // cores), -(-length // chunk)
+    active = min(per_head, chunks)
+    moved = 2 * users * kv_heads * chunks * tensor_bytes(chunk, head_dim, fmt)
+    return Kernel(
+        "sdpa_decode",
+        start=SDPA_DECODE_START + (active - 1) * SDPA_MERGE,
+        limits={
+            "dram": moved / INTERLEAVED_BANDWIDTH,
+            "compute": rounds * -(-chunks // per_head) * SDPA_DECODE_CHUNK,
+        },
+        bytes=moved,
+        flops=4 * users * heads * head_dim * chunks * chunk,
+        cores=min(cores, per_head * kv_heads * users),
+        fidelity=fidelity_name(setting),
+        source="ttnn operations/transformer/sdpa_decode, is_causal=False",
     )

@@ -19,22 +19,25 @@ from ttsim.lt.runner import Runner
 from ttsim.lt.state import Job, State
 
 COLUMNS = (
-    ("Command", 20),
-    ("Model", 10),
-    ("Device", 10),
-    ("Status", 20),
-    ("Speed", 10),
-    ("TTFT(ms)", 10),
-    ("PCC", 10),
+    ("Command", 15),
+    ("Model", 6),
+    ("Device", 6),
+    ("Status", 11),
+    ("Speed", 6),
+    ("TTFT(ms)", 8),
+    ("Top-1|5", 7),
     ("Output", 60),
-)
-_EXIT = "Up/Down: Navigate fields | Esc: Exit"
+)  # up to Top-1|5 they fit in 80 columns
+# Two lines of at most 80 columns each.
 HELP = {
-    "command": f"Shortcuts: demo, table, pareto, accuracy, report, 'help' for full list | Enter: Next | {_EXIT}",
-    "model": f"Enter: Next field | {_EXIT}",
-    "device": f"Enter: Submit | {_EXIT}",
-    "jobs": "Enter: View log | Backspace/x: Cancel entry | X: Cancel all | r: Restart entry | p: Reparse log | "
-    "m: Export markdown | Up/Down: Navigate entries | Esc: Exit",
+    "command": "Commands: demo, accuracy, table, pareto, report; help + Enter lists all\n"
+    "Enter: Next | Up/Down: Fields, entries | Esc: Quit (a running job is ended)",
+    "model": "Models, separated by commas or spaces; empty is all\n"
+    "Enter: Next | Up/Down: Fields, entries | Esc: Quit (a running job is ended)",
+    "device": "Devices, separated by commas or spaces; empty is all\n"
+    "Enter: Queue | Up/Down: Fields, entries | Esc: Quit (a running job is ended)",
+    "jobs": "Enter: Log | x: Cancel, or remove | X: All of them | r: Restart | p: Reparse log\n"
+    "m: Export | Up/Down: Entries, fields | Esc: Quit (a running job is ended)",
 }
 _COLOURS = {"Waiting": "grey50", "Cancelled": "grey50", "Exiting": "grey50", "Finished": "green", "Error": "red"}
 
@@ -98,7 +101,7 @@ class LT(App[None]):
     .field Input:focus { border: none; background: $boost; }
     Rule { margin: 0; }
     JobTable { height: 1fr; }
-    #help { dock: bottom; height: 1; background: $panel; }
+    #help { dock: bottom; height: 2; background: $panel; }
     """
 
     def __init__(self, folder: Path):
@@ -107,6 +110,7 @@ class LT(App[None]):
         self._dirty = threading.Event()
         self.runner = Runner(self.state, lambda job: self._dirty.set())
         self._leaving = False
+        self._asked: object = None  # what the next press of the same key removes
         self._shown: list[int] = []
 
     def compose(self) -> ComposeResult:
@@ -167,12 +171,15 @@ class LT(App[None]):
             arrived = asyncio.Event()
             field.call_later(arrived.set)
             await arrived.wait()
-        if self.focused is None or self.focused.id != "device":
-            self.action_move(1)
-            return
         fields = {name: self.query_one(f"#{name}", Input) for name in ("command", "model", "device")}
         if fields["command"].value.strip() == "help":
+            for field in fields.values():
+                field.value = ""
+            self.screen.set_focus(fields["command"])
             self.push_screen(Page("\n".join(commands.commands()), "commands"))
+            return
+        if self.focused is None or self.focused.id != "device":
+            self.action_move(1)
             return
         try:
             command, model, device = (field.value for field in fields.values())
@@ -212,13 +219,25 @@ class LT(App[None]):
         self.push_screen(Page(content, str(self.state.log(self.job))))
 
     def action_cancel(self) -> None:
-        if self.job is not None:
+        if self.job is not None and (not self.job.done or self._sure(self.job.number, "x", "removes this entry")):
             self.runner.cancel(self.job)
             self.refresh_jobs()
 
     def action_cancel_all(self) -> None:
-        self.runner.cancel_all()
-        self.refresh_jobs()
+        done = any(job.done for job in self.state.jobs)
+        if not done or self._sure("all", "X", "cancels what runs and waits, and removes all entries"):
+            self.runner.cancel_all()
+            self.refresh_jobs()
+
+    def _sure(self, what: object, key: str, consequence: str) -> bool:
+        """Asks at the first press; true at the second one."""
+        if self._asked == what:
+            self._asked = None
+            self._tell(HELP["jobs"])
+            return True
+        self._asked = what
+        self._tell(f"{key} again {consequence}; logs stay in {self.state.folder / 'logs'}")
+        return False
 
     def action_restart(self) -> None:
         if self.job is not None:

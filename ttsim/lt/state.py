@@ -188,8 +188,8 @@ class State:
         return job
 
     def remove(self, job: Job) -> None:
+        """Takes a job off the list; its log stays."""
         self.jobs.remove(job)
-        self.log(job).unlink(missing_ok=True)
 
     def save(self) -> None:
         """Writes the whole file or nothing."""

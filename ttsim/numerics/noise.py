@@ -170,6 +170,15 @@ def destination(
     return Noise(share * block.power + in_l1 + last.power, share * block.gain + last.gain)
 
 
+def destination_roundings(setting: str | ComputeSetting) -> float:
+    """Returns how often a setting rounds a 16-bit destination for 16 products, in units of two; 0 in 32 bits.
+
+    What `destination` says by K, without K: the published accuracies follow this count, and show no trend with K.
+    """
+    setting = get_setting(setting)
+    return 0.0 if setting.fidelity is None or setting.fp32_dest else setting.fidelity.value / 2
+
+
 def matmul(
     setting: str | ComputeSetting,
     k: int,

@@ -29,8 +29,9 @@ from ttsim.kernels.kernel import host_work
 from ttsim.kernels.shapes import tensor_bytes, tiles
 from ttsim.numerics.fidelity import get_setting, mask_activations, mask_weights, srca_fraction_bits
 from ttsim.numerics.formats import get_format, round_to
+from ttsim.numerics.noise import destination_roundings, rounding
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import array_shape, op, words
+from ttsim.ops.core import OpNoise, array_shape, op, words
 
 # Rows of queries that the simulator (not the device) computes at once: bounds the score matrix's memory.
 _QUERY_ROWS = 1024
@@ -174,6 +175,11 @@ def _(call):
     return words(array_shape(call.inputs[1]))
 
 
+@update_cache.noise
+def _(call):
+    return OpNoise(rounding(call["format"]).power)
+
+
 @update_cache.cost
 def _(call, machine):
     _, kv_heads, head_dim = call.inputs[1].shape
@@ -280,6 +286,11 @@ def sdpa_decode(
 def _(call):
     users, heads, head_dim = call.inputs[0].shape
     return (f"{users} x " if users > 1 else "") + f"{heads}/{call.inputs[1].shape[-3]} heads of {head_dim}"
+
+
+@sdpa_decode.noise
+def _(call):  # two products: Q K^T and the softmax times V
+    return OpNoise(rounding(call["out_format"]).power, 2 * destination_roundings(call["setting"]))
 
 
 @sdpa_decode.cost

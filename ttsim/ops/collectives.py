@@ -8,8 +8,9 @@ from ttsim.kernels import links
 from ttsim.kernels.activations import stream
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics.formats import TILE
+from ttsim.numerics.noise import rounding
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import op
+from ttsim.ops.core import OpNoise, op
 
 
 @op
@@ -45,6 +46,11 @@ def reduce_scatter(x, *, axis, dim, format, memory="dram"):
     return pack(jax.lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True), format)
 
 
+@reduce_scatter.noise
+def _(call):
+    return OpNoise(rounding(call["format"]).power)
+
+
 @reduce_scatter.cost
 def _(call, machine):
     tensor = tensor_bytes(*rows_and_columns(call.inputs[0]), call["format"])
@@ -64,6 +70,11 @@ def all_reduce(x, *, axis, format, memory="dram", composite=False):
     """
     del memory, composite
     return pack(jax.lax.psum(x, axis), format)
+
+
+@all_reduce.noise
+def _(call):
+    return OpNoise(rounding(call["format"]).power)
 
 
 @all_reduce.cost

@@ -15,7 +15,7 @@ keyword arguments are static attributes. A call runs the function's body inside 
 
     @scale.noise                                         # the noise that it brings into a model
     def _(call):
-        return [Noise(group="mlp", power=rounding(call["out_format"]))]
+        return OpNoise(rounding(call["out_format"]).power)
 
 An op whose tensors may lie in different places has an attribute `memory`: "l1", "dram" or "host". Whoever writes the
 program sets it; no rule asks in which phase of a model it stands.
@@ -86,8 +86,9 @@ class OpCall:
 
     @property
     def activations(self) -> tuple[Any, ...]:
-        """The inputs that are neither parameters nor caches."""
-        return tuple(x for i, x in enumerate(self.inputs) if i not in (*self.op.weights, *self.op.caches))
+        """The inputs that are neither parameters nor caches, and are given."""
+        known = (*self.op.weights, *self.op.caches)
+        return tuple(x for i, x in enumerate(self.inputs) if i not in known and x is not None)
 
     @property
     def format(self) -> str:
@@ -100,21 +101,20 @@ class OpCall:
 
 
 @dataclass(frozen=True)
-class Noise:
-    """Noise that one op brings into a model, relative to its result.
+class OpNoise:
+    """Noise that one op brings into a model's decode step.
 
     Attributes:
-      kind: what it comes from: "mlp", "attention" (roundings and fidelity of a layer's halves), "dst16" (16-bit
-        destination registers; 1 counts for two phases), "head" (the LM head), "logits" (the logits' own format).
-      power: variance over the variance of the result.
+      power: variance over the variance of the op's result, by its roundings and operand bits.
+      registers: matmuls that accumulate in 16-bit destination registers; one of two fidelity phases counts 1.
     """
 
-    kind: Literal["mlp", "attention", "dst16", "head", "logits"]
-    power: float
+    power: float = 0.0
+    registers: float = 0.0
 
 
 CostRule = Callable[[OpCall, "Machine"], "Sequence[Kernel]"]
-NoiseRule = Callable[[OpCall], Sequence[Noise]]
+NoiseRule = Callable[[OpCall], OpNoise]
 
 
 class Op(Generic[P, R]):
@@ -145,7 +145,7 @@ class Op(Generic[P, R]):
         self.on_host = on_host
         self.in_l1 = in_l1
         self.rule: CostRule | None = None
-        self.noise_rule: NoiseRule = lambda call: ()
+        self.noise_rule: NoiseRule = lambda call: OpNoise()
         self.describe_rule: Callable[[OpCall], str] = _describe
         keywords = [p for p in inspect.signature(body).parameters.values() if p.kind is p.KEYWORD_ONLY]
         self._defaults = {p.name: p.default for p in keywords if p.default is not p.empty}

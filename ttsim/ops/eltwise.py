@@ -9,8 +9,9 @@ from ttsim.hardware.constants import ADD_TIME, SILU_MUL_TILE_TIME, TYPECAST_TIME
 from ttsim.kernels.activations import check_l1, small, stream
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics.formats import round_to
+from ttsim.numerics.noise import rounding
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import op
+from ttsim.ops.core import OpNoise, op
 
 
 @op
@@ -22,6 +23,11 @@ def add(x, y, *, out_format, memory="dram", cores=None):
     """
     del memory, cores
     return pack(x + y, out_format)
+
+
+@add.noise
+def _(call):
+    return OpNoise(rounding(call["out_format"]).power)
 
 
 @add.cost
@@ -56,6 +62,11 @@ def silu_mul(gate, up, *, out_format, memory="dram", cores=None):
     """silu(gate) * up, one kernel with the activation fused into the first operand; `memory` as in `add`."""
     del memory, cores
     return pack(jax.nn.silu(gate) * up, out_format)
+
+
+@silu_mul.noise
+def _(call):
+    return OpNoise(rounding(call["out_format"]).power)
 
 
 @silu_mul.cost

@@ -75,13 +75,13 @@ def _(call, machine):
 
 
 @op
-def join_columns(x, y, *, format, memory):
+def concat_columns(x, y, *, format, memory):
     """x and y side by side along the last axis."""
     del format, memory
     return jnp.concatenate([x, y], axis=-1)
 
 
-@join_columns.cost
+@concat_columns.cost
 def _(call, machine):
     rows, columns = rows_and_columns(call.outputs[0])
     return [_move("concat", rows, columns, call, machine)]

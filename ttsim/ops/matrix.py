@@ -14,7 +14,9 @@ from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
 from ttsim.numerics.formats import TILE, dequantize, round_to
-from ttsim.ops.core import op
+from ttsim.numerics.noise import destination_roundings, rounding
+from ttsim.numerics.noise import fidelity as fidelity_noise
+from ttsim.ops.core import OpNoise, array_shape, op
 
 KERNELS = ("dram_sharded", "mcast_1d", "mcast_2d")
 
@@ -51,6 +53,11 @@ def linear(
         activation_format=in_format,
         out_format=out_format,
     )
+
+
+@linear.noise
+def _(call):
+    return _product_noise(call)
 
 
 @linear.cost
@@ -96,6 +103,11 @@ def all_gather_matmul(x, w, *, axis, weight_format, setting, out_format, in_form
     return fidelity.matmul(
         x, dequantize(w), setting, weight_format=weight_format, activation_format=in_format, out_format=out_format
     )
+
+
+@all_gather_matmul.noise
+def _(call):
+    return _product_noise(call)
 
 
 @all_gather_matmul.cost
@@ -149,3 +161,15 @@ def _(call, machine):
     rows = math.prod(call.inputs[0].shape)
     moved = tensor_bytes(rows, call.inputs[1].shape[-1], call["out_format"])
     return [stream_rows("embedding", moved, rows, machine.chip, rate=EMBEDDING_BANDWIDTH)]
+
+
+def _product_noise(call):
+    """Noise of a product: its weights' format, its fidelity, its result's rounding, once for each result.
+
+    A weight of several projections side by side (Q, K and V in the trailing axes) makes results that enter the model
+    by ways of their own.
+    """
+    results = 3 if len(array_shape(call.inputs[1])) > 2 else 1
+    weight_format, setting = call["weight_format"], call["setting"]
+    power = rounding(weight_format).power + fidelity_noise(setting, weight_format).power
+    return OpNoise(results * (power + rounding(call["out_format"]).power), destination_roundings(setting))

@@ -17,6 +17,7 @@ from typing import Any
 
 from ttsim.dates import TABLE_DATE, parse_date
 from ttsim.errors import unknown
+from ttsim.files.reading import shown
 from ttsim.precision.text import (
     EXPERT_GROUPS,
     FORMATS,
@@ -416,6 +417,8 @@ def resolve(precision: Precision | str, model: str, date: datetime.date | str | 
     """
     if isinstance(precision, Precision):
         return precision
+    if not isinstance(precision, str):
+        raise ValueError(f"a precision is a preset's name, an option text or a Precision, not {shown(precision)}")
     if "=" in precision:
         return Precision.parse(precision, default_precision(date))
     return preset(precision.strip().lower(), model, date)

@@ -156,7 +156,8 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Program:
     Raises:
       ValueError: the function contains a `while` loop, whose trip count a trace can't know.
     """
-    closed = jax.make_jaxpr(function)(*args, **kwargs)
+    with jax.disable_jit(False):  # JAX_DISABLE_JIT would leave no blocks to tell layers by
+        closed = jax.make_jaxpr(function)(*args, **kwargs)
     body = _Reader().read(closed.jaxpr, {})
     return Program(Block(getattr(function, "__name__", "program"), 1, body.items), body.unpriced)
 

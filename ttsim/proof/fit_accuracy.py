@@ -32,9 +32,10 @@ from ttsim.accuracy.estimated import (
     accuracy,
     estimate_accuracy,
     estimate_row,
-    noise_of,
+    noise_on,
     reference_confidence,
 )
+from ttsim.meshes.systems import get_system
 from ttsim.models.config import ModelConfig, RopeConfig
 from ttsim.models.identity import get_config
 from ttsim.precision.values import resolve
@@ -67,14 +68,22 @@ _STEPS = 500
 
 @dataclass(frozen=True)
 class Value:
-    """A published Top-1 and Top-5 of one model and precision, and the rows that share it."""
+    """A published Top-1 and Top-5 of one model and precision, on devices of one noise.
+
+    The devices of a model share one published value: n rows of it weigh sqrt(n) together.
+    """
 
     model: str
     noise: Noise
     confidence: tuple[float, float]
     early: bool
     published: tuple[float, float]
-    rows: int = 1
+    weight: float = 1.0
+
+    @property
+    def shared(self) -> tuple[Any, ...]:
+        """What the devices of a model have in common."""
+        return self.model, self.early, self.published
 
 
 @dataclass(frozen=True)
@@ -87,19 +96,32 @@ class Error:
 
 
 def measured_rows() -> tuple[Row, ...]:
-    """The published rows with an accuracy."""
-    return tuple(row for row in tables.published() if row.top1 is not None and row.top5 is not None)
+    """The published rows with an accuracy of their own: not the row that repeats another model's figures."""
+    rows = tables.published()
+    return tuple(row for row in rows if row.top1 is not None and row.top5 is not None and not _copied(row))
+
+
+def _copied(row: Row) -> bool:
+    """87 / 99 of 90B is the 11B row's figure: the file's history has it before anything of 90B was measured."""
+    return row.model == "Llama3.2-90B" and (row.top1, row.top5) == (87.0, 99.0)
 
 
 def values(rows: Sequence[Row] | None = None) -> tuple[Value, ...]:
-    """The distinct published values of rows (default: `measured_rows()`)."""
+    """The published values of rows (default: `measured_rows()`), by the noise of each device's program."""
     rows_of: dict[Value, int] = collections.Counter()
     for row in measured_rows() if rows is None else rows:
-        noise = noise_of(resolve(row.precision, row.model, row.accuracy_date), get_config(row.model).num_layers)
+        precision = resolve(row.precision, row.model, row.accuracy_date)
+        noise = noise_on(get_config(row.model), get_system(row.device, row.data_parallel), precision)
         early = row.accuracy_positions <= EARLY_POSITIONS
         published = (row.top1 or math.nan, row.top5 or math.nan)
         rows_of[Value(row.model, noise, reference_confidence()[row.model.lower()], early, published)] += 1
-    return tuple(dataclasses.replace(value, rows=number) for value, number in rows_of.items())
+    sharing = collections.Counter[Any]()
+    for value, number in rows_of.items():
+        sharing[value.shared] += number
+    return tuple(
+        dataclasses.replace(value, weight=number / math.sqrt(sharing[value.shared]))
+        for value, number in rows_of.items()
+    )
 
 
 def fit(
@@ -121,7 +143,7 @@ def fit(
     width = jnp.array([width for _, width in PRIORS.values()])
     published = jnp.array([v.published for v in data])
     sigma = jnp.array([[_SIGMA_EARLY if v.early else _SIGMA] for v in data])
-    counts = np.array([np.sqrt(v.rows) for v in data])
+    counts = np.array([v.weight for v in data])
 
     features = jnp.array([(*dataclasses.astuple(v.noise), *v.confidence, v.early) for v in data], jnp.float32)
 

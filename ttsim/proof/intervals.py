@@ -26,6 +26,7 @@ import numpy as np
 
 from ttsim.hardware.chips import WORMHOLE, Chip
 from ttsim.models.identity import get_config
+from ttsim.models.vision.config import LlamaTower
 from ttsim.proof import published as tables
 from ttsim.proof.rows import scenario_of
 from ttsim.scenarios.scenario import Scenario
@@ -156,6 +157,10 @@ def _outside(scenario: Scenario) -> Iterable[str]:
         low, high = min(values), max(values)
         if not 0.99 * low <= value <= 1.01 * high:
             yield f"{name} {form.format(value)}: the published rows span {form.format(low)} to {form.format(high)}"
+    if scenario.images and scenario.vision is not None and not isinstance(scenario.vision.tower, LlamaTower):
+        yield "images: no measurement has checked this tower's price"
+    elif scenario.images:
+        yield "images: the interval is that of text; ttsim.proof.vision has the measurements that checked them"
     longest = scenario.config.max_position_embeddings
     if scenario.prompt_length + scenario.max_generated_tokens > longest:
         yield f"sequences of more than {longest:,} tokens, the model's own limit"

@@ -15,13 +15,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 
 from ttsim.dates import parse_period
+from ttsim.files.reading import read_text
+from ttsim.models.layout import padded_prefill_length
 from ttsim.proof.measured import MeasuredFileError
-from ttsim.proof.published import padded_prefill_length
 from ttsim.proof.summary import ErrorSummary
 from ttsim.serving import workload
 from ttsim.serving.cluster import Pool, run
@@ -138,11 +138,11 @@ def read_load_rows(path: str) -> list[LoadRow]:
     Raises:
       MeasuredFileError: a column is missing or a cell is none. OSError: the file can't be read.
     """
-    return _read(Path(path).read_text(encoding="utf-8"), path)
+    return _read(read_text(path), path)
 
 
 def _read(text: str, path: str) -> list[LoadRow]:
-    reader = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    reader = csv.DictReader((line for line in text.splitlines() if not line.startswith("#")), restval="")
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise MeasuredFileError(f"{path} has no column {missing[0]}: a row under load has {', '.join(COLUMNS)}")
@@ -171,7 +171,7 @@ def _read(text: str, path: str) -> list[LoadRow]:
                     note=cells.get("note") or "",
                 )
             )
-        except ValueError as error:
+        except (ValueError, IndexError) as error:
             raise MeasuredFileError(f"{path}, row {name}: {error}") from None
     return rows
 

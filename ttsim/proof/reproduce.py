@@ -35,7 +35,7 @@ KEYS = (
     "top1_kind",
     "top5_kind",
 )
-NOT_COMPARED = "vision demo: simulated as text only, left out of the errors of speed and TTFT"
+NEVER_FITTED = "vision demo: no constant is fitted to its speed or TTFT"
 PREDICTED = "predicted: the table has no figure"
 ACCURACY_KINDS = (
     ("estimated", "~", "estimated without weights, ± the sampling error of the test's 511 or 128 positions"),
@@ -63,11 +63,6 @@ class Reproduction:
     accuracy_kind: Literal["estimated", "measured"] = "estimated"
 
     @property
-    def compared(self) -> bool:
-        """Whether the row counts in the errors of speed and TTFT; its accuracy is text only and always counts."""
-        return not self.row.vision
-
-    @property
     def speed_error(self) -> float | None:
         return self.speed / self.row.speed - 1 if self.row.speed else None
 
@@ -78,18 +73,18 @@ class Reproduction:
     @property
     def top1_error(self) -> float | None:
         """Points."""
-        return None if self.row.top1 is None else self.accuracy.top1 - self.row.top1
+        return None if self.row.top1 is None or self.row.copied_accuracy else self.accuracy.top1 - self.row.top1
 
     @property
     def top5_error(self) -> float | None:
         """Points."""
-        return None if self.row.top5 is None else self.accuracy.top5 - self.row.top5
+        return None if self.row.top5 is None or self.row.copied_accuracy else self.accuracy.top5 - self.row.top5
 
     @property
     def notes(self) -> tuple[str, ...]:
         notes = list(self.row.notes)
-        if not self.compared:
-            notes.append(NOT_COMPARED)
+        if self.row.vision:
+            notes.append(NEVER_FITTED)
         missing = [name for name, value in (("speed", self.row.speed), ("TTFT", self.row.ttft)) if value is None]
         if missing:
             notes.append(f"{' and '.join(missing)} {PREDICTED}")
@@ -177,7 +172,7 @@ Summaries = dict[str, dict[str, dict[str, ErrorSummary]]]
 
 def summaries(items: Sequence[Reproduction]) -> Summaries:
     """Errors of "speed" and "ttft", each for "all", by table and by device: {figure: {group: {name: summary}}}."""
-    return _summaries([item for item in items if item.compared], ("speed", "ttft"))
+    return _summaries(items, ("speed", "ttft"))
 
 
 def accuracy_summaries(items: Sequence[Reproduction]) -> Summaries:

@@ -15,6 +15,7 @@ from ttsim.models.identity import get_config
 from ttsim.precision.values import resolve
 from ttsim.proof.published import Row, prompt_tokens
 from ttsim.scenarios.scenario import Scenario
+from ttsim.scenarios.seeing import VISION_DEMO_IMAGE, VISION_DEMO_TOKENS
 
 # Index of the one prompt of the demo's 32 (input_data_questions_prefill_128.json) that is shorter than 96 tokens and so
 # needs another last tile: smaller batches don't reach it.
@@ -24,6 +25,9 @@ ODD_PROMPT = 4
 def scenario_of(row: Row, figure: Literal["speed", "ttft"]) -> Scenario:
     """What a published row ran when its speed, or its TTFT, was measured."""
     date = row.speed_date if figure == "speed" else row.ttft_date
+    if row.vision:  # 500 tokens of one user after one image, with the model's default precision
+        tokens, images = VISION_DEMO_TOKENS, [VISION_DEMO_IMAGE]
+        return Scenario.of(row.model, row.device, row.precision, 1, tokens, 500, date=date, images=images)
     system = get_system(row.device, row.data_parallel)
     software = software_of(date, boxes=system.box_names)
     if figure == "ttft" and row.host_untilize:

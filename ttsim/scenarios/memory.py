@@ -130,7 +130,7 @@ def memory_of(
     return Memory(
         weights=weight_bytes(layout, precision),
         kv_cache=kv_cache_bytes(layout, precision, batch, sequence),
-        activations=max(activation_bytes(program) for program in prefill),
+        activations=max((activation_bytes(program) for program in prefill), default=0),
         reserved=TRACE_REGION,
         capacity=chip.dram_bytes,
     )

@@ -11,6 +11,7 @@ from typing import Any
 from ttsim.errors import unknown
 from ttsim.files.reading import shown
 from ttsim.meshes.systems import System
+from ttsim.models.vision.images import image_size
 from ttsim.precision.values import Precision, resolve
 from ttsim.scenarios.scenario import Scenario
 
@@ -33,6 +34,7 @@ class Question:
     prompt_length: int = 128
     max_generated_tokens: int = 200
     date: str | None = None
+    images: tuple[tuple[int, int], ...] = ()
 
     def scenario(self) -> Scenario:
         """The scenario behind the names.
@@ -49,6 +51,7 @@ class Question:
             self.max_generated_tokens,
             self.data_parallel,
             self.date,
+            images=self.images,
         )
         if not self.override:
             return scenario
@@ -60,6 +63,11 @@ class Question:
     def change(self, changes: Mapping[str, Any]) -> Question:
         """A copy with these fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def as_scenario(question: Question | Scenario) -> Scenario:
+    """The scenario of a question, or the scenario itself."""
+    return question.scenario() if isinstance(question, Question) else question
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Question))
@@ -86,7 +94,9 @@ def parse_number(text: str, name: str) -> int:
 
 
 def parse_field(name: str, value: str) -> Any:
-    """A field's value from text."""
+    """A field's value from text; images are sizes or files, joined by "+"."""
+    if name == "images":
+        return tuple(image_size(each) for each in value.split("+") if each.strip())
     return parse_number(value, name) if name in NUMBERS else value.strip()
 
 

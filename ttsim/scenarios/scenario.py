@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 
+from ttsim.files.reading import shown
 from ttsim.hardware.chips import Chip
 from ttsim.hardware.facts import date_of
 from ttsim.hardware.software import Software, software_of
@@ -21,11 +24,15 @@ from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout, padded_prefill_length
 from ttsim.models.run import decode_program, prefill_program
+from ttsim.models.vision.config import VisionConfig
 from ttsim.precision.values import Precision, resolve
 from ttsim.pricing.price import Cost, price, totals
 from ttsim.pricing.program import Program
 from ttsim.scenarios.memory import Memory, check_fits, memory_of
+from ttsim.scenarios.seeing import Seeing, seeing_of, vision_of, with_images
 
+_LONGEST = 2**26  # tokens of a sequence, so that whatever is counted in them is counted exactly
+_FEW_CHUNKS, _MOST_CHUNKS = 64, 1024  # of a prompt; a chunk takes some 10 ms to trace
 MAX_BATCH = 32  # users of one replica: the rows of one tile
 _TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
 
@@ -42,6 +49,40 @@ def software_for(
     return dataclasses.replace(software, dispatch_gap=software.dispatch_gap * system.chip.dispatch_ratio)
 
 
+# Far beyond any model. Larger ones would be traced for minutes, and their sizes don't fit the counters of XLA.
+_MOST: Mapping[str, int] = MappingProxyType(
+    {
+        "num_layers": 1024,
+        "num_heads": 2**12,
+        "num_kv_heads": 2**12,
+        "head_dim": 2**12,
+        "hidden_size": 2**18,
+        "intermediate_size": 2**20,
+        "vocab_size": 2**22,
+        "max_position_embeddings": 2**30,
+    }
+)
+
+
+def _check_sizes(config: ModelConfig) -> None:
+    for name, most in _MOST.items():
+        if (size := getattr(config, name)) > most:
+            raise ValueError(f"{config.name}: {name} is {shown(size)}; at most {most:,} is simulated")
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least `least`, whatever integer type it has."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, not {shown(value)}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {shown(number)}")
+    if number > _LONGEST:
+        raise ValueError(f"{name} must be at most {_LONGEST:,}, not {shown(number)}")
+    return number
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """What runs where.
@@ -54,6 +95,8 @@ class Scenario:
       prompt_length: tokens of each prompt.
       max_generated_tokens: decode iterations of each user; the first one compiles and isn't timed.
       software: state of the software.
+      images: (width, height) in pixels of each image of a prompt. vision: the model's vision part, if it has images.
+      scattered_sums: whether its tower reduce-scatters partial sums, as no software does (see `ttsim.explore.advice`).
     """
 
     config: ModelConfig
@@ -63,6 +106,9 @@ class Scenario:
     prompt_length: int
     max_generated_tokens: int
     software: Software
+    images: tuple[tuple[int, int], ...] = ()
+    vision: VisionConfig | None = None
+    scattered_sums: bool = False
 
     @classmethod
     def of(
@@ -76,32 +122,32 @@ class Scenario:
         data_parallel: int = 1,
         date: datetime.date | str | None = None,
         stack: str = "tt_transformers",
+        images: Sequence[tuple[int, int]] = (),
     ) -> Scenario:
         """A scenario from names (see `ttsim.simulate`)."""
         day = date_of(date) if date else None
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("prompt_length", prompt_length, 1),
-            ("max_generated_tokens", max_generated_tokens, 2),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}")
+        batch_size = _whole("batch_size", batch_size, 1)
+        prompt_length = _whole("prompt_length", prompt_length, 1)
+        max_generated_tokens = _whole("max_generated_tokens", max_generated_tokens, 2)
         if batch_size > MAX_BATCH:
             raise ValueError(
                 f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}"
             )
-        config = get_config(model)
+        vision = vision_of(model) if images else None
+        config = vision.text if vision else get_config(model)
+        _check_sizes(config)
         system = get_system(device, data_parallel)
         day = day or system.software
-        return cls(
+        scenario = cls(
             config=config,
             system=system,
             precision=resolve(precision, config.known_name, day),
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
-            software=software_for(system, day, stack=stack, model=config.name),
+            software=software_for(system, day, stack=stack, model=config.known_name),
         )
+        return with_images(scenario, vision, images) if images else scenario
 
     @property
     def chip(self) -> Chip:
@@ -118,7 +164,8 @@ class Scenario:
 
     @property
     def label(self) -> str:
-        return f"{self.config.name} on {self.system.label}, batch {self.batch_size}"
+        images = f", {len(self.images)} image{'s' * (len(self.images) > 1)}" if self.images else ""
+        return f"{self.config.name} on {self.system.label}, batch {self.batch_size}{images}"
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -127,13 +174,22 @@ class Scenario:
     # Programs
 
     @functools.cached_property
+    def seeing(self) -> Seeing | None:
+        """The programs of a prompt with images, or None."""
+        return seeing_of(self) if self.images else None
+
+    @functools.cached_property
     def decode_program(self) -> Program:
+        if self.seeing:
+            return self.seeing.decode_program
         sample: Literal["device", "host"] = "device" if self.batch_size <= self.software.device_argmax else "host"
         return decode_program(self.layout, self.precision, self.batch_size, sample=sample)
 
     @functools.cached_property
     def prefill_programs(self) -> tuple[Program, ...]:
-        """One program for each chunk of the prompt."""
+        """One program for each chunk of the prompt; with images, one for all of it."""
+        if self.seeing:
+            return (self.seeing.prompt_program,)
         return tuple(self.prefill_program(*chunk) for chunk in self.prefill_chunks)
 
     @property
@@ -206,13 +262,22 @@ class Scenario:
 
         Raises:
           DoesNotFitError: a chip has less.
+          ValueError: the prompt has more chunks than are traced.
         """
+        what = f"{self.label} with sequences of {self.sequence_length} tokens"
+        if (chunks := len(self.prefill_chunks)) > _FEW_CHUNKS:  # each is traced, which weights and cache may make idle
+            kept = memory_of(self.layout, self.precision, self.chip, self.batch_size, self.sequence_length, ())
+            check_fits(kept, f"{what}, the activations of its prompt not counted,")
+        if chunks > _MOST_CHUNKS:
+            raise ValueError(f"{what}: a prompt of {chunks:,} chunks; at most {_MOST_CHUNKS:,} are simulated")
         memory = self.memory()
-        check_fits(memory, f"{self.label} with sequences of {self.sequence_length} tokens")
+        check_fits(memory, what)
         return memory
 
     def memory(self) -> Memory:
         """The DRAM that one chip needs."""
+        if self.seeing:
+            return self.seeing.memory
         return memory_of(
             self.layout, self.precision, self.chip, self.batch_size, self.sequence_length, self.prefill_programs
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ttsim.hardware.constants import load_constants
 from ttsim.kernels.machine import Machine
@@ -27,6 +27,7 @@ def simulate(
     data_parallel: int = 1,
     date: datetime.date | str | None = None,
     constants: Mapping[str, float] | None = None,
+    images: Sequence[tuple[int, int]] = (),
 ) -> Report:
     """Predicts how a model runs on a Tenstorrent system.
 
@@ -43,6 +44,7 @@ def simulate(
       data_parallel: replicas that the system is cut into.
       date: state of the software, ISO format; by default that of the published tables (2025-05-12).
       constants: of the cost model, by default the calibrated ones.
+      images: (width, height) in pixels of each image in a prompt, for a model that sees.
 
     Returns:
       A report: speed (tokens/s/user), ttft (s), throughput (tokens/s), memory (bytes of DRAM of one chip) and the
@@ -53,7 +55,7 @@ def simulate(
         `DoesNotFitError`, with the bytes that are missing, if it needs more DRAM than a chip has.
     """
     scenario = Scenario.of(
-        model, device, precision, batch_size, prompt_length, max_generated_tokens, data_parallel, date
+        model, device, precision, batch_size, prompt_length, max_generated_tokens, data_parallel, date, images=images
     )
     constants = load_constants() if constants is None else constants
     return report_of(scenario, constants)

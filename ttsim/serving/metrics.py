@@ -20,6 +20,7 @@ import numpy as np
 from ttsim.precision.text import unknown
 from ttsim.serving.clock import TICKS_PER_SECOND, seconds
 from ttsim.serving.cluster import Pool, Run
+from ttsim.serving.policy import BATCHED_TOKENS
 
 PERCENTILES = (50, 90, 95, 99)
 SLO_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
@@ -221,7 +222,7 @@ def capacity(pools: tuple[Pool, ...], prompt: np.ndarray, output: np.ndarray) ->
     for i, pool in enumerate(pools):
         policy, host = pool.policy, pool.host
         prefills, decodes = i == 0, i == len(pools) - 1
-        times = [pool.prices.prefill(1, int(n), 0) + host.prompt for n in distinct]
+        times = [_prompt_time(pool, int(n)) + host.prompt for n in distinct]
         prompt_time = float(np.average(times, weights=counts)) if prefills else 0.0
         held = -(-(mean_context + mean_output / 2) // policy.block_size)
         slots = min(policy.max_num_seqs, max(policy.blocks // held, 1.0)) * policy.lanes
@@ -232,6 +233,17 @@ def capacity(pools: tuple[Pool, ...], prompt: np.ndarray, output: np.ndarray) ->
         waits = prompt_time * (slots / policy.lanes if policy.parallel_lanes else slots)
         sides.append(pool.count * slots / max(waits + decode, 1e-12))
     return min(sides)
+
+
+def _prompt_time(pool: Pool, tokens: int) -> float:
+    """Seconds of one prompt, as a share of the largest batch where prompts are batched."""
+    alone, policy = pool.prices.prefill(1, tokens, 0), pool.policy
+    rows, batch = pool.prices.padded(tokens), 1
+    while 2 * batch <= policy.max_num_seqs and 2 * batch * rows < BATCHED_TOKENS:
+        batch *= 2
+    if not policy.batched_prefill or batch == 1:
+        return alone
+    return min(alone, pool.prices.prefill(batch, tokens, 0) / batch)
 
 
 def parse_slo(text: str) -> dict[str, float]:

@@ -6,15 +6,14 @@ replayed. Without, the load is made again from num_prompts, the mean lengths, re
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ttsim.files.reading import read_json
 from ttsim.serving.metrics import Metrics
 from ttsim.serving.serve import Served, Serving, serve
 from ttsim.serving.workload import Workload
@@ -43,10 +42,7 @@ def read_result(path: str) -> Mapping[str, Any]:
     Raises:
       ValueError: no such JSON.
     """
-    try:
-        result = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+    result = read_json(path, object)
     if not isinstance(result, dict) or "mean_ttft_ms" not in result or "completed" not in result:
         raise ValueError(f"{path} is no result of `vllm bench serve`: it has no completed and mean_ttft_ms")
     return result

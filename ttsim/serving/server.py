@@ -176,7 +176,7 @@ def build(
     constants = load_constants() if constants is None else constants
     whole = Scenario.of(model, device, precision, 1, 128, 2, data_parallel, date, stack=stack)
     degree, day, notes = whole.system.data_parallel, whole.software.date, []
-    lanes = degree > 1 and (day < _RANKS_SINCE or bool(_LANE_MODELS.search(whole.config.name)))
+    lanes = degree > 1 and (day < _RANKS_SINCE or bool(_LANE_MODELS.search(whole.config.known_name)))
     kind = "one engine" if degree == 1 else _LANES if lanes else _RANKS
     spec = _spec(whole)
     slots = min(int(spec["max_num_seqs"]), MAX_BATCH) if spec else MAX_BATCH
@@ -203,7 +203,7 @@ def build(
         base = dataclasses.replace(base, max_num_batched_tokens=context)
     rules = parse_policy(policy, base)
     if prefix_caching or rules.prefix_caching:
-        if not _PREFIX_MODELS.search(whole.config.name):
+        if not _PREFIX_MODELS.search(whole.config.known_name):
             raise ValueError(f"the server has no prefix cache for {whole.config.name}: leave prefix_caching out")
         if day < _PREFIX_SINCE:
             raise ValueError(f"the server has a prefix cache since {_PREFIX_SINCE}; the software is of {day}")
@@ -259,7 +259,7 @@ def _folded(name: str) -> str:
 def _spec(scenario: Scenario) -> Mapping[str, str] | None:
     """The vendor's settings for a model on a box with so many replicas."""
     names = {_folded(name) for name in scenario.system.box_names}
-    model, degree = _folded(scenario.config.name), scenario.system.data_parallel
+    model, degree = _folded(scenario.config.known_name), scenario.system.data_parallel
     if names & {"tg", "galaxy", "whgalaxy"}:
         names.add("galaxy")
     for row in _specs():
@@ -274,6 +274,6 @@ def _pool_tokens(scenario: Scenario, spec: Mapping[str, str] | None) -> int:
         return int(spec["max_tokens_all_users_override"])
     chips = scenario.system.chips_per_replica
     for pattern, most, tokens in _POOL_EXCEPTIONS:
-        if chips <= most and re.search(pattern, scenario.config.name, re.IGNORECASE):
+        if chips <= most and re.search(pattern, scenario.config.known_name, re.IGNORECASE):
             return tokens
     return _POOL_TOKENS

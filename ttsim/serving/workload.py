@@ -10,7 +10,6 @@ Sources: vLLM benchmarks/serve.py and datasets.py (2026).
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ttsim.files.reading import parse_json, read_text
 from ttsim.precision.text import unknown
 from ttsim.scenarios.question import parse_number
 from ttsim.serving.cluster import Load
@@ -136,7 +136,7 @@ def lengths(text: str, number: int, random: np.random.Generator, side: int, name
     if text in DATASETS:
         return _lognormal(DATASETS[text][side], number, random)
     if Path(text).is_file():
-        values = [parse_number(line, f"{text}: a length") for line in Path(text).read_text().split()]
+        values = [parse_number(line, f"{text}: a length") for line in read_text(text).split()]
         if not values:
             raise ValueError(f"{text} holds no lengths: give a whole number a line")
         return np.resize(np.array(values), number)
@@ -161,18 +161,18 @@ def read_trace(path: str) -> Workload:
     Raises:
       ValueError: a column is missing or a value is none, with the line. OSError: the file can't be read.
     """
-    content = Path(path).read_text(encoding="utf-8")
+    content = read_text(path)
     lines = [line for line in content.splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{path} is empty: a trace has time, prompt and output on each line")
     rows: list[Mapping[str, Any]]
     if lines[0].lstrip().startswith("{"):
-        try:
-            rows = [json.loads(line) for line in lines]
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: a line is no JSON object: {error}") from None
+        rows = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     else:
-        rows = list(csv.DictReader(lines))
+        try:
+            rows = list(csv.DictReader(lines, restval=""))
+        except csv.Error as error:
+            raise ValueError(f"{path} is no CSV: {error}") from None
     if not rows:
         raise ValueError(f"{path} has a header and no requests")
     return trace_of(rows, path)

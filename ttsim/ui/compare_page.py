@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ttsim.explore.compare import OpPair, name_of, pairs
+from ttsim.explore.compare import Comparison, OpPair, name_of
 from ttsim.ui import text
 from ttsim.ui.table import Block, Cell, Column, Document, Paragraph, Table
 
@@ -23,14 +23,14 @@ _FIGURES = (  # name, where the record has it, factor, decimals, whether the dif
 )
 
 
-def document(left: Mapping[str, Any], right: Mapping[str, Any]) -> Document:
-    """The comparison of two records (see `ttsim.explore.compare.run_of`) in every format."""
+def document(comparison: Comparison) -> Document:
+    """The comparison in every format."""
+    left, right, found = comparison.left, comparison.right, comparison.ops
     blocks: list[Block] = [Paragraph(f"A: {name_of(left)}", "strong"), Paragraph(f"B: {name_of(right)}", "strong")]
     for mark, run, other in (("A", left, right), ("B", right, left)):
         if run["precision"] != other["precision"]:
             blocks.append(Paragraph(f"{mark}: {run['precision']}", "faint"))
     blocks.append(_headline(left, right))
-    found = {phase: pairs(left, right, phase) for phase in PHASES}
     blocks += [_ops(phase, found[phase], left, right) for phase in PHASES]
     rows = [
         {"phase": phase, "op": p.label, "a_count": p.left_count, "b_count": p.right_count}

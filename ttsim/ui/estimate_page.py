@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from ttsim.explore.advice import Advice
 from ttsim.explore.estimate import Estimate, not_modelled, op_record, record
+from ttsim.hardware.boards import POWER_LIMITS, energy_bound
+from ttsim.models.identity import describe_identity
 from ttsim.proof.intervals import Interval, chip_name
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.timing import Breakdown, OpTime
@@ -143,6 +145,10 @@ def headline(item: Estimate) -> Table:
         points("Top-1", accuracy.top1, accuracy.top1_sigma),
         points("Top-5", accuracy.top5, accuracy.top5_sigma),
     ]
+    bound = energy_bound(report.scenario.system.name, report.throughput)
+    if bound is not None:
+        limit = f"at most, by the boards' limit of {POWER_LIMITS[report.scenario.system.name]:,.0f} W"
+        rows.append(("energy", "", figure(bound), "", "J/token", limit))
     columns = (
         Column(""),
         *(Column(n, right=True) for n in ("low", "best", "high")),
@@ -159,6 +165,7 @@ def figure(value: float) -> str:
 
 def _remarks(item: Estimate) -> list[Block]:
     notes: list[Block] = [Paragraph(interval_note(item) + ".", "faint")]
+    notes.append(Paragraph(f"presets and paddings: {describe_identity(item.report.scenario.config)}", "faint"))
     notes += [Paragraph(f"outside the checked range: {note}", "warn") for note in item.outside]
     if not item.accuracy.in_range:
         notes.append(Paragraph("accuracy: outside the range of models and precisions that it was fitted on", "warn"))
@@ -226,6 +233,7 @@ OP_COLUMNS = (
     Column("count", right=True),
     Column("each", right=True),
     Column("MB", priority=7, right=True),
+    Column("GFLOP", priority=9, right=True),
     Column("GB/s", priority=4, right=True),
     Column("TFLOP/s", priority=6, right=True),
     Column("cores", priority=5),
@@ -247,6 +255,7 @@ def op_cells(line: OpLine) -> tuple[object, ...]:
         op.count,
         text.duration(line.each),
         f"{op.bytes / 1e6:.3g}" if op.bytes else "",
+        f"{op.flops / 1e9:.3g}" if op.flops else "",
         f"{op.bandwidth / 1e9:.0f}/{op.possible_bandwidth / 1e9:.0f}" if op.bytes else "",
         f"{op.flop_rate / 1e12:.1f}/{op.possible_flop_rate / 1e12:.0f}" if op.flops else "",
         op.cores or None,
@@ -267,7 +276,7 @@ def _bar_name(line: OpLine) -> str:
 
 
 def phase_name(name: str) -> str:
-    return "decode step" if name == "decode" else "prefill"
+    return "decode step" if name == "decode" else name
 
 
 def phase_title(name: str, phase: Breakdown) -> str:

@@ -7,7 +7,7 @@ from html import escape
 
 from ttsim.ui.table import Block, Cell, Column, Document, Figure, Paragraph, Table, is_left, occupied, shown, value_of
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1f2937; --faint: #5b6472; --line: #e5e7eb; --paper: #ffffff;
   --shade: #eef2f6; --warn: #b45309; --good: #15803d; --bad: #b91c1c; --mark: #0072b2; }
 @media (prefers-color-scheme: dark) {
@@ -37,9 +37,10 @@ th.left, td.left { text-align: left; }
 .bar i { display: block; height: .8rem; background: var(--mark); }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; }
 .key i { display: inline-block; width: .8em; height: .8em; margin-right: .35em; border: 1px solid var(--line); }
+.drawing { overflow-x: auto; } .card b { white-space: nowrap; }
 svg { display: block; max-width: 100%; height: auto; margin: 1rem 0 .3rem; }
 @media (max-width: 640px) { main { margin: 1rem auto; } .bars { grid-template-columns: 1fr max-content; }
-  .bars .name { grid-column: 1 / -1; text-align: left; margin-bottom: -.25rem; } svg { min-width: 0; }
+  .bars .name { grid-column: 1 / -1; text-align: left; margin-bottom: -.25rem; } .drawing svg { min-width: 540px; }
   .card { flex-basis: 42%; padding: .5rem .7rem; } .card b { font-size: 1.3rem; } }
 """
 
@@ -47,7 +48,7 @@ svg { display: block; max-width: 100%; height: auto; margin: 1rem 0 .3rem; }
 def page(title: str, body: Iterable[str]) -> str:
     """A whole page."""
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    head += f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+    head += f"<title>{escape(title)}</title><style>{STYLE}</style>"
     content = "\n".join(body)
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><main>\n{content}\n</main></body></html>\n'
 
@@ -57,9 +58,18 @@ def page_of(document: Document) -> str:
     return page(document.title, filter(None, map(_element, document.blocks)))
 
 
+def fragment_of(document: Document) -> str:
+    """A document as a part of somebody else's page, such as a notebook's: its blocks, with the style around them."""
+    body = "\n".join(filter(None, map(_element, document.blocks)))
+    scoped = STYLE.replace(":root", ".ttsim").replace("body {", ".ttsim {").replace("main {", ".ttsim-main {")
+    return f'<style>{scoped}</style><div class="ttsim">{body}</div>'
+
+
 def _element(block: Block) -> str:
     if isinstance(block, Figure):
-        return block.html or (_table(block.table) if block.table else "")
+        if block.html:
+            return f'<div class="drawing">{block.html}</div>'
+        return _table(block.table) if block.table else ""
     if isinstance(block, Paragraph):
         if block.level:
             return f"<h{block.level}>{escape(block.content)}</h{block.level}>"

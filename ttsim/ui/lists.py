@@ -1,9 +1,12 @@
-"""Lists of what is known by name: systems and models."""
+"""Lists of what is known: systems, models, dated facts."""
 
 from __future__ import annotations
 
-from ttsim.meshes.systems import ALIASES, SYSTEMS
-from ttsim.models.presets import HF_REPOS, PRESETS, SHORT_NAMES
+from ttsim.hardware import facts as dated
+from ttsim.hardware.facts import Place
+from ttsim.meshes.systems import ALIASES, SYSTEMS, get_system
+from ttsim.models.identity import get_config
+from ttsim.models.presets import SHORT_NAMES, known_models
 from ttsim.ui.table import Column, Document, Table
 
 
@@ -27,6 +30,31 @@ def systems() -> Document:
     return Document("Systems", [Table("", columns, rows, notes=[note])])
 
 
+def facts(date: str | None, stack: str, model: str | None, device: str | None) -> Document:
+    """The dated facts in force.
+
+    Args:
+      date: a day or a release, None for that of the published tables.
+      stack: software. model, device: what it runs, None for any.
+
+    Raises:
+      ValueError: an unknown date, stack, model or device.
+    """
+    day = dated.date_of(date)
+    boxes = get_system(device).box_names if device else ()
+    place = Place.of(stack, get_config(model).known_name if model else "", boxes)
+    columns = (
+        Column("fact"),
+        Column("value", wrap=True),
+        Column("since"),
+        Column("meaning", wrap=True),
+        Column("source", wrap=True, priority=1),
+    )
+    where = " ".join(filter(None, (" on ".join(place.stacks), f"of {day}", place.model, device and f"on {device}")))
+    stale = dated.staleness(day)
+    return Document("Facts", [Table(where, columns, dated.table(day, place), notes=[stale] if stale else ())])
+
+
 def models() -> Document:
     """Every model known by name with its repository, and its short names."""
     columns = (
@@ -38,11 +66,11 @@ def models() -> Document:
     rows = [
         (
             name,
-            ", ".join(short for short, known in SHORT_NAMES.items() if known == name),
-            HF_REPOS.get(name, ""),
-            config.num_layers,
+            ", ".join(short for short, other in SHORT_NAMES.items() if other == name),
+            known.repository,
+            known.data.get("text_config", known.data).get("num_hidden_layers"),
         )
-        for name, config in PRESETS.items()
+        for name, known in known_models().items()
     ]
     note = "Any other one by its config.json or checkpoint directory: --model=path"
     return Document("Models", [Table("", columns, rows, notes=[note])])

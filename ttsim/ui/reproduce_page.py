@@ -46,9 +46,7 @@ def document(items: Sequence[Reproduction]) -> Document:
         Table(title, _COLUMNS, [_cells(item, notes) for item in group]) for title, group in _by_title(items)
     ]
     times, tops = summaries(items), accuracy_summaries(items)
-    left_out = sum(1 for item in items if not item.compared)
-    tail = [f"left out: {left_out} rows of the vision demo"] if left_out else []
-    blocks.append(_summary("Errors: simulated / published - 1, in %", times, 100, tail))
+    blocks.append(_summary("Errors: simulated / published - 1, in %", times, 100, []))
     tail = ["models left out of the fit have larger errors: ttsim calibrate --accuracy"]
     blocks.append(_summary("Top-1 and Top-5: simulated - published, in points, in-sample", tops, 1, tail))
     blocks += _notes(items, notes)
@@ -81,8 +79,8 @@ def _cells(item: Reproduction, notes: dict[str, int]) -> tuple[Any, ...]:
     marks = [str(notes.setdefault(note, len(notes) + 1)) for note in item.notes if PREDICTED not in note]
 
     def error(value: float | None) -> Cell:
-        if value is None or not item.compared:
-            return Cell(value, "" if value is None else "--")
+        if value is None:
+            return Cell(value, "")
         style = "good" if abs(value) <= 0.05 else "warn" if abs(value) <= 0.15 else "bad"
         return Cell(value, f"{100 * value:+.1f} %", style)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from ttsim.explore.sweep import FIGURES, Point
-from ttsim.scenarios.question import NUMBERS, Question
+from ttsim.explore.sweep import FIGURES, Point, Sweep
+from ttsim.scenarios.question import NUMBERS
 from ttsim.ui import charts, plot
 from ttsim.ui.table import Block, Column, Document, Figure, Paragraph, Table
 
@@ -29,21 +28,6 @@ _COLUMNS = (
     Column("Top-5", "%", 1, priority=4),
     Column(" ", wrap=True),
 )
-_SHOWN = ("model", "device", "precision", "batch_size", "prompt_length", "max_generated_tokens")
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep's question, its axes, and the points in the order of the axes."""
-
-    question: Question
-    axes: Mapping[str, Sequence[Any]]
-    points: Sequence[Point]
-
-    @property
-    def title(self) -> str:
-        fixed = (f"{name} {getattr(self.question, name)}" for name in _SHOWN if name not in self.axes)
-        return "Sweep of " + " x ".join(self.axes) + ": " + ", ".join(fixed)
 
 
 def document(sweep: Sweep) -> Document:

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from ttsim.hardware.constants import load_constants
 from ttsim.kernels.machine import Machine
 from ttsim.ops.core import OpCall
 from ttsim.pricing.describe import formats_of, shape_of
+from ttsim.scenarios.question import Question, as_scenario
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.schedule import Phase, Run, schedule
 
@@ -24,8 +26,15 @@ _PID = 1
 _HOST = 0  # track of the host; chip i has track i + 1
 
 
-def to_json(scenario: Scenario, constants: Mapping[str, Any]) -> str:
-    """The prompt and one decode step of a scenario."""
+def timeline(question: Question | Scenario, constants: Mapping[str, Any] | None = None) -> str:
+    """The prompt and one decode step of a run as Chrome's trace format in JSON, which ui.perfetto.dev opens.
+
+    Args:
+      question: or its scenario.
+      constants: of the cost model, by default the calibrated ones.
+    """
+    scenario = as_scenario(question)
+    constants = load_constants() if constants is None else constants
     phases = schedule(scenario, constants)
     events = [*_names(scenario), *(event for phase in phases for event in _phase(phase, constants))]
     about = {

@@ -1,0 +1,65 @@
+"""The explorer: its grid equals single answers, and its page answers by itself."""
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import ttsim
+from ttsim.explore.grid import SETTINGS, grid
+from ttsim.ui.explorer_page import page
+
+QUESTION = ttsim.Question(model="1b")
+
+
+@pytest.fixture(scope="module")
+def found():
+    return grid(QUESTION, ("N150", "N300"), SETTINGS[2:4], (1, 32), (128, 65536))
+
+
+def test_points_are_single_answers(found):
+    assert len(found.points) == 16
+    point = found.points[-2]  # N300, accuracy, batch 32, 128 tokens
+    report = ttsim.simulate("1b", "N300", "accuracy", batch_size=32)
+    assert (point.speed, point.ttft, point.used) == (report.speed, report.ttft, report.memory.used)
+    assert sum(point.decode.values()) == pytest.approx(1)
+    full = found.points[3]  # N150, performance, batch 32, 64k tokens
+    assert full.speed is None
+    assert full.used > found.capacity[0]
+    assert "GB of DRAM too much" in full.problem
+
+
+def test_a_model_with_a_short_context_is_told():
+    with pytest.raises(ValueError, match="no prompt of the grid fits"):
+        grid(QUESTION, ("N150",), lengths=(200_000,))
+
+
+def test_the_page_holds_itself(found):
+    shown = page(found)
+    html.parser.HTMLParser().feed(shown)
+    assert len(shown) < 3_000_000
+    assert not re.search(r'(src|href)="|@import|url\(|fetch\(|XMLHttpRequest', shown)
+    data = json.loads(re.search(r'id="data">(.*?)</script>', shown, re.DOTALL)[1])
+    assert [system["name"] for system in data["systems"]] == ["N150", "N300"]
+    assert len(data["points"]) == 16
+    identifiers = set(re.findall(r'id="([\w-]+)"', shown))
+    assert set(re.findall(r'byId\("([\w-]+)"\)', shown)) <= identifiers
+    labelled = re.findall(r"<label>.*?<input", shown)
+    assert len(labelled) == 8  # every control has a name
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser: apt-get install chromium")
+def test_the_page_works_in_a_browser(found, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(page(found))
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    address = f"file://{path}#box=1&setting=1&batch=1&length=0&users=6"
+    dom = subprocess.run([*command, address], capture_output=True, text=True, timeout=60, check=True).stdout
+    speed = found.points[-2].speed
+    assert re.search(rf'class="card">speed<b>{speed:.1f} ', dom)
+    assert "mean, in 2 batches" in dom  # 64 users in batches of 32
+    assert "<circle" in dom
+    assert dom.count("<tr") == 3

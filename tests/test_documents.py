@@ -1,0 +1,98 @@
+"""The documents say what is so: examples and notebooks run, every public name is documented, commands exist."""
+
+import ast
+import contextlib
+import importlib
+import io
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import ttsim
+from ttsim.cli.main import COMMANDS, load
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if not path.name.startswith("test_"))
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_run(path):
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        runpy.run_path(str(path), run_name="__main__")
+    assert shown.getvalue().strip()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path):
+    notebook = json.loads(path.read_text())
+    assert all(not cell.get("outputs") for cell in notebook["cells"])  # kept without what a run leaves behind
+    names: dict[str, object] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), str(path), "exec"), names)
+
+
+def test_the_guard_of_the_examples_holds():
+    names = runpy.run_path(str(ROOT / "examples" / "test_guard.py"))
+    names["test_my_model_stays_fast"](ttsim.simulate)
+
+
+def test_every_public_name_has_a_home_and_is_documented():
+    assert sorted(ttsim.__all__) == ttsim.__all__ == sorted(ttsim._MODULE_OF)
+    pages = (ROOT / "docs" / "api.md").read_text()
+    listed = set(re.findall(r"^::: ttsim\.(\S+)$", pages, re.MULTILINE)) - {"errors"}
+    assert listed == {f"{module.removeprefix('ttsim.')}.{name}" for name, module in ttsim._MODULE_OF.items()}
+    for name in ttsim.__all__:
+        found = getattr(ttsim, name)
+        assert (found.__doc__ or "").strip(), name
+        assert name in dir(ttsim)
+    errors = importlib.import_module("ttsim.errors")
+    for name in errors.__all__:
+        assert (getattr(errors, name).__doc__ or "").strip(), name
+
+
+def test_public_types_are_imported_for_editors_too():
+    tree = ast.parse((ROOT / "ttsim" / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    imported = {(node.module, alias.name) for node in block.body for alias in node.names}
+    assert imported == {(module, name) for name, module in ttsim._MODULE_OF.items()}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_commands_in_the_documents_exist(path):
+    """Each `ttsim NAME --flag` that a reader may copy."""
+    for command in re.findall(r"\bttsim ((?:[a-z-]+)(?: [^`\n|]*)?)", path.read_text()):
+        name, _, rest = command.partition(" ")
+        if name not in COMMANDS:
+            assert " --" not in command or name == "COMMAND", command
+            continue
+        known = {spelling for flag in load(name).flags for spelling in (flag.name, *flag.aliases)}
+        for flag in re.findall(r"--([a-z_0-9]+)", rest.split("&&")[0]):
+            assert flag in known or flag.removeprefix("no") in known or flag == "help", command
+
+
+def test_scripts_in_the_documents_exist():
+    for path in PAGES:
+        for script in re.findall(r"scripts/(\w+)\.py", path.read_text()):
+            assert (ROOT / "scripts" / f"{script}.py").is_file(), f"{path.name}: {script}"
+
+
+def test_links_between_the_pages_lead_somewhere():
+    for path in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+\.(?:md|svg))\)", path.read_text()):
+            assert (path.parent / target).is_file(), f"{path.name}: {target}"
+
+
+def test_python_in_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    ran = [block for block in blocks if "def test_" not in block]  # the fixtures' example needs a checkpoint
+    assert len(ran) == 2
+    for block in ran:
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(block, {})

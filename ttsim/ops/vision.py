@@ -1,0 +1,473 @@
+"""Ops of models that see: the image tower, attention under a mask, gates. The host's work is in `host_vision`.
+
+Attention here takes its mask as an argument: [rows, keys], zero where a row sees a key and very negative where it does
+not. A row that sees nothing is the caller's to mask (`mask_rows`); its softmax is then uniform, never NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from ttsim.hardware.constants import ADD_TIME, CONCAT_HEADS_TIME, RETILE_TIME
+from ttsim.kernels import flash, links, matmul
+from ttsim.kernels.activations import check_l1, small, stream, stream_rows
+from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
+from ttsim.meshes.systems import System, Topology
+from ttsim.numerics import fidelity
+from ttsim.numerics.fidelity import get_setting
+from ttsim.numerics.formats import dequantize
+from ttsim.numerics.packer import pack
+from ttsim.ops.attention import _activations, _softmax, _weights
+from ttsim.ops.core import op
+
+MASKED = -65_504.0  # what a mask holds where a row does not see a key: the lowest float16, which no softmax survives
+_QUERY_ROWS = 1024  # rows of queries that the simulator (not the device) computes at once
+
+_ACTIVATIONS = {
+    "none": lambda x: x,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+@op(weights=(1, 2))
+def layer_norm(x, weight, bias, *, eps, out_format):
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias over the last axis.
+
+    Args:
+      x: [..., H]; weight, bias: [H]. eps: added to the variance. out_format: format of y.
+    """
+    row = (1,) * (x.ndim - 1) + (-1,)
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
+    y = (x - mean) * jax.lax.rsqrt(variance + eps)
+    return pack(y * weight.astype(jnp.float32).reshape(row) + bias.astype(jnp.float32).reshape(row), out_format)
+
+
+@layer_norm.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [stream_rows("layer_norm", moved, rows, machine.chip)]
+
+
+@op(weights=(1, 2))
+def linear_bias(x, w, bias, *, weight_format, setting, out_format, activation="none", in_format="bf16", pass_rows=None):
+    """activation(x w + bias) in one kernel: the bias and the activation are fused into the product's last step.
+
+    Args:
+      x: [..., K]; w: [K, ...]; bias: axes that flatten to N.
+      activation: "none", "gelu" (exact, by erf) or "gelu_tanh".
+      weight_format, setting, in_format, out_format, pass_rows: see `linear`; the kernel is the 2-D multicast.
+
+    Returns:
+      [..., N] float32 on `out_format`'s grid.
+    """
+    del pass_rows
+    w = dequantize(w)
+    y = fidelity.matmul(x, w.reshape(w.shape[0], -1), setting, weight_format=weight_format, activation_format=in_format)
+    return pack(_ACTIVATIONS[activation](y + bias.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))), out_format)
+
+
+@linear_bias.cost
+def _(call, machine):
+    x, w = call.inputs[:2]
+    rows, k = rows_and_columns(x)
+    options = {"fmt": call["weight_format"], "out_format": call["out_format"], "setting": call["setting"]}
+    options["in_format"] = call["in_format"]
+    pass_rows = call["pass_rows"] or rows
+    return [matmul.mcast_2d(rows, k, math.prod(w.shape[1:]), pass_rows=pass_rows, chip=machine.chip, **options)]
+
+
+@op
+def sdpa(q, keys, values, mask, *, scale, setting, kv_format, out_format, mask_format="bf16", chunk=128):
+    """Flash attention under a mask: softmax(q K^T scale + mask) V.
+
+    Args:
+      q: [heads, S, d]; keys, values: [kv_heads, L, d], each shared by heads / kv_heads query heads.
+      mask: [S, L], the same for all heads, or None: every row sees every key.
+      scale: of the scores; heads that are padded to whole tiles keep that of their true size.
+      setting: compute setting of both products. kv_format, out_format, mask_format: formats.
+      chunk: rows of queries, and of keys, that a core computes at once.
+
+    Returns:
+      [heads, S, d].
+    """
+    del mask_format, chunk
+    setting = get_setting(setting)
+    heads, rows, head_dim = q.shape
+    kv_heads = keys.shape[0]
+    grouped = _activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), setting)
+    keys, values = (_weights(x, setting, kv_format) for x in (keys, values))
+
+    def attend(block):
+        q_block, mask_block = block
+        scores = jnp.einsum("kgqd,ksd->kgqs", q_block, keys) * scale
+        scores = scores if mask_block is None else scores + mask_block[None, None]
+        return jnp.einsum("kgqs,ksd->kgqd", _activations(_softmax(scores, setting), setting), values)
+
+    if rows <= _QUERY_ROWS:
+        out = attend((grouped, mask))
+    else:
+        size = next(n for n in range(_QUERY_ROWS, 0, -1) if rows % n == 0)
+        blocks = grouped.reshape(*grouped.shape[:2], -1, size, head_dim).transpose(2, 0, 1, 3, 4)
+        masks = None if mask is None else mask.reshape(-1, size, mask.shape[-1])
+        out = jax.lax.map(attend, (blocks, masks)).transpose(1, 2, 0, 3, 4)
+    return pack(out.reshape(q.shape), out_format)
+
+
+@sdpa.cost
+def _(call, machine):
+    q, keys, _, mask = call.inputs
+    heads, rows, head_dim = q.shape
+    formats = {"fmt": call["kv_format"], "mask_format": mask and call["mask_format"]}
+    options = {"chunk": call["chunk"], "setting": call["setting"], "chip": machine.chip, **formats}
+    return [flash.flash_attention_masked(heads, keys.shape[0], rows, keys.shape[1], head_dim, **options)]
+
+
+@op(caches=(1, 2), in_l1=True)
+def sdpa_decode_masked(q, keys, values, mask, *, setting, kv_format, out_format, mask_format="bf16"):
+    """Flash decode under a mask, over the whole cache: what a new token sees of each user's images.
+
+    Args:
+      q: [B, heads, d]; keys, values: [B, kv_heads, L, d]; mask: [B, L]. The rest: see `sdpa`.
+
+    Returns:
+      [B, heads, d].
+    """
+    del mask_format
+    setting = get_setting(setting)
+    batch, heads, head_dim = q.shape
+    kv_heads = keys.shape[1]
+    grouped = _activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), setting)
+    keys, values = (_weights(x, setting, kv_format) for x in (keys, values))
+    scores = jnp.einsum("bkgd,bksd->bkgs", grouped, keys) * head_dim**-0.5 + mask[:, None, None]
+    weights = _activations(_softmax(scores, setting), setting)
+    return pack(jnp.einsum("bkgs,bksd->bkgd", weights, values).reshape(q.shape), out_format)
+
+
+@sdpa_decode_masked.cost
+def _(call, machine):
+    users, heads, head_dim = call.inputs[0].shape
+    kv_heads, length = call.inputs[1].shape[1:3]
+    options = {"fmt": call["kv_format"], "setting": call["setting"], "chip": machine.chip}
+    return [flash.flash_decode_masked(users, heads, kv_heads, length, head_dim, **options)]
+
+
+@op
+def split_heads(x, *, heads, format):
+    """One projection of one user into heads: [S, heads * d] -> [heads, S, d]."""
+    del format
+    return x.reshape(x.shape[0], heads, -1).transpose(1, 0, 2)
+
+
+@split_heads.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    return [stream_rows("create_heads", 2 * tensor_bytes(rows, columns, call["format"]), rows, machine.chip)]
+
+
+@op(in_l1=True)
+def split_heads_decode(x, *, heads, format):
+    """The query projection of each user into heads: [B, heads * d] -> [B, heads, d]."""
+    del format
+    return x.reshape(x.shape[0], heads, -1)
+
+
+@split_heads_decode.cost
+def _(call, machine):
+    steps = ("create_heads", "untilize", "slice", "transpose", "tilize")
+    return [small(name, RETILE_TIME) for name in steps]
+
+
+@op(in_l1=True)
+def join_heads_decode(x, *, format):
+    """[B, heads, d] -> [B, heads * d], by way of rows."""
+    del format
+    return x.reshape(x.shape[0], -1)
+
+
+@join_heads_decode.cost
+def _(call, machine):
+    steps = ("untilize", "transpose", "slice", "tilize", "concat_heads")
+    return [small(name, CONCAT_HEADS_TIME) for name in steps]
+
+
+@op
+def gather_sum(x, *, axis, format, scattered=False):
+    """Sums partial sums over the devices: all are gathered, then each device adds them up. Shape unchanged.
+
+    Args:
+      scattered: a reduce-scatter and an all-gather instead, which move 2 / devices of the bytes.
+    """
+    del scattered
+    return pack(jax.lax.psum(x, axis), format)
+
+
+@gather_sum.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
+    line = on_a_line(machine.system)
+    if call["scattered"]:
+        return [
+            links.reduce_scatter(tensor, devices, "dram", line),
+            links.all_gather(tensor, devices, "dram", line),
+        ]
+    return [
+        links.all_gather(devices * tensor, devices, "dram", line),
+        stream("fast_reduce_nc", (devices + 1) * tensor, machine.chip),
+    ]
+
+
+@op
+def line_gather(x, *, axis, format):
+    """Concatenates every device's columns, over one link of a line whatever the system's own collectives take."""
+    del format
+    return jax.lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True)
+
+
+@line_gather.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    gathered = call.num_devices * tensor_bytes(rows, columns, call["format"])
+    return [links.all_gather(gathered, call.num_devices, "dram", on_a_line(machine.system))]
+
+
+@op(weights=(1,))
+def gate(x, strength, *, out_format, memory="dram"):
+    """x tanh(strength): strength [1] is a parameter of the model. `memory`: where x lies, "dram" or "l1"."""
+    del memory
+    return pack(x * jnp.tanh(strength.astype(jnp.float32)).reshape((1,) * x.ndim), out_format)
+
+
+@gate.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    if call["memory"] == "l1":
+        check_l1("gate", rows, columns, "bf16", 2, machine.chip)
+        return [small("tanh", ADD_TIME), small("mul", ADD_TIME)]
+    moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [small("tanh", ADD_TIME), stream("mul", moved, machine.chip)]
+
+
+@op
+def mask_rows(x, keep, *, out_format, memory="dram"):
+    """Zeroes rows: x [rows, ...] times keep [rows], which is one or zero. `memory`: where x lies, "dram" or "l1"."""
+    del memory
+    return pack(x * keep.reshape(-1, *(1,) * (x.ndim - 1)), out_format)
+
+
+@mask_rows.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    if call["memory"] == "l1":
+        check_l1("mask_rows", rows, columns, "bf16", 2, machine.chip)
+        return [small("mul", ADD_TIME)]
+    moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [stream("mul", moved, machine.chip)]
+
+
+@op(weights=(0,))
+def take_aspect(table, aspect, *, tiles, format):
+    """The rows of one canvas: table [aspects, max_tiles, n, H] -> [tiles, n, H]."""
+    del format
+    return jax.lax.dynamic_index_in_dim(table, aspect, keepdims=False)[:tiles].astype(jnp.float32)
+
+
+@take_aspect.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.outputs[0])
+    return [stream("slice", 2 * tensor_bytes(rows, columns, call["format"]), machine.chip)]
+
+
+@op
+def add_spread(x, row, *, out_format):
+    """x [tiles, n, H] plus one row [tiles, 1, H] for each tile."""
+    return pack(x + row, out_format)
+
+
+@add_spread.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    return [stream("add", 2 * tensor_bytes(rows, columns, call["out_format"]), machine.chip)]
+
+
+@op(weights=(1,))
+def prepend_class(x, token, *, format):
+    """The class token before the rows of each tile: [tiles, n, H] -> [tiles, n + 1, H]."""
+    token = pack(token.astype(jnp.float32), format)
+    return jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, x.shape[-1])), x], axis=1)
+
+
+@prepend_class.cost
+def _(call, machine):
+    return _retiled("concat", call, machine)
+
+
+@op(weights=(1, 2, 3))
+def add_positions(x, shared, by_tile, strength, aspect, *, out_format):
+    """x + (1 - tanh(strength)) shared + tanh(strength) by_tile[aspect].
+
+    Args:
+      x: [tiles, n, H]; shared: [n, H]; by_tile: [aspects, max_tiles, n, H]; strength: [1]; aspect: int32 scalar.
+    """
+    share = jnp.tanh(strength.astype(jnp.float32))
+    tiles = jax.lax.dynamic_index_in_dim(by_tile, aspect, keepdims=False)[: x.shape[0]]
+    return pack(x + ((1 - share)[:, None] * shared)[None] + share[:, None, None] * tiles, out_format)
+
+
+@add_positions.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    tensor = tensor_bytes(rows, columns, call["out_format"])
+    shared = tensor_bytes(*rows_and_columns(call.inputs[1]), call["out_format"])
+    return [
+        small("tanh", ADD_TIME),
+        stream("mul", 2 * shared, machine.chip),
+        stream("add", 2 * tensor + shared, machine.chip),
+        stream("slice", 2 * tensor, machine.chip),
+        stream("mul", 2 * tensor, machine.chip),
+        stream("add", 3 * tensor, machine.chip),
+    ]
+
+
+@op
+def pad_rows(x, *, rows, format):
+    """Zero rows after x [..., n, H], up to `rows`."""
+    del format
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, rows - x.shape[-2]), (0, 0)])
+
+
+@pad_rows.cost
+def _(call, machine):
+    return _retiled("pad", call, machine)
+
+
+@op
+def slice_rows(x, *, rows, format):
+    """The first rows of x [..., n, H]: to row-major, cut, back to tiles."""
+    del format
+    return x[..., :rows, :]
+
+
+@slice_rows.cost
+def _(call, machine):
+    return _retiled("slice", call, machine)
+
+
+@op
+def join_columns(*parts, format):
+    """Concatenates along the last axis."""
+    del format
+    return jnp.concatenate(parts, axis=-1)
+
+
+@join_columns.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.outputs[0])
+    return [stream("concat", 2 * tensor_bytes(rows, columns, call["format"]), machine.chip)]
+
+
+@op
+def stack_images(*images, format):
+    """The tokens of several images of one shape, one after the other: [images, tiles, n, H]."""
+    del format
+    return jnp.stack(images)
+
+
+@stack_images.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.outputs[0])
+    return [stream("concat", 2 * tensor_bytes(rows, columns, call["format"]), machine.chip)]
+
+
+@op
+def join_rows(*parts, format):
+    """Concatenates along the rows: the tokens of several images, [n, H] each."""
+    del format
+    return jnp.concatenate(parts)
+
+
+@join_rows.cost
+def _(call, machine):
+    return _retiled("concat", call, machine)
+
+
+@op
+def reorder_rows(x, order, *, format):
+    """Rows of x [n, H] in another order [n] (windows of a vision tower)."""
+    del format
+    return jnp.take(x, order, axis=0)
+
+
+@reorder_rows.cost
+def _(call, machine):
+    return _retiled("embedding", call, machine)
+
+
+@op
+def average_pool(x, *, side, kernel, format):
+    """Means of kernel x kernel patches. [side * side, H] -> [(side / kernel)^2, H]."""
+    small = side // kernel
+    return pack(x.reshape(small, kernel, small, kernel, -1).mean(axis=(1, 3)).reshape(small * small, -1), format)
+
+
+@average_pool.cost
+def _(call, machine):
+    return _retiled("avg_pool2d", call, machine)
+
+
+@op
+def join_tiles(x, *, rows, format):
+    """The same as `to_torch` and back, on the devices: [..., n, H] -> [rows, H]."""
+    del format
+    flat = x.reshape(-1, x.shape[-1])
+    return jnp.pad(flat, ((0, rows - flat.shape[0]), (0, 0)))
+
+
+@join_tiles.cost
+def _(call, machine):
+    return _retiled("concat", call, machine)
+
+
+@op
+def put_rows(x, rows, places, *, format):
+    """x [T, H] with rows [n, H] at `places` [n] (int32): an image's tokens in a prompt. Places past T are dropped."""
+    del format
+    return x.at[places].set(rows.astype(x.dtype), mode="drop")
+
+
+@put_rows.cost
+def _(call, machine):
+    return _retiled("concat", call, machine)
+
+
+@op
+def add_rows(x, rows, places, *, out_format):
+    """x [T, H] with rows [n, H] added at `places` [n]: deepstack. Places past T are dropped."""
+    return pack(x.at[places].add(rows, mode="drop"), out_format)
+
+
+@add_rows.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    return [stream("add", 3 * tensor_bytes(rows, columns, call["out_format"]), machine.chip)]
+
+
+def _retiled(name, call, machine):
+    """From tiles to rows, the work there, and back to tiles: the three pass the tensor through DRAM."""
+    rows, columns = rows_and_columns(call.outputs[0])
+    moved = 2 * tensor_bytes(rows, columns, call.attributes["format"])
+    return [stream(step, moved, machine.chip) for step in ("untilize", name, "tilize")]
+
+
+def on_a_line(system: System) -> System:
+    """The system as the vision code's collectives see it: a line with one link, whatever the text model has."""
+    if system.topology is Topology.SINGLE:
+        return system
+    return dataclasses.replace(system, topology=Topology.LINEAR, links=1)
