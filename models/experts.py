@@ -23,6 +23,7 @@ from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
 from ttsim.models.parallel import OneAxis
 from ttsim.models.parameters import parameter
+from ttsim.models.placement import sparse_blocks
 
 
 class Router(nnx.Module):
@@ -155,7 +156,8 @@ class Experts(nnx.Module):
             "memory": stage.memory,
             "inferred": layout.inferred_experts,
         }
-        up = {"weight_format": p.ff1_3, "setting": p.li_ff1_3, "out_format": p.linear_out, **options}
+        wide, narrow = sparse_blocks(layout.config)
+        up = {"weight_format": p.ff1_3, "setting": p.li_ff1_3, "out_format": p.linear_out, "block": wide, **options}
         gate = tt.expert_linear(x_td, self.w1_edf[...], in_format=p.residual, **up)
         up = tt.expert_linear(x_td, self.w3_edf[...], in_format=p.residual, **up)
         if self.bias1_ef is not None and self.bias3_ef is not None:
@@ -169,6 +171,7 @@ class Experts(nnx.Module):
             setting=p.li_ff2,
             in_format=p.mlp_product,
             out_format=p.linear_out,
+            block=narrow,
             **options,
         )
         if self.bias2_ed is not None:

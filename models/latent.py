@@ -122,7 +122,7 @@ class LatentAttention(nnx.Module):
             out_format=p.rope_in,
             memory=stage.memory,
         )
-        return tt.join_columns(
+        return tt.concat_columns(
             plain,
             tt.rotary(rotated, cos, sin, out_format=p.rope_in, memory=stage.memory),
             format=p.rope_in,
@@ -136,7 +136,7 @@ class LatentAttention(nnx.Module):
         latent, key = tt.split_columns(both, sizes=(m.kv_rank, m.rope_dim), format=p.linear_out, memory=stage.memory)
         latent = tt.rms_norm(latent, self.kv_norm_r[...], eps=NORM_EPS, out_format=p.rope_in, memory=stage.memory)
         key = tt.rotary(key[:, None], cos, sin, out_format=p.rope_in, memory=stage.memory)
-        return tt.join_columns(latent, key[:, 0], format=p.rope_in, memory=stage.memory)
+        return tt.concat_columns(latent, key[:, 0], format=p.rope_in, memory=stage.memory)
 
     def _values(self, out, weight_hrv, setting: str, stage: OneAxis):
         """Each head's values of what attention gave: [rows, h, r] -> [rows, h v]."""

@@ -26,6 +26,8 @@ from ttsim.models.features import ExpertsConfig
 _REPLICATED = frozenset({"gpt_oss", "gemma4_text", "gemma4_unified_text", "qwen3_moe"})
 _ONE_CORE_NORMS = frozenset({"gpt_oss", "gemma4_text", "gemma4_unified_text"})
 _WHOLE_EXPERTS = frozenset({"mixtral", "qwen3_moe", "deepseek_v3", "kimi_k2"})
+# Tiles of K in one block of a sparse matmul: gate and up, down.
+_SPARSE_BLOCKS = {"gpt_oss": (30, 12), "gemma4_text": (1, 1), "gemma4_unified_text": (1, 1), "qwen3_moe": (64, 24)}
 _EXCHANGE = frozenset({"gpt_oss", "deepseek_v3", "kimi_k2"})
 _DENSE_KERNELS = frozenset({"mixtral", "deepseek_v3", "kimi_k2"})
 
@@ -108,6 +110,11 @@ def expert_kernel(config: ModelConfig, phase: str, *, exchange: bool) -> str:
     return "sparse"
 
 
+def sparse_blocks(config: ModelConfig) -> tuple[int, int]:
+    """Tiles of K in one block of a sparse matmul, of gate and up and of down; gpt-oss's where no code is known."""
+    return _SPARSE_BLOCKS.get(config.family, _SPARSE_BLOCKS["gpt_oss"])
+
+
 def active_blocks(experts: ExpertsConfig, holders: int, rows: int, phase: str) -> float:
     """Blocks of 32 rows x expert that the busiest of the chips computes in one sparse matmul.
 
@@ -145,3 +152,27 @@ def _busiest(balls: int, bins: int) -> float:
         return power[balls] * math.factorial(balls) / bins**balls if len(power) > balls else 0.0
 
     return sum(1 - at_most(m - 1) for m in range(1, balls + 1))
+
+
+def model_gaps(config: ModelConfig) -> tuple[str, ...]:
+    """What the price of a model with such parts leaves out, or rests on without a measurement."""
+    gaps = []
+    if config.experts is not None:
+        gaps.append("skewed routing (experts are chosen uniformly)")
+    if config.family == "gpt_oss":
+        gaps.append(
+            "gpt-oss tuned for Blackhole since 2026-07; FillPad of its all-reduces has two sources 17 times apart"
+        )
+    if config.family in ("qwen3_moe", "qwen3_5_moe_text"):
+        gaps.append("a model code for Wormhole: none is known; the layout is that of Qwen3-Coder on Blackhole, or ours")
+    if config.family.startswith("gemma4") and config.experts is not None:
+        gaps.append("prefill of Gemma-4's experts in chunks of 32 tokens, eager")
+    if config.latent is not None:
+        gaps.append(
+            "multi-token prediction; a prompt cut over rows of chips; the exchange's dispatch has no published time"
+        )
+    if config.delta is not None:
+        gaps.append(
+            "speculative decoding; norms fused into matmuls; the chunked delta rule has no published kernel time"
+        )
+    return tuple(gaps)

@@ -168,8 +168,10 @@ def _nameless(layout: Layout) -> Layout:
     """The layout of a model that is called after its padding only: models of the same sizes share their traces."""
     config = layout.config
     name = config.known_name if config.known_name in PAD_MLP_CORES else "model"
+    special = config.experts is not None or config.latent is not None or config.delta is not None
+    family = config.family if special else ""  # whose code runs it decides its placement
     config = dataclasses.replace(
-        config, name=name, family="", known_as="", known_by="", bos_token_id=None, eos_token_ids=()
+        config, name=name, family=family, known_as="", known_by="", bos_token_id=None, eos_token_ids=()
     )
     return dataclasses.replace(layout, config=config)
 
@@ -177,7 +179,7 @@ def _nameless(layout: Layout) -> Layout:
 @functools.lru_cache(maxsize=512)
 def _trace_decode(layout: Layout, precision: PrecisionPlaceholder, batch: int, sample: Sample) -> Program:
     layout, precision, counts = _one_layer_a_run(layout, precision)
-    row = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    row = jax.ShapeDtypeStruct((batch * layout.system.data_parallel,), jnp.int32)
     step = decode_step(layout, precision, batch, sample=sample)
     program = trace(step, _skeleton(layout), row, row, KVCache.abstract(layout, batch))
     return program.repeat(DECODE_LAYER, counts)
@@ -196,27 +198,30 @@ def _trace_prefill(
     untilize: Literal["dram", "host"],
 ) -> Program:
     layout, precision, counts = _one_layer_a_run(layout, precision)
-    row = jax.ShapeDtypeStruct((length,), jnp.int32)
+    replicas = layout.system.data_parallel
+    tokens, positions, last = (jax.ShapeDtypeStruct((n,), jnp.int32) for n in (replicas * length, length, replicas))
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    last = jax.ShapeDtypeStruct((1,), jnp.int32)
     logits: Literal["last", "none"] = "last" if last_chunk else "none"
     options: dict[str, Any] = {"first": first_chunk, "traced": traced, "untilize": untilize}
     step = prefill_step(layout, precision, batch, start=start, logits=logits, **options)
-    program = trace(step, _skeleton(layout), row, row, scalar, last, KVCache.abstract(layout, batch))
+    program = trace(step, _skeleton(layout), tokens, positions, scalar, last, KVCache.abstract(layout, batch))
     return program.repeat(PREFILL_LAYER, counts)
 
 
 def _one_layer_a_run(
     layout: Layout, precision: PrecisionPlaceholder
 ) -> tuple[Layout, PrecisionPlaceholder, tuple[int, ...]]:
-    """The same model with one layer for each run of equal layers, on one replica; and the runs' lengths."""
+    """The same model with one layer for each run of equal layers; and the runs' lengths.
+
+    On one replica, unless the experts of a layer lie on the chips of all.
+    """
     config = layout.config
     runs = _runs(tuple(zip(precision.classes, config.text_kinds, strict=True)))
     (classes, kinds), counts = zip(*(run for run, _ in runs), strict=True), tuple(count for _, count in runs)
     one = dataclasses.replace(
         config, num_layers=len(runs), layers=kinds if config.layers else (), cross_attention_layers=()
     )
-    system = dataclasses.replace(layout.system, data_parallel=1)
+    system = layout.system if layout.experts_over_replicas else dataclasses.replace(layout.system, data_parallel=1)
     return dataclasses.replace(layout, config=one, system=system), PrecisionPlaceholder(classes), counts
 
 

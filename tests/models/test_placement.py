@@ -10,7 +10,7 @@ from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS, get_system
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
-from ttsim.models.placement import _busiest, active_blocks, place_parts
+from ttsim.models.placement import _busiest, active_blocks, model_gaps, place_parts
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,9 @@ def test_a_model_without_special_parts_is_placed_as_before():
     assert place_parts(config, get_system("T3K")) == place_parts(
         dataclasses.replace(config, family="gpt_oss"), get_system("T3K")
     )
+
+
+def test_what_is_not_modelled_is_said_by_part():
+    assert model_gaps(get_config("Llama3.1-8B")) == ()
+    for model, word in (("gpt-oss-20b", "FillPad"), ("DeepSeek-V3", "dispatch"), ("Qwen3.6-27B", "speculative")):
+        assert word in "; ".join(model_gaps(get_config(model)))

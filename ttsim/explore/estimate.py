@@ -11,7 +11,9 @@ from ttsim.accuracy.estimated import AccuracyEstimate
 from ttsim.explore.advice import Advice, advise
 from ttsim.hardware.boards import energy_bound
 from ttsim.hardware.constants import load_constants
+from ttsim.models.config import ModelConfig
 from ttsim.models.identity import describe_identity
+from ttsim.models.placement import model_gaps
 from ttsim.proof.intervals import Interval, fold_of, interval, outside
 from ttsim.scenarios.capacity import Capacity, capacity_of
 from ttsim.scenarios.memory import DoesNotFitError
@@ -25,6 +27,11 @@ NOT_MODELLED = (
     "queueing and mixed lengths of a server, sampling other than argmax, the host's own speed, "
     "clock throttling under long loads"
 )
+
+
+def not_modelled(config: ModelConfig) -> str:
+    """What a prediction for this model leaves out."""
+    return "; ".join((NOT_MODELLED, *model_gaps(config)))
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ def record(item: Estimate) -> dict[str, Any]:
         "accuracy_kind": "estimated",
         "accuracy_in_range": accuracy.in_range,
         "outside_checked_range": list(item.outside),
-        "not_modelled": NOT_MODELLED,
+        "not_modelled": not_modelled(scenario.config),
         "memory": {**dataclasses.asdict(memory), "used": memory.used, "free": memory.free},
         "capacity": dataclasses.asdict(item.capacity),
         "decode": _phase_record(report.decode),

@@ -7,7 +7,14 @@ for the times.
 from __future__ import annotations
 
 from ttsim.hardware.chips import Chip
-from ttsim.hardware.constants import ADD_TIME, CORE_BANDWIDTH, HOP_LATENCY, INTERLEAVED_BANDWIDTH, SMALL_KERNEL_SCALE
+from ttsim.hardware.constants import (
+    ADD_TIME,
+    BLOCK_LATENCY,
+    CORE_BANDWIDTH,
+    HOP_LATENCY,
+    INTERLEAVED_BANDWIDTH,
+    SMALL_KERNEL_SCALE,
+)
 from ttsim.hardware.expert_constants import (
     COMBINE_BANDWIDTH,
     COMBINE_LINK_BANDWIDTH,
@@ -15,7 +22,6 @@ from ttsim.hardware.expert_constants import (
     FILL_PAD_BLACKHOLE,
     GATE_SIGMOID,
     ROUTER_FUSED,
-    SPARSE_BLOCK,
     SPARSE_SLOT,
     SPARSE_TILE,
     TILED_RESHAPE,
@@ -25,15 +31,24 @@ from ttsim.hardware.quantities import Terms
 from ttsim.kernels import matmul
 from ttsim.kernels.activations import small
 from ttsim.kernels.kernel import Kernel
-from ttsim.kernels.shapes import largest_divisor, tensor_bytes, tiles
+from ttsim.kernels.shapes import tensor_bytes, tiles
 from ttsim.numerics.formats import TILE, get_format
 
-SPARSE_BLOCK_TILES = 30  # tiles of K in one block: the most that the gpt-oss demo's configurations take
-SPARSE_GRIDS = (12, 30)  # cores of its gate and up, and of its down projection: 3 x 4 and 5 x 6
+SPARSE_GRIDS = (12, 30)  # cores of the gpt-oss demo's gate and up, and of its down projection: 3 x 4 and 5 x 6
 
 
 def sparse_matmul(
-    experts: int, k: int, n: int, *, active: float, wide: bool, fmt: str, setting: str, inferred: bool, chip: Chip
+    experts: int,
+    k: int,
+    n: int,
+    *,
+    active: float,
+    wide: bool,
+    block: int,
+    fmt: str,
+    setting: str,
+    inferred: bool,
+    chip: Chip,
 ) -> Kernel:
     """`ttnn.sparse_matmul`: one row of tiles times the weights of `active` of `experts` experts, one after the other.
 
@@ -42,13 +57,13 @@ def sparse_matmul(
 
     Args:
       experts: slots on this chip. k, n: an expert's weight [k, n]. active: experts computed.
-      wide: the gate or up projection (12 cores), otherwise the down projection (30).
+      wide: the gate or up projection (12 cores), otherwise the down projection (30). block: tiles of K in one block.
     """
-    cores = largest_divisor(tiles(n), SPARSE_GRIDS[0 if wide else 1])
+    cores = min(tiles(n), SPARSE_GRIDS[0 if wide else 1])
     per_core = tiles(k) * -(-tiles(n) // cores)
-    blocks = -(-tiles(k) // SPARSE_BLOCK_TILES)
+    blocks = -(-tiles(k) // block)
     moved = active * tensor_bytes(k, n, fmt)
-    chain = active * per_core * SPARSE_TILE + active * blocks * SPARSE_BLOCK
+    chain = active * per_core * SPARSE_TILE + active * blocks * BLOCK_LATENCY
     return Kernel(
         "sparse_matmul",
         start=experts * SPARSE_SLOT if inferred else Terms(),

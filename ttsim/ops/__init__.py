@@ -56,6 +56,7 @@ from ttsim.ops.host_vision import (
     tower_mask,
 )
 from ttsim.ops.latent import (
+    concat_columns,
     fill_latent_cache,
     head_linear,
     heads_to_users,
@@ -120,6 +121,7 @@ __all__ = [
     "center",
     "choose",
     "combine",
+    "concat_columns",
     "concat_heads_decode",
     "concat_heads_prefill",
     "conv_decode",

@@ -164,7 +164,7 @@ def _(call, machine):
 
 @op(weights=(1,))
 def expert_linear(
-    x, w_ekn, *, kernel, active, weight_format, setting, out_format, memory, in_format="bf16", inferred=False
+    x, w_ekn, *, kernel, active, weight_format, setting, out_format, memory, in_format="bf16", inferred=False, block=1
 ):
     """y[e, t, n] = sum_k x[(e,) t, k] w[e, k, n]: every local expert's product.
 
@@ -176,14 +176,14 @@ def expert_linear(
         each chunk of 32 rows that has it).
       active: blocks of 32 rows x expert that the device computes (sparse, streamed).
       memory: where the activations lie, "l1" or "dram". inferred: whether the sparse kernel finds the active experts
-        itself.
+        itself. block: tiles of K in one block of the sparse kernel.
       weight_format, setting, out_format, in_format: see `linear`.
 
     Returns:
       [E, T, N] float32 on `out_format`'s grid, also where the device's sparse kernel leaves memory as it was: those
       rows have weight 0.
     """
-    del kernel, active, memory, inferred  # they decide the time, not the result
+    del kernel, active, memory, inferred, block  # they decide the time, not the result
 
     def one(rows, w):
         return fidelity.matmul(
@@ -201,7 +201,7 @@ def _(call, machine):
     if call["kernel"] == "sparse":
         wide = x.ndim == 2
         options = {"fmt": fmt, "setting": setting, "inferred": call["inferred"], "chip": machine.chip}
-        kernel = kernels.sparse_matmul(experts, k, n, active=call["active"], wide=wide, **options)
+        kernel = kernels.sparse_matmul(experts, k, n, active=call["active"], wide=wide, block=call["block"], **options)
         # Prefill runs the reader per 32 rows and expert; its layout changes stream with the rows.
         return [kernel, *kernels.layout_changes(3)]
     if call["kernel"] == "streamed":  # moe_gpt: the weights of a chunk of 32 tokens from the DRAM banks
@@ -336,7 +336,7 @@ def all_reduce_residual(x, *, axis, format, memory):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
-    where = call["memory"], machine.system
+    where = call["memory"], machine
     if columns % (TILE * devices) == 0:
         return [links.reduce_scatter(tensor, devices, *where), links.all_gather(tensor, devices, *where)]
     # Shards that are no whole tiles: every device gathers whole rows and sums them.

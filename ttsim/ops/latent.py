@@ -74,6 +74,19 @@ def _(call, machine):
     return [_move("slice", rows, size, call, machine) for size in call["sizes"]]
 
 
+@op
+def concat_columns(x, y, *, format, memory):
+    """x and y side by side along the last axis."""
+    del format, memory
+    return jnp.concatenate([x, y], axis=-1)
+
+
+@concat_columns.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.outputs[0])
+    return [_move("concat", rows, columns, call, machine)]
+
+
 @op(weights=(0,))
 def local_heads(w_hkn, *, axis):
     """This device's heads of a weight that all hold whole: a view, no bytes move. [H, ...] -> [H / n, ...]."""
@@ -97,9 +110,7 @@ def heads_to_users(x, *, axis, format):
 def _(call, machine):
     rows, columns = rows_and_columns(call.inputs[0])
     tensor = tensor_bytes(rows, columns, call["format"])
-    return [
-        dataclasses.replace(links.reduce_scatter(tensor, call.num_devices, "l1", machine), name="all_to_all")
-    ]
+    return [dataclasses.replace(links.reduce_scatter(tensor, call.num_devices, "l1", machine), name="all_to_all")]
 
 
 @op(caches=(0,))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ttsim.explore.advice import Advice
-from ttsim.explore.estimate import NOT_MODELLED, Estimate, op_record, record
+from ttsim.explore.estimate import Estimate, not_modelled, op_record, record
 from ttsim.hardware.boards import POWER_LIMITS, energy_bound
 from ttsim.models.identity import describe_identity
 from ttsim.proof.intervals import Interval, chip_name
@@ -170,7 +170,7 @@ def _remarks(item: Estimate) -> list[Block]:
     if not item.accuracy.in_range:
         notes.append(Paragraph("accuracy: outside the range of models and precisions that it was fitted on", "warn"))
     notes += [Paragraph(f"accuracy: {note}", "faint") for note in item.accuracy.notes]
-    return [*notes, Paragraph(f"not modelled: {NOT_MODELLED}.", "faint")]
+    return [*notes, Paragraph(f"not modelled: {not_modelled(item.report.scenario.config)}.", "faint")]
 
 
 def interval_note(item: Estimate) -> str:

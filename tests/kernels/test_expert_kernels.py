@@ -1,0 +1,36 @@
+"""Kernels of routed experts against the published times that their constants come from."""
+
+import pytest
+
+from ttsim.hardware.chips import CHIPS
+from ttsim.hardware.constants import prior_constants
+from ttsim.kernels import experts
+from ttsim.pricing.scaling import scaled
+
+
+def microseconds(kernel, chip):
+    return scaled([kernel], chip)[0].time(prior_constants()) * 1e6
+
+
+@pytest.mark.parametrize(
+    ("cores", "n", "published"),
+    [(45, 5760, 34.3), (30, 5760, 43.2), (12, 2880, 57.0)],
+)
+def test_sparse_matmul_on_a_p150(monkeypatch, cores, n, published):
+    """One expert of gpt-oss; tt-metal models/demos/gpt_oss expert_configs (PR #51400)."""
+    monkeypatch.setattr(experts, "SPARSE_GRIDS", (cores, cores))
+    chip = CHIPS["blackhole_p150"]
+    kernel = experts.sparse_matmul(
+        32, 2880, n, active=1, wide=True, block=15, fmt="bfp4", setting="lofi", inferred=False, chip=chip
+    )
+    assert microseconds(kernel, chip) == pytest.approx(published, rel=0.15)
+
+
+def test_inferred_experts_cost_a_handshake_a_slot():
+    """158.0 against 107.7 us for two matmuls over 32 slots on a P300 (qwen3_coder_30b_a3b)."""
+    chip = CHIPS["blackhole_p150"]
+    shape = {"active": 2, "wide": True, "block": 64, "fmt": "bfp4", "setting": "lofi", "chip": chip}
+    inferred, given = (
+        microseconds(experts.sparse_matmul(32, 2048, 1536, inferred=flag, **shape), chip) for flag in (True, False)
+    )
+    assert 2 * (inferred - given) == pytest.approx(158.0 - 107.7, rel=0.02)
