@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +11,14 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS
+from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values of every self-attention layer, each [users, kv_heads, max_seq_len, head_dim].
+    """What every self-attention layer remembers: keys and values, each [users, kv_heads, max_seq_len, head_dim].
 
     `users_axis` is the mesh axis over which the users of one replica are spread (a Galaxy's columns), or None.
     """
@@ -25,16 +27,15 @@ class KVCache:
     values: tuple[Any, ...]
     users_axis: str | None = field(default=None, metadata={"static": True})
 
-    @staticmethod
-    def shape(layout: Layout, batch: int) -> tuple[int, ...]:
-        """Global shape of one layer's keys: `batch` users in each replica."""
-        config = layout.config
-        return (batch * layout.system.data_parallel, config.num_kv_heads, layout.max_seq_len, config.head_dim)
-
     @classmethod
     def abstract(cls, layout: Layout, batch: int, dtype=jnp.bfloat16) -> KVCache:
-        layer = jax.ShapeDtypeStruct(cls.shape(layout, batch), dtype)
-        return cls._filled(layer, layout, batch)
+        """Shapes and dtypes: `batch` users in each replica."""
+        users = batch * layout.system.data_parallel
+
+        def arrays(kind: LayerKind) -> tuple[jax.ShapeDtypeStruct, ...]:
+            return tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in STATES[kind.mixer](layout, kind, users))
+
+        return cls._filled(arrays, layout, batch)
 
     @classmethod
     def zeros(cls, layout: Layout, batch: int, dtype=jnp.float32) -> KVCache:
@@ -48,12 +49,25 @@ class KVCache:
     @classmethod
     def specs(cls, layout: Layout, batch: int) -> KVCache:
         """A PartitionSpec in place of each array."""
-        return cls._filled(PartitionSpec(users_partition(layout, batch), layout.axis), layout, batch)
+        spec = PartitionSpec(users_partition(layout, batch), layout.axis)
+        return cls._filled(lambda kind: (spec, spec), layout, batch)
 
     @classmethod
-    def _filled(cls, layer: Any, layout: Layout, batch: int) -> KVCache:
-        layers = (layer,) * len(layout.config.self_attention_layers)
-        return cls(layers, layers, COLUMN_AXIS if _spread(layout, batch) else None)
+    def _filled(cls, arrays: Callable[[LayerKind], tuple[Any, ...]], layout: Layout, batch: int) -> KVCache:
+        keys, values = zip(*(arrays(kind) for kind in layout.config.text_kinds), strict=True)
+        return cls(keys, values, COLUMN_AXIS if _spread(layout, batch) else None)
+
+
+def _attention_state(layout: Layout, kind: LayerKind, users: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    shape = (users, layout.kv_heads(kind), layout.max_seq_len, kind.head_dim)
+    return shape, shape
+
+
+# What a layer remembers, by `LayerKind.mixer`: (layout, kind, users of all replicas) -> global shapes of two arrays,
+# whose first axes are users and what the chips share.
+STATES: dict[str, Callable[[Layout, LayerKind, int], tuple[tuple[int, ...], tuple[int, ...]]]] = {
+    "attention": _attention_state,
+}
 
 
 def _spread(layout: Layout, batch: int) -> bool:

@@ -16,11 +16,13 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ttsim.meshes.systems import DATA_AXIS
+from ttsim.models.attention import rotary_tables
 from ttsim.models.cache import KVCache
+from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
 from ttsim.models.parallel import Stage, prefill_stage
 from ttsim.models.parameters import partition_specs
-from ttsim.models.transformer import Transformer, prefill_layer, rotary_of_prompt
+from ttsim.models.transformer import Transformer, prefill_layer, table_of
 from ttsim.precision.values import Precision
 
 
@@ -64,9 +66,10 @@ def prefill_by_layer(
         return AheadOfTime(mapped, donate, on_compile)
 
     def embed_and_slice(model, tokens_t, positions_t):
-        return model.embed_prompt(tokens_t, precision=precision), *rotary_of_prompt(positions_t, layout, precision)
+        tables = rotary_tables(positions_t, layout, precision.layer(0), "host")
+        return model.embed(tokens_t, layout=layout, precision=precision), tables
 
-    embed = compiled(embed_and_slice, (specs, P(DATA_AXIS), replicated), (residual, replicated, replicated))
+    embed = compiled(embed_and_slice, (specs, P(DATA_AXIS), replicated), (residual, replicated))
     read = compiled(
         lambda model, x: model.prompt_logits(x, None, layout=layout, precision=precision),
         (specs, residual),
@@ -74,23 +77,25 @@ def prefill_by_layer(
     )
 
     @functools.cache
-    def layer_program(stage: Stage) -> Any:
-        index = layout.config.self_attention_layers[0]
-        slot = cache_specs.keys[0]
+    def layer_program(stage: Stage, kind: LayerKind) -> Any:
+        slot = layout.config.text_kinds.index(kind)
+        index = layout.config.self_attention_layers[slot]
+        keys, values = cache_specs.keys[slot], cache_specs.values[slot]
         return compiled(
-            functools.partial(prefill_layer, start=start, stage=stage),
-            (specs.layers[index], residual, replicated, replicated, replicated, slot, slot),
-            (residual, slot, slot),
-            donate=(5, 6),
+            functools.partial(prefill_layer, start=start, stage=stage, kind=kind),
+            (specs.layers[index], residual, replicated, replicated, keys, values),
+            (residual, keys, values),
+            donate=(4, 5),
         )
 
     def run(model, tokens_t, positions_t, user, last, cache):
         del last  # "none" and "all" need no row
-        x, cos, sin = embed(model, tokens_t, positions_t)
+        x, tables = embed(model, tokens_t, positions_t)
         keys, values = list(cache.keys), list(cache.values)
-        for slot, (layer, layer_precision) in enumerate(model.text_layers(layout.config, precision)):
-            program = layer_program(prefill_stage(layout, layer_precision, cache.users_axis, numerics))
-            x, keys[slot], values[slot] = program(layer, x, cos, sin, user, keys[slot], values[slot])
+        for slot, (layer, kind, layer_precision) in enumerate(model.text_layers(layout.config, precision)):
+            program = layer_program(prefill_stage(layout, layer_precision, cache.users_axis, numerics), kind)
+            rotary = table_of(kind, tables, layout)
+            x, keys[slot], values[slot] = program(layer, x, rotary, user, keys[slot], values[slot])
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
         return (None if logits == "none" else read(model, x)), cache
 

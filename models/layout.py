@@ -7,13 +7,16 @@ that a model's program has the shapes and grids that the device's has.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 from ttsim.meshes.sharding import ONE_D, RING, TWO_D, ShardingError, ShardingRules
 from ttsim.meshes.systems import COLUMN_AXIS, ROW_AXIS, TENSOR_AXIS, System, Topology
 from ttsim.models.config import ModelConfig
+from ttsim.models.features import LayerKind
 
 TILE = 32
+BLOCK = 16  # values of a block float that share an exponent
 MAX_GRID_SIDE = 8
 LM_HEAD_COLUMNS = 32_064  # widest piece of the vocabulary that one LM-head matmul computes: 128,256 / 4
 CHUNK_MULTIPLE = 2048  # tokens; chunks of a long prompt are multiples of it
@@ -95,9 +98,11 @@ class Layout:
 
     def __post_init__(self) -> None:
         config, ways = self.config, self.ways
-        for what, count in (("heads", config.num_heads), ("KV heads", config.num_kv_heads)):
+        kv_counts = {} if config.replicate_kv else dict.fromkeys(kind.num_kv_heads for kind in config.text_kinds)
+        for what, count in (("heads", config.num_heads), *(("KV heads", count) for count in kv_counts)):
             if count % ways:
-                fit = [n for n in (1, 2, 4, 8, 16, 32) if config.num_heads % n == 0 and config.num_kv_heads % n == 0]
+                counts = (config.num_heads, *kv_counts)
+                fit = [n for n in (1, 2, 4, 8, 16, 32) if all(count % n == 0 for count in counts)]
                 raise ShardingError(
                     f"{config.name} has {count} {what}, which {ways} {'rows of ' if self.two_d else ''}chips of "
                     f"{self.system.label} can't share evenly; its heads divide over {', '.join(map(str, fit))} chips"
@@ -160,18 +165,29 @@ class Layout:
     @property
     def intermediate_size(self) -> int:
         """The MLP's width, padded so that every chip's share is whole tiles on whole cores."""
-        cores = PAD_MLP_CORES.get(self.config.name, 1)
+        cores = PAD_MLP_CORES.get(self.config.known_name, 1)
         return round_up(self.config.intermediate_size, cores * TILE * self.ways)
 
     @property
     def qkv_size(self) -> int:
         """Columns of the fused projection over all chips."""
-        return self.config.q_size + 2 * self.config.kv_size
+        kind = self.config.text_kinds[0]
+        return kind.head_dim * (self.config.num_heads + 2 * self.kv_heads(kind))
 
     @property
     def vocab_size(self) -> int:
         """Columns of the LM head over all chips."""
         return round_up(self.config.vocab_size, GALAXY_VOCAB_MULTIPLE if self.two_d else self.ways)
+
+    @property
+    def vocab_share(self) -> tuple[int, int]:
+        """Columns of the LM head of one chip: those that are logits, and those that are stored.
+
+        A share that is cut inside a block of 16 values is padded with zeros to whole tiles, as every tensor of the
+        device is; its logits keep their number.
+        """
+        share = self.vocab_size // self.ways
+        return share, share if self.ways == 1 or share % BLOCK == 0 else round_up(share, TILE)
 
     # Heads of one chip.
 
@@ -179,9 +195,12 @@ class Layout:
     def local_heads(self) -> int:
         return self.config.num_heads // self.ways
 
-    @property
-    def local_kv_heads(self) -> int:
-        return self.config.num_kv_heads // self.ways
+    def kv_heads(self, kind: LayerKind) -> int:
+        """KV heads over all chips: those of the layer, repeated where there are fewer than chips (`replicate_kv`)."""
+        return kind.num_kv_heads * (self.ways // math.gcd(kind.num_kv_heads, self.ways))
+
+    def local_kv_heads(self, kind: LayerKind) -> int:
+        return self.kv_heads(kind) // self.ways
 
     # Core grids of decode. In 1-D tensor parallelism a matmul runs on the cores that hold its input; on a Galaxy the
     # weights are interleaved and the kernels have grids of their own.
@@ -235,7 +254,7 @@ class Layout:
           ValueError: the prompt needs several passes and is no multiple of 2048.
         """
         device = _CHUNK_DEVICE.get(self.system.chips_per_replica, "")
-        limit = 1024 * _CHUNK_SIZES.get(self.config.name, {}).get(device, _DEFAULT_CHUNK)
+        limit = 1024 * _CHUNK_SIZES.get(self.config.known_name, {}).get(device, _DEFAULT_CHUNK)
         if padded_length <= limit:
             return padded_length
         if padded_length % CHUNK_MULTIPLE:

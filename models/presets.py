@@ -1,23 +1,31 @@
-"""The ten published models by name, and the configuration behind any name or path."""
+"""The models whose sizes ship: the ten of the published tables, and those of the vendor's catalogue."""
 
-import difflib
+from __future__ import annotations
+
+import functools
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
-from ttsim.files.reading import shown
 from ttsim.models.config import ModelConfig
 
-# Each entry is {hf_repo, source, config}; `config` has the keys and values of the repository's config.json.
-_PUBLISHED = json.loads((resources.files("ttsim.data") / "models.json").read_text(encoding="utf-8"))
+
+def _data(name: str) -> dict[str, dict[str, Any]]:
+    """{name: {hf_repo, source, config}}; `config` has the keys and values of the repository's config.json."""
+    value: dict[str, dict[str, Any]] = json.loads((resources.files("ttsim.data") / name).read_text(encoding="utf-8"))
+    return value
+
+
+_PUBLISHED = _data("models.json")
 
 PRESETS: dict[str, ModelConfig] = {
     name: ModelConfig.from_hf(entry["config"], name=name) for name, entry in _PUBLISHED.items()
 }
 HF_REPOS: dict[str, str] = {name: entry["hf_repo"] for name, entry in _PUBLISHED.items()}
 
-# The names that tt_transformers' `lt` takes.
+# Short names: those that tt_transformers' `lt` takes, and the same way of writing others.
 SHORT_NAMES: dict[str, str] = {
     "1b": "Llama3.2-1B",
     "3b": "Llama3.2-3B",
@@ -27,49 +35,55 @@ SHORT_NAMES: dict[str, str] = {
     "90b": "Llama3.2-90B",
     "q7b": "Qwen2.5-7B",
     "q72b": "Qwen2.5-72B",
+    "mistral": "Mistral-7B",
+    "phi": "Phi3.5-mini",
+    "70b-r1": "DeepSeek-R1-Distill-Llama-70B",
+    "q2-7b": "Qwen2.5-7B",
+    "q2-72b": "Qwen2.5-72B",
+    "q2-coder-32b": "Qwen2.5-Coder-32B",
+    "q3-32b": "Qwen3-32B",
+    "q3-8b": "Qwen3-8B",
+    "qwq": "QwQ-32B",
+    "gemma-3-27b": "gemma-3-27b",
+}
+
+# Repositories that hold another model's sizes: base models beside their Instruct files, and fine-tunes.
+SAME_SIZES: dict[str, str] = {
+    "meta-llama/Llama-3.1-8B": "Llama3.1-8B",
+    "meta-llama/Llama-3.1-70B": "Llama3.1-70B",
+    "meta-llama/Llama-3.2-1B": "Llama3.2-1B",
+    "meta-llama/Llama-3.2-3B": "Llama3.2-3B",
+    "Qwen/Qwen2.5-72B": "Qwen2.5-72B",
+    "Qwen/Qwen2.5-7B": "Qwen2.5-7B",
+    "Qwen/Qwen2.5-32B": "Qwen2.5-32B",
+    "DeepSeek-R1-Llama-70B": "DeepSeek-R1-Distill-Llama-70B",  # as the published tables write it
+    "microsoft/Phi-4": "phi-4",
 }
 
 
-def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
-    """The configuration of a model.
+@dataclass(frozen=True)
+class KnownModel:
+    """A model whose sizes ship: its name, repository, the source of its sizes and its config.json."""
 
-    Args:
-        model: a published name ("Llama3.1-8B", in any case, with or without -Instruct), its Hugging Face
-            repository ("meta-llama/Llama-3.1-8B-Instruct"), a short name ("8b"), the path of a config.json, the
-            directory of a checkpoint, or a configuration, which is returned as it is. A published name wins over a
-            directory of that name; "./name" is the directory.
+    name: str
+    repository: str
+    source: str
+    data: Mapping[str, Any]
 
-    Raises:
-        ValueError: nothing is called that, or the config.json is one that `ModelConfig.from_hf` refuses.
-    """
-    if isinstance(model, ModelConfig):
-        return model
-    if not isinstance(model, str | os.PathLike):
-        raise ValueError(f"a model is a name, a path or a ModelConfig, not {shown(model)}")
-    if not isinstance(model, str):
-        return ModelConfig.from_hf(model)
-    if name := _ALIASES.get(_normalise(model)):
-        return PRESETS[name]
-    if len(model) < 4096 and os.path.exists(model):  # unlike Path.exists, False for what no file can be called
-        return ModelConfig.from_hf(model)
-    close = dict.fromkeys(_ALIASES[key] for key in difflib.get_close_matches(_normalise(model[:80]), _ALIASES, n=6))
-    raise ValueError(
-        f"unknown model {shown(model)}: it is not a path, and the "
-        + (f"nearest names are {', '.join(close)}" if close else f"known names are {', '.join(PRESETS)}")
-    )
+    @functools.cached_property
+    def config(self) -> ModelConfig:
+        """Its configuration.
+
+        Raises:
+          ValueError: it has a part that `ModelConfig` can't express.
+        """
+        return PRESETS.get(self.name) or ModelConfig.from_hf(self.data, name=self.name)
 
 
-def _normalise(name: str) -> str:
-    """One spelling of the ways people write a name: "Llama-3.1-8B-Instruct" is "Llama3.1-8B" with the suffix."""
-    return name.strip().casefold().replace("-instruct", "").replace("-", "").replace("_", "")
-
-
-def _aliases() -> Iterator[tuple[str, str]]:
-    yield from SHORT_NAMES.items()
-    for name, repo in HF_REPOS.items():
-        for alias in (name, repo, repo.rsplit("/", 1)[-1]):
-            yield _normalise(alias), name
-            yield _normalise(alias).removesuffix("vision"), name
-
-
-_ALIASES: dict[str, str] = dict(_aliases())
+@functools.cache
+def known_models() -> dict[str, KnownModel]:
+    """Every model whose sizes ship, by name."""
+    entries = {**_PUBLISHED, **_data("catalogue_models.json")}
+    return {
+        name: KnownModel(name, entry["hf_repo"], entry["source"], entry["config"]) for name, entry in entries.items()
+    }

@@ -4,16 +4,19 @@ import math
 
 import numpy as np
 
-from ttsim.models.config import ModelConfig, RopeConfig
+from ttsim.models.config import ModelConfig
+from ttsim.models.features import RopeConfig
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int, sequence_length: int) -> tuple[np.ndarray, float]:
     """Radians per position of each rotated pair, and the factor on cos and sin.
 
-    With f = theta ** (-2i / head_dim) for i = 0 ... head_dim/2 - 1:
+    With r rotated columns (all of a head but for partial embeddings) and f = theta ** (-2i / r), i = 0 ... r/2 - 1:
 
         default   f
         linear    f / factor
+        dynamic   f of a larger theta once the sequence outgrows the original context
+        proportional  theta ** (-2i / head_dim) / factor: the frequencies of the whole head for its first columns
         llama3    f for wavelengths below original / high_freq_factor, f / factor above original / low_freq_factor,
                   a mean of both, linear in 1 / wavelength, between
         yarn      f for pairs that turn over beta_fast times in the original context, f / factor for those that
@@ -22,25 +25,29 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int, sequence_length: int) -
 
     Args:
         rope: the embedding's configuration.
-        head_dim: width of an attention head; pairs are (i, i + head_dim/2).
-        sequence_length: tokens of the longest sequence, prompt and generated ones; only longrope looks at it.
+        head_dim: width of an attention head; pairs are (i, i + r/2), or (i, i + head_dim/2) where proportional.
+        sequence_length: tokens of the longest sequence, prompt and generated ones; longrope and dynamic look at it.
 
     Returns:
-        The frequencies, float32 [head_dim/2], and the attention factor, 1.0 but for yarn and longrope.
+        The frequencies, float32 [r/2], and the attention factor, 1.0 but for yarn and longrope.
 
     Source: transformers modeling_rope_utils.py, whose float32 steps this follows; yarn is arXiv:2309.00071 and
     longrope arXiv:2402.13753.
     """
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    wavelengths = (np.float64(rope.theta) ** exponents).astype(np.float32)  # over 2 pi
+    columns = rope.columns(head_dim)
+    exponents = np.arange(0, columns, 2, dtype=np.float32) / np.float32(
+        head_dim if rope.kind == "proportional" else columns
+    )
+    theta = _dynamic_theta(rope, columns, sequence_length) if rope.kind == "dynamic" else rope.theta
+    wavelengths = (np.float64(theta) ** exponents).astype(np.float32)  # over 2 pi
     if rope.kind == "longrope":
         outgrown = sequence_length > rope.original_max_position_embeddings
         divisors = rope.long_factor if outgrown else rope.short_factor
         return 1 / (np.asarray(divisors, np.float32) * wavelengths), _longrope_attention_factor(rope)
     if rope.kind == "yarn":
-        return _yarn_frequencies(rope, head_dim, wavelengths), _yarn_attention_factor(rope)
+        return _yarn_frequencies(rope, columns, wavelengths), _yarn_attention_factor(rope)
     frequencies = 1 / wavelengths
-    if rope.kind == "linear":
+    if rope.kind in ("linear", "proportional"):
         return frequencies / np.float32(rope.factor), 1.0
     if rope.kind == "llama3":
         return _llama3_frequencies(rope, frequencies), 1.0
@@ -50,7 +57,7 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int, sequence_length: int) -
 def rope_tables(
     config: ModelConfig, positions: np.ndarray, sequence_length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines that rotate pair (i, i + head_dim/2) of a query or key.
+    """Cosines and sines that rotate pair (i, i + head_dim/2) of a query or key, for a model with one embedding.
 
         y[i]              = x[i] * cos[i] - x[i + head_dim/2] * sin[i]
         y[i + head_dim/2] = x[i + head_dim/2] * cos[i] + x[i] * sin[i]
@@ -64,7 +71,12 @@ def rope_tables(
 
     Returns:
         cos and sin, float32 [*positions.shape, head_dim/2], scaled by the attention factor.
+
+    Raises:
+        ValueError: the positions are no integers, or the model has no embedding, or one for each kind of layer.
     """
+    if config.rope is None or len({kind.rope for kind in config.layer_kinds}) > 1:
+        raise ValueError(f"{config.name} has no single rotary embedding: see `ModelConfig.layer_kinds`")
     positions = np.asarray(positions)
     if not np.issubdtype(positions.dtype, np.integer):
         raise ValueError(f"positions are {positions.dtype}; they must be integers")
@@ -77,6 +89,12 @@ def rope_tables(
     return cos.astype(np.float32), sin.astype(np.float32)
 
 
+def _dynamic_theta(rope: RopeConfig, columns: int, sequence_length: int) -> float:
+    original = rope.original_max_position_embeddings
+    growth = rope.factor * max(sequence_length, original) / original - (rope.factor - 1)
+    return float(rope.theta * growth ** (columns / (columns - 2)))
+
+
 def _llama3_frequencies(rope: RopeConfig, frequencies: np.ndarray) -> np.ndarray:
     original = rope.original_max_position_embeddings
     turns = original * frequencies / np.float32(2 * math.pi)  # over the original context
@@ -85,19 +103,19 @@ def _llama3_frequencies(rope: RopeConfig, frequencies: np.ndarray) -> np.ndarray
     return (1 - kept) * (frequencies / np.float32(rope.factor)) + kept * frequencies
 
 
-def _yarn_frequencies(rope: RopeConfig, head_dim: int, wavelengths: np.ndarray) -> np.ndarray:
+def _yarn_frequencies(rope: RopeConfig, columns: int, wavelengths: np.ndarray) -> np.ndarray:
     original = rope.original_max_position_embeddings
 
     def pair_that_turns(times: float) -> float:
-        return head_dim * math.log(original / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
+        return columns * math.log(original / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
 
     first, last = pair_that_turns(rope.beta_fast), pair_that_turns(rope.beta_slow)
     if rope.truncate:
         first, last = math.floor(first), math.ceil(last)
-    # transformers clips the last pair to head_dim - 1, though there are only head_dim/2 of them.
-    first, last = max(first, 0), min(last, head_dim - 1)
+    # transformers clips the last pair to columns - 1, though there are only half as many.
+    first, last = max(first, 0), min(last, columns - 1)
     span = last - first or 0.001
-    interpolated = np.clip((np.arange(head_dim // 2, dtype=np.float32) - np.float32(first)) / np.float32(span), 0, 1)
+    interpolated = np.clip((np.arange(columns // 2, dtype=np.float32) - np.float32(first)) / np.float32(span), 0, 1)
     return interpolated / (np.float32(rope.factor) * wavelengths) + (1 - interpolated) / wavelengths
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache, users_partition
-from ttsim.models.layout import Layout
+from ttsim.models.layout import PAD_MLP_CORES, Layout
 from ttsim.models.parameters import partition_specs, shardings
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER, Sample, Transformer
 from ttsim.precision.slots import AnyPrecision, PrecisionPlaceholder, abstract_precision
@@ -130,7 +131,7 @@ def _model_specs(layout: Layout) -> Transformer:
 def decode_program(layout: Layout, precision: Precision, batch: int, *, sample: Sample = "none") -> Program:
     """What one device and its host run for one token of each user."""
     placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
-    return _trace_decode(layout, placeholder, batch, sample).fill(value)
+    return _trace_decode(_nameless(layout), placeholder, batch, sample).fill(value)
 
 
 def prefill_program(
@@ -153,13 +154,24 @@ def prefill_program(
       traced, untilize: see `Transformer.prefill`.
     """
     placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
-    return _trace_prefill(layout, placeholder, batch, length, start, last_chunk, first_chunk, traced, untilize).fill(
-        value
+    return _trace_prefill(
+        _nameless(layout), placeholder, batch, length, start, last_chunk, first_chunk, traced, untilize
+    ).fill(value)
+
+
+# Layers of one precision and kind are the same call on other weights. A trace holds one layer of each run of equal
+# layers, and the program repeats it (tests/test_run.py compares with the trace of all layers).
+
+
+@functools.lru_cache(maxsize=512)
+def _nameless(layout: Layout) -> Layout:
+    """The layout of a model that is called after its padding only: models of the same sizes share their traces."""
+    config = layout.config
+    name = config.known_name if config.known_name in PAD_MLP_CORES else "model"
+    config = dataclasses.replace(
+        config, name=name, family="", known_as="", known_by="", bos_token_id=None, eos_token_ids=()
     )
-
-
-# Layers of one precision are the same call on other weights. A trace holds one layer of each run of equal layers, and
-# the program repeats it (tests/test_run.py compares with the trace of all layers).
+    return dataclasses.replace(layout, config=config)
 
 
 @functools.lru_cache(maxsize=512)
@@ -197,9 +209,30 @@ def _trace_prefill(
 def _one_layer_a_run(
     layout: Layout, precision: PrecisionPlaceholder
 ) -> tuple[Layout, PrecisionPlaceholder, tuple[int, ...]]:
-    """The same model with one layer for each run of layers of one precision, on one replica; and the runs' lengths."""
-    runs = [(key, len(list(group))) for key, group in itertools.groupby(precision.classes)]
-    config = dataclasses.replace(layout.config, num_layers=len(runs), cross_attention_layers=())
+    """The same model with one layer for each run of equal layers, on one replica; and the runs' lengths."""
+    config = layout.config
+    runs = _runs(tuple(zip(precision.classes, config.text_kinds, strict=True)))
+    (classes, kinds), counts = zip(*(run for run, _ in runs), strict=True), tuple(count for _, count in runs)
+    one = dataclasses.replace(
+        config, num_layers=len(runs), layers=kinds if config.layers else (), cross_attention_layers=()
+    )
     system = dataclasses.replace(layout.system, data_parallel=1)
-    classes, counts = zip(*runs, strict=True)
-    return dataclasses.replace(layout, config=config, system=system), PrecisionPlaceholder(classes), counts
+    return dataclasses.replace(layout, config=one, system=system), PrecisionPlaceholder(classes), counts
+
+
+def _runs(layers: tuple[Any, ...]) -> list[tuple[Any, int]]:
+    """Equal neighbours as (layer, how many). A pattern that alternates is put in order: its layers' times only add up.
+
+    The first and the last layer stay where they are: the embedding and the logits take their formats from them.
+    """
+    runs = [(key, len(list(group))) for key, group in itertools.groupby(layers)]
+    distinct = dict.fromkeys(layers)
+    if len(runs) <= len(distinct) + 1:
+        return runs
+    inner = Counter(layers[1:-1])
+    first, last = layers[0], layers[-1]
+    order = [first, *(key for key in inner if key not in (first, last)), *([last] if last != first else [])]
+    counts = {key: inner[key] + (key == first) + (key == last) for key in order}
+    if last != first:
+        return [(key, counts[key]) for key in order]
+    return [(first, counts[first] - 1), *((key, counts[key]) for key in order[1:]), (last, 1)]

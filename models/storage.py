@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ttsim.precision.values import LayerPrecision, Precision
 # Parameter name -> tensor group of its decoder layer.
 _GROUPS = {
     "wqkv_dkgh": "wqkv",
+    "gate_dkgh": "wqkv",
     "wo_qd": "wo",
     "w1_df": "ff1_3",
     "w3_df": "ff1_3",
@@ -25,7 +27,7 @@ _GROUPS = {
     "wq_dq": "wqkv",
     "wkv_dkh": "wqkv",
 }
-_BANK_SHARDED = frozenset({"wqkv_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv"})
+_BANK_SHARDED = frozenset({"wqkv_dkgh", "gate_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv"})
 
 
 @dataclass(frozen=True)
@@ -65,19 +67,32 @@ def _parameters(layout: Layout, precision: Precision) -> Iterator[ParameterInfo]
 @functools.lru_cache(maxsize=128)
 def _slices(layout: Layout) -> tuple[tuple[str, int | None, tuple[int, ...], tuple[int, ...]], ...]:
     """(path, self-attention layer or None, global shape, one chip's shape) of each parameter."""
+    config = layout.config
+    kinds = list(dict.fromkeys(config.text_kinds))
+    # A layer of each kind stands for all of its kind.
+    few = dataclasses.replace(
+        config, num_layers=len(kinds), layers=tuple(kinds) if config.layers else (), cross_attention_layers=()
+    )
     sizes = dict(zip(layout.system.axis_names, layout.system.mesh_shape, strict=True))
-    model = Transformer(layout)
-    slots = {index: slot for slot, index in enumerate(layout.config.self_attention_layers)}
-    slices = []
+    of_kind: dict[int, list[tuple[str, tuple[int, ...], tuple[int, ...]]]] = {}
+    before: list[tuple[str, int | None, tuple[int, ...], tuple[int, ...]]] = []
+    after = before[:]
+    model = Transformer(dataclasses.replace(layout, config=few))
     for keys, param in jax.tree.leaves_with_path(model, is_leaf=is_variable):
         names = key_names(keys)
-        if names[0] == "layers" and int(names[1]) not in slots:
-            continue
         shape = param.get_value().shape
         spec = layout.rules.spec(*param.get_metadata()["axes"])
         local = tuple(size // sizes.get(axis, 1) for size, axis in zip(shape, spec, strict=True))
-        slices.append((".".join(names), slots[int(names[1])] if names[0] == "layers" else None, shape, local))
-    return tuple(slices)
+        if names[0] == "layers":
+            of_kind.setdefault(int(names[1]), []).append((".".join(names[2:]), shape, local))
+        else:
+            (after if of_kind else before).append((".".join(names), None, shape, local))
+    layers = [
+        (f"layers.{index}.{name}", slot, shape, local)
+        for slot, index in enumerate(config.self_attention_layers)
+        for name, shape, local in of_kind[kinds.index(config.layer_kinds[index])]
+    ]
+    return (*before, *layers, *after)
 
 
 def parameter_format(name: str, layer: LayerPrecision | None, precision: Precision) -> str:

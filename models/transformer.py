@@ -13,124 +13,53 @@ Source: tt-metal models/tt_transformers tt/{model,decoder,attention,mlp,distribu
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from ttsim import ops as tt
+from ttsim.models.attention import Attention, Rotary, rotary_tables
 from ttsim.models.cache import KVCache
 from ttsim.models.config import ModelConfig
+from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
+from ttsim.models.mlp import MLP
 from ttsim.models.parallel import Galaxy, OneAxis, decode_stage, prefill_stage
 from ttsim.models.parameters import parameter
-from ttsim.models.rope import inverse_frequencies
-from ttsim.precision.slots import AnyLayerPrecision, AnyPrecision
+from ttsim.precision.slots import AnyPrecision
 
 Stage = OneAxis | Galaxy
 Sample = Literal["device", "host", "none"]
 
-
-class Attention(nnx.Module):
-    """Grouped-query attention with a fused projection: for each KV head its query heads, then K, then V."""
-
-    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
-        c = layout.config
-        fused = (c.num_kv_heads, c.queries_per_kv + 2, c.head_dim)
-        self.wqkv_dkgh = parameter((c.hidden_size, *fused), ("embed", "kv_heads", None, None), rngs)
-        self.bias_kgh = parameter(fused, ("kv_heads", None, None), rngs, scale=0.02) if c.qkv_bias else None
-        self.wo_qd = parameter((c.q_size, c.hidden_size), ("wo_in", "wo_out"), rngs)
-
-    def decode(self, x_bd, cos, sin, positions, keys, values, stage: Stage):
-        p, c = stage.precision, stage.layout.config
-        qkv = stage.column(x_bd, self.wqkv_dkgh, p.wqkv, p.li_qkv_decode, cores=stage.layout.attention_cores)
-        if self.bias_kgh is not None:
-            qkv = tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out, memory=stage.memory)
-        qkv = stage.my_users(qkv)
-        q, k, v = tt.create_heads_decode(
-            qkv, kv_heads=stage.layout.local_kv_heads, head_dim=c.head_dim, format=p.linear_out
-        )
-        q = tt.rotary(q, cos, sin, out_format=p.rope_in, memory=stage.memory)
-        k = tt.rotary(k, cos, sin, out_format=p.rope_in, memory=stage.memory)
-        keys = tt.update_cache(keys, k, positions, format=p.kv_cache)
-        values = tt.update_cache(values, v, positions, format=p.kv_cache)
-        out = tt.sdpa_decode(
-            q,
-            keys,
-            values,
-            positions,
-            setting=p.sdpa_decode,
-            kv_format=p.kv_cache,
-            out_format=p.sdpa_decode_out,
-            window=c.sliding_window,
-        )
-        out = stage.all_users(tt.concat_heads_decode(out, format=p.sdpa_decode_out), x_bd.shape[0])
-        return stage.attention_output(out, self.wo_qd, p.wo, p.li_o_decode), keys, values
-
-    def prefill(self, x_td, cos, sin, user, keys, values, stage: Stage, start: int):
-        p, c = stage.precision, stage.layout.config
-        setting_qkv, setting_o, setting_sdpa = stage.settings
-        qkv = stage.column(x_td, self.wqkv_dkgh, p.wqkv, setting_qkv, pass_rows=2048)
-        if self.bias_kgh is not None:
-            qkv = tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out, memory=stage.memory)
-        q, k, v = tt.create_heads_prefill(
-            qkv, kv_heads=stage.layout.local_kv_heads, head_dim=c.head_dim, format=p.linear_out
-        )
-        q = tt.rotary(q, cos, sin, out_format=p.rope_in, memory=stage.memory)
-        k = tt.rotary(k, cos, sin, out_format=p.rope_in, memory=stage.memory)
-        precise = stage.numerics == "prefill"  # decode's update_cache packs without the typecast's precise mode
-        k = tt.typecast(k, in_format=p.rope_in, out_format=p.kv_cache, precise=precise)
-        v = tt.typecast(v, in_format=p.linear_out, out_format=p.kv_cache, precise=precise)
-        spread = stage.users_axis
-        keys = tt.fill_cache(keys, k, user, start=start, format=p.kv_cache, users_axis=spread)
-        values = tt.fill_cache(values, v, user, start=start, format=p.kv_cache, users_axis=spread)
-        if start:
-            if spread is not None:
-                raise ValueError("chunked prefill of users that are spread over columns is not possible")
-            k = tt.read_cache(keys, user, length=start + x_td.shape[0])
-            v = tt.read_cache(values, user, length=start + x_td.shape[0])
-        q = tt.typecast(q, in_format=p.rope_in, out_format=stage.query_format)
-        out = tt.sdpa_prefill(
-            q,
-            k,
-            v,
-            start=start,
-            setting=setting_sdpa,
-            kv_format=p.kv_cache,
-            out_format=stage.query_format,
-            window=c.sliding_window,
-        )
-        out = tt.concat_heads_prefill(out, format=stage.query_format)
-        return stage.attention_output(out, self.wo_qd, p.wo, setting_o), keys, values
-
-
-class MLP(nnx.Module):
-    """w2(silu(x w1) * (x w3))."""
-
-    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
-        hidden, inner = layout.config.hidden_size, layout.intermediate_size
-        self.w1_df = parameter((hidden, inner), ("embed", "mlp"), rngs)
-        self.w3_df = parameter((hidden, inner), ("embed", "mlp"), rngs)
-        self.w2_fd = parameter((inner, hidden), ("mlp", "w2_out"), rngs)
-
-    def __call__(self, x, stage: Stage):
-        p = stage.precision
-        cores = stage.layout.mlp_cores if stage.memory == "l1" else None
-        gate, up = stage.gate_up(x, self.w1_df, self.w3_df, cores=cores)
-        y = stage.gathered_product(tt.silu_mul(gate, up, out_format=p.mlp_product, memory=stage.memory, cores=cores))
-        return stage.row(y, self.w2_fd, p.ff2, p.li_ff2, in_format=p.mlp_product, cores=cores)
+# How a layer's tokens see each other, and what follows: classes by `LayerKind.mixer` and `LayerKind.mlp`.
+#
+# A mixer is made with (layout, kind, rngs) and has
+#   decode(h_bd, rotary, positions, keys, values, stage, kind) -> (out, keys, values)
+#   prefill(h_td, rotary, user, keys, values, stage, kind, start) -> (out, keys, values)
+# where keys and values are the two arrays that `ttsim.models.cache` keeps for a layer of its kind. An MLP is made alike
+# and has __call__(h, stage, residual) -> out. Both leave `out` in the residual stream's sharding.
+MIXERS: dict[str, Any] = {"attention": Attention}
+MLPS: dict[str, Any] = {"dense": MLP}
 
 
 class DecoderLayer(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """A mixer and an MLP, each with the norms that `ModelConfig.block` places around it."""
 
-    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
-        hidden = layout.config.hidden_size
-        self.attention_norm_d = parameter((hidden,), ("norm",), rngs, scale=0)
-        self.attention = Attention(layout, rngs)
-        self.mlp_norm_d = parameter((hidden,), ("norm",), rngs, scale=0)
-        self.mlp = MLP(layout, rngs)
+    def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None):
+        c = layout.config
+
+        def norm(wanted: bool) -> nnx.Param | None:
+            return parameter((c.hidden_size,), ("norm",), rngs, scale=0) if wanted else None
+
+        self.attention_norm_d = norm(c.block != "post")
+        self.attention = MIXERS[kind.mixer](layout, kind, rngs)
+        self.attention_out_norm_d = norm(c.block in ("post", "sandwich"))
+        self.mlp_norm_d = norm(c.block in ("pre", "sandwich"))
+        self.mlp = MLPS[kind.mlp](layout, kind, rngs)
+        self.mlp_out_norm_d = norm(c.block in ("post", "sandwich"))
+        self.scale = parameter((1,), (None,), rngs, scale=0) if c.layer_scale else None
 
 
 class CrossAttentionLayer(nnx.Module):
@@ -148,7 +77,7 @@ class CrossAttentionLayer(nnx.Module):
         self.k_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.attention_gate = parameter((1,), (None,), rngs, scale=0)
         self.mlp_norm_d = parameter((c.hidden_size,), ("norm",), rngs, scale=0)
-        self.mlp = MLP(layout, rngs)
+        self.mlp = MLP(layout, layout.config.layer_kinds[0], rngs)
         self.mlp_gate = parameter((1,), (None,), rngs, scale=0)
 
 
@@ -168,12 +97,15 @@ class Transformer(nnx.Module):
         self.embedding_vd = parameter((config.vocab_size, config.hidden_size), (None, "residual"), rngs, scale=0.02)
         self.layers = nnx.List(
             [
-                CrossAttentionLayer(layout, rngs) if i in config.cross_attention_layers else DecoderLayer(layout, rngs)
-                for i in range(config.num_layers)
+                CrossAttentionLayer(layout, rngs)
+                if index in config.cross_attention_layers
+                else DecoderLayer(layout, kind, rngs)
+                for index, kind in enumerate(config.layer_kinds)
             ]
         )
         self.norm_d = parameter((config.hidden_size,), ("norm",), rngs, scale=0)
-        self.lm_head_dv = parameter((config.hidden_size, layout.vocab_size), ("embed", "vocab"), rngs)
+        columns = layout.vocab_share[1] * layout.ways
+        self.lm_head_dv = parameter((config.hidden_size, columns), ("embed", "vocab"), rngs)
 
     def decode(
         self,
@@ -210,16 +142,18 @@ class Transformer(nnx.Module):
     ):
         """What the device runs of `decode`, from tokens to logits or, with `argmax`, tokens."""
         first = decode_stage(layout, precision.layer(0))
-        x = tt.embedding(tokens_b, self.embedding_vd[...], out_format=first.precision.residual)
-        cos, sin = rotary_of_step(positions, layout, precision)
+        x = self.embed(tokens_b, layout=layout, precision=precision)
+        tables = rotary_tables(positions, layout, first.precision, "l1")
         x = tt.reshard(x, format=first.precision.residual, cores=layout.residual_cores)
         keys, values = list(cache.keys), list(cache.values)
-        for slot, (layer, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
+        for slot, (layer, kind, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
+            rotary = table_of(kind, tables, layout)
+            cached = keys[slot], values[slot]
             x, keys[slot], values[slot] = decode_layer(
-                layer, x, cos, sin, positions, keys[slot], values[slot], layout=layout, precision=layer_precision
+                layer, x, rotary, positions, *cached, layout=layout, precision=layer_precision, kind=kind
             )
         stage = decode_stage(layout, precision.layer(len(keys) - 1))
-        logits = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=True)
+        logits = self.step_logits(x, stage, precision, gather=True)
         logits = tt.untilize(logits, format=precision.logits)[:, : layout.config.vocab_size]
         result = tt.argmax(logits, ties=precision.argmax_ties) if argmax else logits
         return result, KVCache(tuple(keys), tuple(values), cache.users_axis)
@@ -260,7 +194,7 @@ class Transformer(nnx.Module):
         """
         if start == 0 if first is None else first:
             tokens_t, positions_t = tt.copy_to_device(tokens_t, positions_t, work="prompt")
-        cos, sin = rotary_of_prompt(positions_t, layout, precision)
+        tables = rotary_tables(positions_t, layout, precision.layer(0), "host")
         run = functools.partial(
             Transformer.device_prompt,
             layout=layout,
@@ -270,7 +204,7 @@ class Transformer(nnx.Module):
             numerics=numerics,
             untilize=untilize,
         )
-        result, cache = (tt.traced(run) if traced else run)(self, tokens_t, cos, sin, user, last, cache)
+        result, cache = (tt.traced(run) if traced else run)(self, tokens_t, tables, user, last, cache)
         if result is not None:
             result = tt.read_back(result, work="prompt")
             if untilize == "host":
@@ -280,8 +214,7 @@ class Transformer(nnx.Module):
     def device_prompt(
         self,
         tokens_t,
-        cos,
-        sin,
+        tables: tuple[Rotary, ...],
         user,
         last,
         cache: KVCache,
@@ -294,19 +227,19 @@ class Transformer(nnx.Module):
         untilize: Literal["dram", "host"],
     ):
         """What the device runs of `prefill`, from tokens to logits or, without them, to the filled cache."""
-        x = self.embed_prompt(tokens_t, precision=precision)
+        x = self.embed(tokens_t, layout=layout, precision=precision)
         keys, values = list(cache.keys), list(cache.values)
-        for slot, (layer, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
+        for slot, (layer, kind, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
             x, keys[slot], values[slot] = prefill_layer(
                 layer,
                 x,
-                cos,
-                sin,
+                table_of(kind, tables, layout),
                 user,
                 keys[slot],
                 values[slot],
                 start=start,
                 stage=prefill_stage(layout, layer_precision, cache.users_axis, numerics),
+                kind=kind,
             )
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
         if logits == "none":
@@ -314,9 +247,11 @@ class Transformer(nnx.Module):
         row = last if logits == "last" else None
         return self.prompt_logits(x, row, layout=layout, precision=precision, untilize=untilize), cache
 
-    def embed_prompt(self, tokens_t, *, precision: AnyPrecision):
+    def embed(self, tokens, *, layout: Layout, precision: AnyPrecision):
         """The residual stream [T, d / devices] that enters the first layer."""
-        return tt.embedding(tokens_t, self.embedding_vd[...], out_format=precision.layer(0).residual)
+        residual, factor = precision.layer(0).residual, layout.config.embedding_scale
+        x = tt.embedding(tokens, self.embedding_vd[...], out_format=residual)
+        return x if factor == 1 else tt.scale(x, factor=factor, out_format=residual)
 
     def prompt_logits(
         self, x, last, *, layout: Layout, precision: AnyPrecision, untilize: Literal["dram", "host"] = "dram"
@@ -326,55 +261,118 @@ class Transformer(nnx.Module):
         stage = decode_stage(layout, last_layer)  # both phases end in decode's kernels
         if last is not None:
             x = tt.take_rows(x, last, rows=min(32, x.shape[0]), format=stage.precision.residual)
-        y = stage.logits(x, self.norm_d, self.lm_head_dv, precision, gather=False)
+        y = self.step_logits(x, stage, precision, gather=False)
         return tt.untilize(y, format=precision.logits) if untilize == "dram" else y
 
+    def step_logits(self, x, stage: Stage, precision: AnyPrecision, *, gather: bool):
+        """The last norm, the LM head, and the model's scale and cap of logits."""
+        c = stage.layout.config
+        y = stage.logits(_centered(x, stage), self.norm_d, self.lm_head_dv, precision, gather=gather)
+        if c.logit_scale != 1:
+            y = tt.scale(y, factor=c.logit_scale, out_format=precision.logits)
+        if c.logit_softcap is not None:
+            y = tt.softcap(y, cap=c.logit_softcap, out_format=precision.logits)
+        return y
+
     def text_layers(self, config: ModelConfig, precision: AnyPrecision):
-        """The layers that text runs through, with their precision."""
+        """The layers that text runs through, with their kind and precision."""
         for slot, index in enumerate(config.self_attention_layers):
-            yield self.layers[index], precision.layer(slot)
+            yield self.layers[index], config.layer_kinds[index], precision.layer(slot)
 
 
-def rotary_of_prompt(positions_t, layout: Layout, precision: AnyPrecision):
-    """Rotary tables [1, T, h / 2] of a prompt, which the host slices."""
-    return tuple(table[None] for table in _rotary_tables(positions_t, layout, precision.layer(0), "host"))
+def table_of(kind: LayerKind, tables: tuple[Rotary, ...], layout: Layout) -> Rotary | None:
+    """The rotary tables of a layer of this kind."""
+    return None if kind.rope is None else tables[layout.config.ropes.index((kind.rope, kind.head_dim))]
 
 
-def rotary_of_step(positions, layout: Layout, precision: AnyPrecision):
-    """Rotary tables [b, 1, h / 2] of a decode step, looked up on the device."""
-    return tuple(table[:, None] for table in _rotary_tables(positions, layout, precision.layer(0), "l1"))
-
-
-def _rotary_tables(positions, layout: Layout, precision: AnyLayerPrecision, memory: Literal["l1", "host"]):
-    config = layout.config
-    frequencies, scaling = inverse_frequencies(config.rope, config.head_dim, layout.max_seq_len)
-    options = {"scaling": float(scaling), "format": precision.rope_in, "memory": memory}
-    return tt.rotary_tables(positions, jnp.asarray(frequencies, jnp.float32), **options)
-
-
-# Layers are jitted by themselves: all layers of one precision then share one trace, and a program shows them as one
-# repeated block, named after the function.
+# Layers are jitted by themselves: all layers of one precision and kind then share one trace, and a program shows them
+# as one repeated block, named after the function.
 
 DECODE_LAYER, PREFILL_LAYER = "decode_layer", "prefill_layer"
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "precision"))
-def decode_layer(layer, x, cos, sin, positions, keys, values, *, layout, precision):
+@functools.partial(jax.jit, static_argnames=("layout", "precision", "kind"))
+def decode_layer(layer, x, rotary, positions, keys, values, *, layout, precision, kind):
     stage = decode_stage(layout, precision)
-    h = stage.norm(x, layer.attention_norm_d, cores=layout.attention_cores)
-    out, keys, values = layer.attention.decode(h, cos, sin, positions, keys, values, stage)
-    x = tt.add(x, out, out_format=precision.residual, memory="l1", cores=layout.residual_cores)
-    h = stage.norm(x, layer.mlp_norm_d, cores=layout.mlp_cores, move=False)
-    x = tt.add(x, layer.mlp(h, stage), out_format=precision.residual, memory="l1", cores=layout.residual_cores)
-    return x, keys, values
+    cache = keys, values
+
+    def attend(h):
+        nonlocal cache
+        out, *cache = layer.attention.decode(h, rotary, positions, *cache, stage, kind)
+        return out
+
+    return _layer(layer, x, attend, stage), *cache
 
 
-@functools.partial(jax.jit, static_argnames=("start", "stage"))
-def prefill_layer(layer, x, cos, sin, user, keys, values, *, start, stage):
-    residual = stage.precision.residual
-    h = stage.norm(x, layer.attention_norm_d)
-    out, keys, values = layer.attention.prefill(h, cos, sin, user, keys, values, stage, start)
-    x = tt.add(x, out, out_format=residual)
-    h = stage.norm(x, layer.mlp_norm_d)
-    x = tt.add(x, layer.mlp(h, stage), out_format=residual)
-    return x, keys, values
+@functools.partial(jax.jit, static_argnames=("start", "stage", "kind"))
+def prefill_layer(layer, x, rotary, user, keys, values, *, start, stage, kind):
+    cache = keys, values
+
+    def attend(h):
+        nonlocal cache
+        out, *cache = layer.attention.prefill(h, rotary, user, *cache, stage, kind, start)
+        return out
+
+    return _layer(layer, x, attend, stage), *cache
+
+
+def _layer(layer, x, attend: Callable[..., Any], stage: Stage):
+    """One layer of either phase: the norms around the mixer and the MLP, and the residual stream past them."""
+    layout, fmt = stage.layout, stage.precision.residual
+    in_l1 = stage.memory == "l1"
+    attention_cores, mlp_cores = (layout.attention_cores, layout.mlp_cores) if in_l1 else (None, None)
+    h = _normalised(x, layer.attention_norm_d, stage, cores=attention_cores)
+    if layout.config.block == "parallel":
+        out = tt.add(attend(h), layer.mlp(h, stage, x), out_format=fmt, memory=stage.memory)
+        return _added(x, out, stage)
+    x = _added(x, _post_norm(attend(h), layer.attention_out_norm_d, stage), stage)
+    h = _normalised(x, layer.mlp_norm_d, stage, cores=mlp_cores, move=False)
+    x = _added(x, _post_norm(layer.mlp(h, stage, x), layer.mlp_out_norm_d, stage), stage)
+    if layer.scale is None:
+        return x
+    return tt.multiply(x, layer.scale[...].reshape((1,) * x.ndim), out_format=fmt, memory=stage.memory)
+
+
+def _normalised(x, weight, stage: Stage, *, cores, move: bool = True):
+    """What a column-parallel weight multiplies: x normalised, or as it is where the block has no norm before."""
+    if weight is not None:
+        return stage.norm(_centered(x, stage), weight, cores=cores, move=move)
+    layout, fmt = stage.layout, stage.precision.residual
+    if not layout.two_d and layout.residual_ways > 1:
+        return stage.all_gather(x, layout.residual_axis, fmt)
+    return stage.reshard(x, fmt, cores)
+
+
+def _centered(x, stage: Stage):
+    """x without its mean where the model's norms are layer norms."""
+    layout = stage.layout
+    if layout.config.norm == "rms":
+        return x
+    axis = layout.residual_axis if layout.residual_ways > 1 else None
+    return tt.center(x, axis=axis, out_format=stage.precision.residual, memory=stage.memory)
+
+
+def _post_norm(out, weight, stage: Stage):
+    """A branch's output normalised before it joins the residual stream, in whose sharding it stays.
+
+    On a line or ring decode gathers, normalises and cuts again; wide prompts and a Galaxy gather statistics only.
+    """
+    if weight is None:
+        return out
+    layout, fmt = stage.layout, stage.precision.residual
+    cores = layout.residual_cores if stage.memory == "l1" else None
+    if layout.two_d or (stage.memory == "dram" and layout.distributed_prefill_norm):
+        return stage.norm_apply(out, stage.norm_stats(out, None), weight, None)
+    if layout.residual_ways == 1:
+        return stage.rms_norm(out, weight, cores)
+    whole = stage.rms_norm(stage.all_gather(out, layout.residual_axis, fmt), weight, cores)
+    return tt.mesh_partition(whole, axis=layout.residual_axis, format=fmt, memory=stage.memory)
+
+
+def _added(x, out, stage: Stage):
+    """The residual stream with a branch's output."""
+    fmt, factor = stage.precision.residual, stage.layout.config.residual_scale
+    if factor != 1:
+        out = tt.scale(out, factor=factor, out_format=fmt, memory=stage.memory)
+    cores = stage.layout.residual_cores if stage.memory == "l1" else None
+    return tt.add(x, out, out_format=fmt, memory=stage.memory, cores=cores)

@@ -42,7 +42,7 @@ def run_side(side: str) -> dict[str, float]:
     config, length = checkpoint.config, PUBLISHED.length
     layout = Layout(config, get_system("N150"), max_seq_len=length)
     name = "fp32" if side == "plain" else _OPTIMIZATIONS.value
-    precision = preset(name, config.name)
+    precision = preset(name, config.known_name)
     model = load_model(checkpoint, layout, precision, layout.system.mesh(), progress=False)
     tokenizer = load_tokenizer(checkpoint.path)
     windows = cut_windows(tokenizer.encode(bundled_text()), PUBLISHED, 1, tokenizer.bos)

@@ -20,9 +20,9 @@ from plain_model import plain_forward
 
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
+from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import is_variable, key_names
-from ttsim.models.presets import get_config
 from ttsim.models.run import decode_step, prefill_step
 from ttsim.models.storage import parameter_format
 from ttsim.models.transformer import Transformer
@@ -86,7 +86,7 @@ def measure(model: Transformer, layout: Layout, phase: str, batch: int, rows: in
     cache = KVCache.zeros(layout, batch)
     runs: dict[str, Callable[[], object]] = {"plain": Chain(forward, cache, model, tokens, positions)}
     for name in _PRESETS.value:
-        precision = preset(name, config.name)
+        precision = preset(name, config.known_name)
         emulated = rounded(model, precision)
         if phase == "prefill":
             step = jax.jit(prefill_step(layout, precision, batch, logits="all", mesh=mesh), donate_argnums=5)

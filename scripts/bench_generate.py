@@ -82,7 +82,7 @@ def main() -> None:
     checkpoint, batch, length = open_checkpoint(_WEIGHTS.value), _BATCH.value, _LENGTH.value
     config = checkpoint.config
     layout = Layout(config, get_system("N150"), max_seq_len=length)
-    precision = preset(_PRECISION.value, config.name)
+    precision = preset(_PRECISION.value, config.known_name)
     model = load_model(checkpoint, layout, precision, progress=False)
     generator = Generator(model, layout, precision, batch_size=batch)
     prompts = np.random.default_rng(0).integers(0, config.vocab_size, (batch, 16)).tolist()

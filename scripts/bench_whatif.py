@@ -16,7 +16,7 @@ from absl import flags
 from ttsim.explore.whatif import WhatIf
 from ttsim.explore.whatif_prompts import PromptWhatIf
 from ttsim.hardware.constants import load_constants
-from ttsim.models.presets import get_config
+from ttsim.models.identity import get_config
 from ttsim.precision.values import preset
 from ttsim.scenarios.scenario import Scenario
 from ttsim.ui import console, text

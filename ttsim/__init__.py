@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from ttsim.explore.sweep import Sweep, sweep
     from ttsim.explore.whatif import WhatIf
     from ttsim.explore.whatif_prompts import PromptWhatIf
+    from ttsim.generation.logits import logits
     from ttsim.meshes.systems import System, get_system
     from ttsim.models.config import ModelConfig
-    from ttsim.models.presets import get_config
+    from ttsim.models.identity import get_config
     from ttsim.precision.values import Precision, preset
     from ttsim.pricing.program import Program, trace
     from ttsim.proof.intervals import Interval, interval
@@ -55,9 +56,10 @@ _HOMES = {
     "ttsim.explore.sweep": ("Sweep", "sweep"),
     "ttsim.explore.whatif": ("WhatIf",),
     "ttsim.explore.whatif_prompts": ("PromptWhatIf",),
+    "ttsim.generation.logits": ("logits",),
     "ttsim.meshes.systems": ("System", "get_system"),
     "ttsim.models.config": ("ModelConfig",),
-    "ttsim.models.presets": ("get_config",),
+    "ttsim.models.identity": ("get_config",),
     "ttsim.precision.values": ("Precision", "preset"),
     "ttsim.pricing.program": ("Program", "trace"),
     "ttsim.proof.intervals": ("Interval", "interval"),
@@ -99,6 +101,7 @@ __all__ = [
     "get_system",
     "goal",
     "interval",
+    "logits",
     "measure_accuracy",
     "preset",
     "price",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import numpy as np
 from ttsim.files.reading import printable, shown
 from ttsim.models.checkpoints.gguf_header import GGUFHeader, GGUFTensor, Order, read_gguf_header
 from ttsim.models.checkpoints.source import CheckpointError
-from ttsim.models.config import ModelConfig, RopeConfig
+from ttsim.models.config import ModelConfig
+from ttsim.models.features import RopeConfig
+from ttsim.models.hf_config import FAMILIES
 
 ARCHITECTURES = ("llama", "qwen2", "phi3")
 
@@ -97,6 +100,12 @@ class GGUFFile:
         self.config = self._config()
 
     # A source of tensors by Hugging Face's names.
+
+    plus_one = False
+    norms = FAMILIES["llama"].norms
+
+    def labels(self) -> Iterable[str]:
+        return self._tensors
 
     def label(self, name: str) -> str:
         if name in _NAMES:

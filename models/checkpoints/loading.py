@@ -35,9 +35,10 @@ from ttsim.models.checkpoints.source import (
     from_hf_tensors,
 )
 from ttsim.models.config import ModelConfig
+from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import is_replicated, key_names, shardings
-from ttsim.models.presets import HF_REPOS, get_config
+from ttsim.models.presets import HF_REPOS
 from ttsim.models.storage import parameter_format
 from ttsim.models.transformer import Transformer
 from ttsim.numerics.formats import get_format, quantize, round_to
@@ -47,7 +48,7 @@ from ttsim.ui.progress import Progress
 Storage = Literal["float32", "bfloat16", "packed"]
 
 # Parameters that are weights of `tt.linear`, which takes block arrays.
-_LINEAR = ("wqkv_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv")
+_LINEAR = ("wqkv_dkgh", "gate_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ def open_checkpoint(weights: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(f"{directory}: {error}") from None
     files = SafetensorsFiles(path)
     _refuse_quantised(directory / "config.json", files)
-    return Checkpoint(path, config, MappedTensors(files))
+    return Checkpoint(path, config, MappedTensors(files, config.family))
 
 
 # Ends of the names that the packers of quantised checkpoints give their tensors.
@@ -196,6 +197,7 @@ def load_model(
     checkpoint = weights if isinstance(weights, Checkpoint) else open_checkpoint(weights)
     mesh = layout.system.mesh() if mesh is None else mesh
     config = layout.config
+    precision.check_depth(len(config.self_attention_layers))
     where = {_path(keys): sharding for keys, sharding in _expected_shardings(layout, mesh)}
 
     with Progress(f"loading {config.name}", 7 * config.num_layers + 3, progress) as bar:

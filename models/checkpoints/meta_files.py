@@ -6,8 +6,9 @@ Source: meta-llama/llama-models models/llama3/{args,model}.py (sizes, scaled rop
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import numpy as np
 from ttsim.files.reading import InputError, number, printable, read_json
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.checkpoints.torch_files import SavedTensor, read_torch_file
-from ttsim.models.config import ModelConfig, RopeConfig
+from ttsim.models.config import ModelConfig
+from ttsim.models.features import RopeConfig
+from ttsim.models.hf_config import FAMILIES
 
 _LARGEST = 2**31  # of a size in params.json
 
@@ -41,6 +44,8 @@ class MetaTensors:
     """The tensors of all shards: a `TensorSource`."""
 
     interleaved = True
+    plus_one = False
+    norms = FAMILIES["llama"].norms
 
     def __init__(self, directory: Path):
         files = sorted(directory.glob("consolidated.*.pth"))
@@ -72,6 +77,9 @@ class MetaTensors:
     def __contains__(self, name: str) -> bool:
         return all(self.label(name) in shard for shard in self._shards)
 
+    def labels(self) -> Iterable[str]:
+        return self._shards[0]
+
     def shape(self, name: str) -> tuple[int, ...]:
         label, axis = self._place(name)
         shape = list(self._shards[0][label].shape)
@@ -96,20 +104,50 @@ def open_meta(directory: Path) -> tuple[ModelConfig, MetaTensors]:
       CheckpointError: a file is missing or broken, or params.json lacks a key.
     """
     path = directory / "params.json"
+    params = _params(path)
+    tensors = MetaTensors(directory)
+    for name in ("embed_tokens.weight", "layers.0.mlp.gate_proj.weight"):
+        if name not in tensors:
+            raise CheckpointError(f"tensor {tensors.label(name)} is missing in {directory}")
+        if len(tensors.shape(name)) != 2:
+            raise CheckpointError(f"tensor {tensors.label(name)} in {directory} has shape {list(tensors.shape(name))}")
+    vocab, inner = (tensors.shape(name)[0] for name in ("embed_tokens.weight", "layers.0.mlp.gate_proj.weight"))
+    config = _config(path, params, vocab_size=vocab, intermediate_size=inner)
+    return dataclasses.replace(config, tie_word_embeddings="lm_head.weight" not in tensors), tensors
+
+
+def read_params(path: Path) -> ModelConfig:
+    """The configuration in a params.json: the inner width is two thirds of 4 dim, times ffn_dim_multiplier, rounded up.
+
+    Raises:
+      CheckpointError: it is no JSON object, or lacks a key.
+    """
+    return _config(path, _params(path))
+
+
+def _params(path: Path) -> Mapping[str, Any]:
     try:
         params = read_json(path)
-        for key in ("dim", "n_heads", "n_layers", "norm_eps"):
-            if key not in params:
-                raise CheckpointError(f"{path} has no {key!r}")
-        return _config(directory, params, MetaTensors(directory))
+    except InputError as error:
+        raise CheckpointError(str(error)) from None
+    for key in ("dim", "n_heads", "n_layers", "norm_eps"):
+        if key not in params:
+            raise CheckpointError(f"{path} has no {key!r}")
+    return params
+
+
+def _config(path: Path, params: Mapping[str, Any], vocab_size: int = 0, intermediate_size: int = 0) -> ModelConfig:
+    """The configuration, with the sizes of the tensors where they are at hand."""
+    try:
+        return _checked_config(path, params, vocab_size, intermediate_size)
+    except InputError as error:
+        raise CheckpointError(str(error)) from None
     except ValueError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(str(error) if isinstance(error, InputError) else f"{path}: {error}") from None
+        raise CheckpointError(f"{path}: {error}") from None
 
 
-def _config(directory: Path, params: Mapping[str, Any], tensors: MetaTensors) -> tuple[ModelConfig, MetaTensors]:
-    origin = str(directory / "params.json")
+def _checked_config(path: Path, params: Mapping[str, Any], vocab_size: int, intermediate_size: int) -> ModelConfig:
+    origin = str(path)
 
     def count(key: str, **options: Any) -> int:
         return number(params, key, origin, kind=int, least=1, most=_LARGEST, **options)
@@ -121,12 +159,10 @@ def _config(directory: Path, params: Mapping[str, Any], tensors: MetaTensors) ->
     eps, theta = positive("norm_eps"), positive("rope_theta", default=10000.0)
     if hidden < heads:
         raise InputError(f"{origin}: dim={hidden} is less than n_heads={heads}")
-    for name in ("embed_tokens.weight", "layers.0.mlp.gate_proj.weight"):
-        if name not in tensors:
-            raise CheckpointError(f"tensor {tensors.label(name)} is missing in {directory}")
-        if len(tensors.shape(name)) != 2:
-            raise CheckpointError(f"tensor {tensors.label(name)} in {directory} has shape {list(tensors.shape(name))}")
-    vocab = tensors.shape("embed_tokens.weight")[0]
+    if not intermediate_size:
+        multiple = count("multiple_of")
+        width = int(int(8 * hidden / 3) * positive("ffn_dim_multiplier", default=1.0))
+        intermediate_size = -(-width // multiple) * multiple
     rope = RopeConfig(theta=theta)
     if params.get("use_scaled_rope"):
         rope = RopeConfig(
@@ -137,19 +173,17 @@ def _config(directory: Path, params: Mapping[str, Any], tensors: MetaTensors) ->
             high_freq_factor=positive("high_freq_factor", default=4.0),
             original_max_position_embeddings=8192,
         )
-    config = ModelConfig(
-        name=directory.resolve().name,
+    return ModelConfig(
+        name=path.resolve().parent.name,
         family="llama",
         hidden_size=hidden,
-        intermediate_size=tensors.shape("layers.0.mlp.gate_proj.weight")[0],
+        intermediate_size=intermediate_size,
         num_layers=layers,
         num_heads=heads,
         num_kv_heads=count("n_kv_heads", default=heads),
         head_dim=count("head_dim", default=hidden // heads),
-        vocab_size=vocab,
+        vocab_size=vocab_size or count("vocab_size"),
         max_position_embeddings=131072 if params.get("use_scaled_rope") else count("max_seq_len", default=8192),
         rms_norm_eps=eps,
         rope=rope,
-        tie_word_embeddings="lm_head.weight" not in tensors,
     )
-    return config, tensors

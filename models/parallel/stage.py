@@ -119,7 +119,8 @@ class Stage:
         layout = self.layout
         tail = dataclasses.replace(self, memory="l1")
         h = tail.norm(x, norm, cores=layout.lm_head_cores)
-        return tt.linear(
+        share, stored = layout.vocab_share
+        y = tt.linear(
             h,
             lm_head[...],
             kernel="dram_sharded",
@@ -130,6 +131,7 @@ class Stage:
             cores=layout.lm_head_cores,
             columns=LM_HEAD_COLUMNS,
         )
+        return y[..., :share] if stored > share else y
 
     def norm(self, x, weight, *, cores: int | None = None, move: bool = True):
         """From the residual stream to what a column-parallel weight multiplies (see the layouts)."""

@@ -87,7 +87,7 @@ def _output(x: Any, layer: Any, stage: Stage, vision: VisionPrecision) -> Any:
 
 def _feed_forward(x: Any, layer: Any, keep: Any, stage: Stage, h: Any) -> Any:
     fmt, memory = stage.precision.residual, stage.memory
-    out = tt.mask_rows(layer.mlp(h, stage), keep, out_format=fmt, memory=memory)
+    out = tt.mask_rows(layer.mlp(h, stage, x), keep, out_format=fmt, memory=memory)
     return tt.add(x, tt.gate(out, layer.mlp_gate[...], out_format=fmt, memory=memory), out_format=fmt, memory=memory)
 
 
@@ -112,7 +112,7 @@ def cross_prefill_layer(
       user: int32 scalar. keys, values: [users, kv_heads, S, head_dim].
     """
     p, layout = stage.precision, stage.layout
-    eps, head, kv_heads = layout.config.rms_norm_eps, layout.config.head_dim, layout.local_kv_heads
+    eps, head, kv_heads = layout.config.rms_norm_eps, layout.config.head_dim, layout.config.num_kv_heads // layout.ways
     fmt = vision.cross_cache
     h = stage.norm(x, layer.attention_norm_d)
     k, v = (_product(vision_sd, layer.wkv_dkh[...][:, :, i], stage, vision, p.wqkv, PASS_ROWS) for i in (0, 1))

@@ -16,11 +16,13 @@ from flax import nnx
 
 from ttsim import ops as tt
 from ttsim.hardware.vision_software import VisionSoftware, vision_software
+from ttsim.models.attention import rotary_tables
 from ttsim.models.cache import KVCache
+from ttsim.models.features import LayerKind
 from ttsim.models.layout import TILE, Layout, round_up
 from ttsim.models.parallel import Stage, decode_stage, prefill_stage
 from ttsim.models.parameters import parameter
-from ttsim.models.transformer import Transformer, decode_layer, prefill_layer, rotary_of_prompt, rotary_of_step
+from ttsim.models.transformer import Transformer, decode_layer, prefill_layer, table_of
 from ttsim.models.vision.config import LlamaTower, VisionConfig
 from ttsim.models.vision.cross import VisionCache, cross_decode_layer, cross_prefill_layer, vision_rows
 from ttsim.models.vision.layers import TowerLayout, TowerStage, VisionPrecision
@@ -142,12 +144,12 @@ class VisionLanguageModel(nnx.Module):
         rows = layout.vision_rows(vision, vision_precision.activation)
         tokens_t, positions_t = tt.copy_to_device(tokens_t, positions_t, work="prompt")
         x, mask, keep = self._inputs(tokens_t, seen, layout, precision.layer(0).residual, step=False)
-        cos, sin = rotary_of_prompt(positions_t, layout.text, precision)
+        tables = rotary_tables(positions_t, layout.text, precision.layer(0), "host")
         text, cross = _lists(cache), _lists(vision_cache)
-        for layer, slot, is_cross, layer_precision in self._layers(layout, precision):
+        for layer, slot, kind, layer_precision in self._layers(layout, precision):
             stage = prefill_stage(layout.text, layer_precision, cache.users_axis)
-            keys, values = cross if is_cross else text
-            if is_cross:
+            keys, values = text if kind else cross
+            if kind is None:
                 x, keys[slot], values[slot] = cross_prefill_layer(
                     layer,
                     x,
@@ -161,8 +163,9 @@ class VisionLanguageModel(nnx.Module):
                     vision=vision_precision,
                 )
             else:
+                rotary, cached = table_of(kind, tables, layout.text), (keys[slot], values[slot])
                 x, keys[slot], values[slot] = prefill_layer(
-                    layer, x, cos, sin, user, keys[slot], values[slot], start=0, stage=stage
+                    layer, x, rotary, user, *cached, start=0, stage=stage, kind=kind
                 )
         y = self.text.prompt_logits(x, last if logits == "last" else None, layout=layout.text, precision=precision)
         y = tt.read_back(y, work="prompt")
@@ -212,10 +215,10 @@ class VisionLanguageModel(nnx.Module):
     ) -> Any:
         """What the device runs of `decode`, from embeddings and masks to logits."""
         text = layout.text
-        cos, sin = rotary_of_step(positions, text, precision)
+        tables = rotary_tables(positions, text, precision.layer(0), "l1")
         keys, values = _lists(cache)
-        for layer, slot, is_cross, layer_precision in self._layers(layout, precision):
-            if is_cross:
+        for layer, slot, kind, layer_precision in self._layers(layout, precision):
+            if kind is None:
                 x = cross_decode_layer(
                     layer,
                     x,
@@ -228,8 +231,9 @@ class VisionLanguageModel(nnx.Module):
                     vision=vision_precision,
                 )
             else:
+                rotary, cached = table_of(kind, tables, text), (keys[slot], values[slot])
                 x, keys[slot], values[slot] = decode_layer(
-                    layer, x, cos, sin, positions, keys[slot], values[slot], layout=text, precision=layer_precision
+                    layer, x, rotary, positions, *cached, layout=text, precision=layer_precision, kind=kind
                 )
         stage = decode_stage(text, precision.layer(len(keys) - 1))
         y = vision_logits(x, self.text.norm_d, self.text.lm_head_dv, stage, precision)
@@ -252,8 +256,10 @@ class VisionLanguageModel(nnx.Module):
             out_format=fmt,
         )
 
-    def _layers(self, layout: VisionLayout, precision: AnyPrecision) -> Iterator[tuple[Any, int, bool, Any]]:
-        """(layer, its place among those of its kind, whether it attends to images, its precision) in order.
+    def _layers(
+        self, layout: VisionLayout, precision: AnyPrecision
+    ) -> Iterator[tuple[Any, int, LayerKind | None, Any]]:
+        """(layer, its place among text or cross layers, its kind or None if it attends to images, its precision).
 
         A cross layer has the precision of the text layer after it.
         """
@@ -261,7 +267,8 @@ class VisionLanguageModel(nnx.Module):
         for index, layer in enumerate(self.text.layers):
             is_cross = index in config.cross_attention_layers
             layer_precision = precision.layer(min(text, len(config.self_attention_layers) - 1))
-            yield layer, cross if is_cross else text, is_cross, layer_precision
+            kind = None if is_cross else config.layer_kinds[index]
+            yield layer, cross if is_cross else text, kind, layer_precision
             text, cross = text + (not is_cross), cross + is_cross
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from flax import nnx
 
 from ttsim import ops as tt
+from ttsim.models.attention import Rotary, rotary_tables
 from ttsim.models.cache import KVCache
 from ttsim.models.parallel import decode_stage, prefill_stage
 from ttsim.models.rope import inverse_frequencies
-from ttsim.models.transformer import Transformer, decode_layer, prefill_layer
+from ttsim.models.transformer import Transformer, decode_layer, prefill_layer, table_of
 from ttsim.models.vision.config import QwenTower, SiglipTower, VisionConfig
 from ttsim.models.vision.layers import TowerStage, VisionPrecision
 from ttsim.models.vision.model import VisionLayout
@@ -97,14 +98,15 @@ class PromptVisionModel(nnx.Module):
           (this device's slice of the logits, the cache).
         """
         text, first = layout.text, precision.layer(0)
-        x = tt.embedding(tokens_t, self.text.embedding_vd[...], out_format=first.residual)
+        x = self.text.embed(tokens_t, layout=text, precision=precision)
         x = tt.put_rows(x, vision_nd, places_n, format=first.residual)
-        cos, sin = (table[None] for table in rotary_tables(positions, layout, first, "host"))
+        tables = rotary_of(positions, layout, first, "host")
         keys, values = list(cache.keys), list(cache.values)
-        for slot, (layer, layer_precision) in enumerate(self.text.text_layers(text.config, precision)):
+        for slot, (layer, kind, layer_precision) in enumerate(self.text.text_layers(text.config, precision)):
             stage = prefill_stage(text, layer_precision, cache.users_axis)
+            rotary, cached = table_of(kind, tables, text), (keys[slot], values[slot])
             x, keys[slot], values[slot] = prefill_layer(
-                layer, x, cos, sin, user, keys[slot], values[slot], start=0, stage=stage
+                layer, x, rotary, user, *cached, start=0, stage=stage, kind=kind
             )
             if slot < len(deep):
                 x = tt.add_rows(x, deep[slot], places_n, out_format=layer_precision.residual)
@@ -131,30 +133,33 @@ class PromptVisionModel(nnx.Module):
           ([B, V] logits, the cache).
         """
         text, first = layout.text, precision.layer(0)
-        x = tt.embedding(tokens_b, self.text.embedding_vd[...], out_format=first.residual)
-        cos, sin = (table[:, None] for table in rotary_tables(positions, layout, first, "l1"))
+        x = self.text.embed(tokens_b, layout=text, precision=precision)
+        tables = rotary_of(positions, layout, first, "l1")
         x = tt.reshard(x, format=first.residual, cores=text.residual_cores)
         keys, values = list(cache.keys), list(cache.values)
-        for slot, (layer, layer_precision) in enumerate(self.text.text_layers(text.config, precision)):
+        for slot, (layer, kind, layer_precision) in enumerate(self.text.text_layers(text.config, precision)):
+            rotary, cached = table_of(kind, tables, text), (keys[slot], values[slot])
             x, keys[slot], values[slot] = decode_layer(
-                layer, x, cos, sin, rows_b, keys[slot], values[slot], layout=text, precision=layer_precision
+                layer, x, rotary, rows_b, *cached, layout=text, precision=layer_precision, kind=kind
             )
         stage = decode_stage(text, precision.layer(len(keys) - 1))
-        y = stage.logits(x, self.text.norm_d, self.text.lm_head_dv, precision, gather=True)
+        y = self.text.step_logits(x, stage, precision, gather=True)
         y = tt.untilize(y, format=precision.logits)[:, : text.config.vocab_size]
         return y, dataclasses.replace(cache, keys=tuple(keys), values=tuple(values))
 
 
-def rotary_tables(
+def rotary_of(
     positions: Any, layout: VisionLayout, precision: Any, memory: Literal["l1", "host"]
-) -> tuple[Any, Any]:
-    """cos and sin [T, head_dim / 2] of one-part positions [T], or of three parts [3, T] mixed pair by pair."""
+) -> tuple[Rotary, ...]:
+    """The rotary tables of each kind of layer, for one-part positions [T] or three parts [3, T] mixed pair by pair."""
     config = layout.config.text
+    if positions.ndim == 1:
+        return rotary_tables(positions, layout.text, precision, memory)
+    if config.rope is None:
+        raise ValueError(f"{config.name} has no rotary embedding for positions of three parts")
     radians, scaling = inverse_frequencies(config.rope, config.head_dim, layout.text.max_seq_len)
     options = {"scaling": float(scaling), "format": precision.rope_in, "memory": memory}
     frequencies = jnp.asarray(radians, jnp.float32)
-    if positions.ndim == 1:
-        return tt.rotary_tables(positions, frequencies, **options)
     section = layout.config.mrope_section
     if sum(section) != config.head_dim // 2:
         raise ValueError(f"mrope_section {list(section)} does not sum to half of head_dim={config.head_dim}")
@@ -163,4 +168,5 @@ def rotary_tables(
         tt.rotary_tables(positions[i], frequencies[bounds[i] : bounds[i + 1]], **options) for i in range(len(section))
     ]
     cos, sin = (tt.join_columns(*(part[k] for part in parts), format=precision.rope_in) for k in (0, 1))
-    return cos, sin
+    axis = 1 if memory == "l1" else 0  # where the axis of heads goes
+    return (Rotary(jnp.expand_dims(cos, axis), jnp.expand_dims(sin, axis)),)

@@ -10,7 +10,7 @@ import pytest
 from ttsim.explore import front as pareto
 from ttsim.explore import search as pareto_search
 from ttsim.explore.front import Point
-from ttsim.models.presets import get_config
+from ttsim.models.identity import get_config
 from ttsim.precision.values import Precision, preset
 from ttsim.ui import front_page
 

@@ -55,8 +55,9 @@ def test_sizes_and_weights_of_one_device(row):
     calls = linears(row["model"], row["device"])
     assert {name: matrix(calls[name]) for name in row["weights"]} == row["weights"]
     columns = calls["lm_head"].attributes["columns"] if row["device"] != "TG" else layout.vocab_size
-    width = matrix(calls["lm_head"])[1]
-    pieces = [min(columns, width - first) for first in range(0, width, columns)]
+    logits, stored = layout.vocab_share
+    assert matrix(calls["lm_head"])[1] == stored
+    pieces = [min(columns, logits - first) for first in range(0, logits, columns)]
     assert pieces == row["lm_head_columns"]
 
 

@@ -190,4 +190,4 @@ def test_place_shards_every_matrix_by_the_rules(device):
             assert not is_replicated(spec)
             assert math.prod(x.sharding.shard_shape(x.shape)) < x.size
     shard = runner.cache.keys[0].sharding.shard_shape(runner.cache.keys[0].shape)
-    assert shard[1] == runner.layout.local_kv_heads
+    assert shard[1] == runner.layout.local_kv_heads(runner.layout.config.layer_kinds[0])

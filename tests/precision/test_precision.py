@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from ttsim.precision.slots import abstract_precision
+from ttsim.precision.text import decoders_from_json
 from ttsim.precision.values import (
     LAYER_GROUPS,
     OP_GROUPS,
@@ -255,3 +257,18 @@ def test_errors_are_one_line_with_the_nearest_names_first(call, message):
 def test_importing_does_not_import_jax():
     code = "import sys, ttsim.precision.values; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_decoder_json_of_later_software_has_one_group_more():
+    fidelity = {"LI_FF1_FF3": "LOFI", "ACCURACY": "HIFI4_FP32"}
+    source = {"decoders": {"0": {"precision_cfg": {"FF1_FF3": "BFP4"}, "fidelity_cfg": fidelity}}}
+    assert decoders_from_json(source) == {0: {"ff1_3": "bfp4", "li_ff1_3": "lofi"}}
+    fidelity["ACCURACY"] = "HIFI5"
+    with pytest.raises(ValueError, match="value of ACCURACY in decoder 0: 'HIFI5'"):
+        decoders_from_json(source)
+
+
+def test_a_layer_that_the_model_has_not_is_refused():
+    precision = preset("performance", "Llama3.2-1B").replace_layer(20, ff1_3="bf16")
+    with pytest.raises(ValueError, match="decoder layer 20 has its own precision, but there are 16 layers"):
+        abstract_precision(precision, 16)

@@ -177,7 +177,7 @@ def test_what_can_t_be_is_refused_before_anything_is_traced(question, words, mon
 
 
 def test_sizes_far_beyond_any_model_are_refused(monkeypatch):
-    from ttsim.models.presets import get_config
+    from ttsim.models.identity import get_config
 
     for name in ("num_layers", "hidden_size", "vocab_size"):
         config = dataclasses.replace(get_config("1b"), **{name: 2**31})

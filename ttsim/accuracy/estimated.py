@@ -34,8 +34,8 @@ import numpy as np
 
 from ttsim.meshes.systems import System, get_system
 from ttsim.models.config import ModelConfig
+from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
-from ttsim.models.presets import get_config
 from ttsim.models.run import decode_program
 from ttsim.numerics.formats import get_format
 from ttsim.numerics.noise import rounding
@@ -121,7 +121,7 @@ def estimate_accuracy(
     if positions < 1:
         raise ValueError(f"positions must be at least 1, not {positions}")
     config = get_config(model)
-    precision = resolve(precision, config.name)
+    precision = resolve(precision, config.known_name)
     constants = load_constants() if constants is None else constants
     known, notes = _confidence(config, confidence)
     early = positions <= EARLY_POSITIONS

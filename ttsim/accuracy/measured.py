@@ -311,7 +311,7 @@ def measure_accuracy(
     if reference_file is not None:
         source = Path(reference_file).name
     else:
-        exact = run("reference", preset("fp32", config.name), top5=True)
+        exact = run("reference", preset("fp32", config.known_name), top5=True)
         assert exact.top5 is not None
         best, nll, source = exact.top5, exact.nll, "the same checkpoint in fp32"
 
@@ -319,7 +319,7 @@ def measure_accuracy(
         score = Score.of(outputs, best[: len(outputs.choice)])
         return f"Top-1: {score.top1.mean():.1f} % | Top-5: {score.top5.mean():.1f} %"
 
-    bf16 = Score.of(run("bf16", preset("bf16", config.name), score=running), best, nll) if compare_bf16 else None
+    bf16 = Score.of(run("bf16", preset("bf16", config.known_name), score=running), best, nll) if compare_bf16 else None
     score = Score.of(run("run", precision, score=running), best, nll)
     seconds["total"] = time.perf_counter() - began
     return AccuracyReport(

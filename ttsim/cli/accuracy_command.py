@@ -84,7 +84,7 @@ def _measure(values: Any, system: System, text: str | None, group: Group) -> Acc
     from ttsim.precision.values import Precision, resolve
 
     checkpoint = open_checkpoint(values.weights)
-    precision = resolve(values.precision, checkpoint.config.name)
+    precision = resolve(values.precision, checkpoint.config.known_name)
     if values.decoder_config_file:
         precision = Precision.from_decoder_json(Path(values.decoder_config_file), precision)
     return measure_accuracy(

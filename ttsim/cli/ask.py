@@ -12,7 +12,7 @@ from ttsim.explore.goal import goal
 from ttsim.explore.sweep import parse_sweep, sweep
 from ttsim.files.writing import write_file
 from ttsim.hardware.constants import load_constants
-from ttsim.models.presets import get_config
+from ttsim.models.identity import get_config
 from ttsim.precision.values import Precision, resolve
 from ttsim.scenarios.question import Question
 from ttsim.ui import compare_page, constants_table, estimate_page, goal_page, sweep_page

@@ -123,7 +123,7 @@ def _run(values: Any) -> None:
 
 def _simulate(values: Any, settings: DemoSettings, test: str, device: str, precision_text: str) -> None:
     from ttsim.generation import demo
-    from ttsim.models.presets import get_config
+    from ttsim.models.identity import get_config
 
     weights = values.weights
     if weights is not None and values.model is None:

@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": ("ttsim.cli.ask_commands", "two setups side by side, op by op"),
     "explore": ("ttsim.cli.explore_command", "a page with sliders over boxes, precisions, batches and prompts"),
     "serving": ("ttsim.cli.serving_command", "a box under load: percentiles, saturation, the box for a limit"),
+    "catalogue": ("ttsim.cli.catalogue_command", "every model of the vendor's list on its boxes, or on yours"),
     "reproduce": ("ttsim.cli.reproduce_command", "every published row beside its simulation, and the errors"),
     "accuracy": ("ttsim.cli.accuracy_command", "Top-1 and Top-5 of real weights, measured"),
     "demo": ("ttsim.cli.demo_command", "text with the device's numerics and the device's clock"),

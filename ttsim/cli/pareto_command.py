@@ -49,7 +49,7 @@ def _run(values: Any) -> None:
         raise ValueError("--weights decide the model: leave --model out")
     from ttsim.accuracy.estimated import POSITIONS
     from ttsim.explore import front as pareto
-    from ttsim.models.presets import get_config
+    from ttsim.models.identity import get_config
     from ttsim.ui import console, front_page
     from ttsim.ui.table import Paragraph
 

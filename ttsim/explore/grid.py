@@ -10,7 +10,7 @@ from ttsim.accuracy.estimated import AccuracyEstimate, estimate_accuracy
 from ttsim.explore.goal import PRICES
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
-from ttsim.models.presets import get_config
+from ttsim.models.identity import get_config
 from ttsim.proof.intervals import fold_of, interval
 from ttsim.scenarios.memory import DoesNotFitError
 from ttsim.scenarios.question import Question

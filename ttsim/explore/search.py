@@ -57,7 +57,7 @@ class Measured:
         self._windows = cut_windows(tokenizer.encode(bundled_text()), protocol, windows, tokenizer.bos)
         self._layout = Layout(checkpoint.config, get_system("N150"), max_seq_len=-(-protocol.length // 32) * 32)
         self._known: dict[Precision, tuple[float, float, Kind]] = {}
-        exact = self._run(preset("fp32", checkpoint.config.name), top5=True)
+        exact = self._run(preset("fp32", checkpoint.config.known_name), top5=True)
         assert exact.top5 is not None
         self._top5, self._nll = exact.top5, exact.nll
 

@@ -82,7 +82,7 @@ class WhatIf:
         positions = np.asarray(contexts)
         used = np.zeros((len(precisions), len(batch_sizes), len(contexts)))
         scenarios = [Scenario.of(model, device, "performance", b, 1, 2, data_parallel, date) for b in batch_sizes]
-        resolved = tuple(resolve(precision, scenarios[0].config.name, date) for precision in precisions)
+        resolved = tuple(resolve(precision, scenarios[0].config.known_name, date) for precision in precisions)
         runs = []
         for i, precision in enumerate(resolved):
             for j, base in enumerate(scenarios):

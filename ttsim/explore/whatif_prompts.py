@@ -69,7 +69,7 @@ class PromptWhatIf:
             for b in batch_sizes
             for n in prompt_lengths
         ]
-        resolved = tuple(resolve(precision, scenarios[0].config.name, date) for precision in precisions)
+        resolved = tuple(resolve(precision, scenarios[0].config.known_name, date) for precision in precisions)
         machine = scenarios[0].machine()
         runs = []
         for precision in resolved:

@@ -28,8 +28,8 @@ from ttsim.generation.sampling import SamplingParams
 from ttsim.meshes.systems import UnknownSystemError, get_system
 from ttsim.models.checkpoints.fetch import COMMAND
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
+from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout, padded_prefill_length
-from ttsim.models.presets import get_config
 from ttsim.precision.values import Precision, resolve
 from ttsim.proof.published import prompt_tokens
 from ttsim.scenarios.scenario import Scenario

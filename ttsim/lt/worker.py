@@ -55,7 +55,7 @@ def run(job: dict[str, Any], log: TextIO, say: Say) -> None:
     task = commands.task(job["command"])
     say("Initializing device")
     from ttsim.generation import demo
-    from ttsim.models.presets import get_config
+    from ttsim.models.identity import get_config
     from ttsim.precision.values import Precision, preset
 
     name = {**commands.MODELS, **commands.MORE_MODELS}[job["model"]]
@@ -70,7 +70,7 @@ def run(job: dict[str, Any], log: TextIO, say: Say) -> None:
             raise ValueError(f"there is no configuration {task.json}: {commands.CONFIGURATIONS}/ has {len(files)}")
         setting, precision = files[task.json].name, Precision.from_decoder_json(files[task.json])
     else:
-        setting, precision = "", preset(task.preset, config.name)
+        setting, precision = "", preset(task.preset, config.known_name)
     if setting:
         log.write(f"setting: {setting}\n")
     log.write(f"{precision}\n")

@@ -10,6 +10,7 @@ from ttsim.ops.attention import (
     create_heads_decode,
     create_heads_prefill,
     fill_cache,
+    query_growth,
     read_cache,
     rotary,
     rotary_tables,
@@ -19,7 +20,7 @@ from ttsim.ops.attention import (
 )
 from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
 from ttsim.ops.core import OPS, Op, OpCall, OpNoise, op
-from ttsim.ops.eltwise import add, add_bias, silu_mul, typecast
+from ttsim.ops.eltwise import activate, add, add_bias, gated_mul, multiply, scale, silu_mul, softcap, typecast
 from ttsim.ops.host import copy_to_device, read_back, traced
 from ttsim.ops.host_vision import (
     from_torch,
@@ -30,8 +31,8 @@ from ttsim.ops.host_vision import (
     tower_mask,
 )
 from ttsim.ops.matrix import all_gather_matmul, embedding, linear
-from ttsim.ops.norm import rms_norm, rms_norm_apply, rms_norm_stats
-from ttsim.ops.resharding import argmax, reshard, select_rows, select_users, take_rows, untilize
+from ttsim.ops.norm import center, rms_norm, rms_norm_apply, rms_norm_stats
+from ttsim.ops.resharding import argmax, mesh_partition, reshard, select_rows, select_users, take_rows, untilize
 from ttsim.ops.vision import (
     add_positions,
     add_rows,
@@ -65,6 +66,7 @@ __all__ = [
     "Op",
     "OpCall",
     "OpNoise",
+    "activate",
     "add",
     "add_bias",
     "add_positions",
@@ -75,6 +77,7 @@ __all__ = [
     "all_reduce",
     "argmax",
     "average_pool",
+    "center",
     "concat_heads_decode",
     "concat_heads_prefill",
     "copy_to_device",
@@ -84,6 +87,7 @@ __all__ = [
     "fill_cache",
     "from_torch",
     "gate",
+    "gated_mul",
     "gather_sum",
     "host_image",
     "host_inputs",
@@ -97,10 +101,13 @@ __all__ = [
     "linear",
     "linear_bias",
     "mask_rows",
+    "mesh_partition",
+    "multiply",
     "op",
     "pad_rows",
     "prepend_class",
     "put_rows",
+    "query_growth",
     "read_back",
     "read_cache",
     "reduce_scatter",
@@ -111,6 +118,7 @@ __all__ = [
     "rms_norm_stats",
     "rotary",
     "rotary_tables",
+    "scale",
     "sdpa",
     "sdpa_decode",
     "sdpa_decode_masked",
@@ -119,6 +127,7 @@ __all__ = [
     "select_users",
     "silu_mul",
     "slice_rows",
+    "softcap",
     "split_heads",
     "split_heads_decode",
     "stack_images",

@@ -109,15 +109,18 @@ def rotary(x, cos, sin, *, out_format, memory="dram"):
     """Rotates each pair (x[2i], x[2i+1]) by its angle.
 
     Args:
-      x: [..., head_dim]; cos, sin: [..., head_dim / 2], broadcastable to x's pairs.
+      x: [..., head_dim]; cos, sin: [..., rotary_dim / 2], broadcastable to x's pairs: columns beyond the first
+        rotary_dim pass unchanged.
       out_format: format of the result.
       memory: "l1": a row of tiles for each user; "dram": rows of a prompt.
     """
     del memory
-    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    columns = 2 * cos.shape[-1]
+    turning, passing = x[..., :columns], x[..., columns:]
+    pairs = turning.reshape(*turning.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
-    rotated = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
-    return pack(rotated.reshape(x.shape), out_format)
+    rotated = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1).reshape(turning.shape)
+    return pack(jnp.concatenate([rotated, passing], axis=-1) if passing.shape[-1] else rotated, out_format)
 
 
 @rotary.cost
@@ -128,6 +131,28 @@ def _(call, machine):
     heads, rows, head_dim = x.shape
     moved = tensor_bytes(heads * rows, head_dim, "bf16") + tensor_bytes(heads * rows, head_dim, call["out_format"])
     return [stream_rows("rotary_embedding_llama", moved, rows, machine.chip, start=ROTARY_STREAM_START)]
+
+
+@op
+def query_growth(positions, *, beta, original, format, memory="l1"):
+    """1 + beta * ln(1 + floor(position / original)): how much Ministral 3 sharpens queries far along a context.
+
+    Args:
+      positions: [...] int32. beta, original: strength, and tokens of the original context. format: of the result.
+      memory: as in `rotary_tables`.
+
+    Returns:
+      [...], a factor on the query of each position.
+    """
+    del memory
+    return round_to(1 + beta * jnp.log1p(jnp.floor_divide(positions, original).astype(jnp.float32)), format)
+
+
+@query_growth.cost
+def _(call, machine):
+    if call["memory"] == "host":
+        return [host_work("slice query growth", Terms(), "part of host_prompt: see copy_to_device")]
+    return [small(name, 1 * TABLE_LOOKUP_TIME) for name in ("embedding", "transpose", "interleaved_to_sharded")]
 
 
 @op(caches=(0,), in_l1=True)
@@ -215,14 +240,31 @@ def _(call, machine):
     return []  # chunked attention reads the pages in place; sdpa_prefill pays for them
 
 
-@op(caches=(1, 2), in_l1=True)
-def sdpa_decode(q, keys, values, positions, *, setting, kv_format, out_format, window=None):
-    """Flash decode: softmax(q K^T / sqrt(d)) V over positions 0..p of each user.
+@op(weights=(4,), caches=(1, 2), in_l1=True)
+def sdpa_decode(
+    q,
+    keys,
+    values,
+    positions,
+    sinks=None,
+    *,
+    setting,
+    kv_format,
+    out_format,
+    window=None,
+    chunk=None,
+    scale=None,
+    softcap=None,
+):
+    """Flash decode: softmax(q K^T scale) V over positions 0..p of each user.
 
     Args:
       q: [B, heads, d]; keys, values: [B, kv_heads, S, d]; positions: [B] int32, the newest position.
+      sinks: [heads] scores of a column of the softmax that is dropped, or None.
       setting: compute setting of both products. kv_format: the cache's format. out_format: the result's.
       window: newest positions that are attended to, the token itself included; None for all.
+      chunk: only positions of the token's own block of so many are attended to; None for all.
+      scale: factor on q K^T; None for 1 / sqrt(d). softcap: scores become softcap * tanh(scores / softcap).
 
     Returns:
       [B, heads, d].
@@ -232,10 +274,11 @@ def sdpa_decode(q, keys, values, positions, *, setting, kv_format, out_format, w
     kv_heads = keys.shape[1]
     grouped = _activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), setting)
     keys, values = (_weights(x, setting, kv_format) for x in (keys, values))
-    scores = jnp.einsum("bkgd,bksd->bkgs", grouped, keys) * head_dim**-0.5
-    visible = _visible(positions, keys.shape[2], window)
+    scores = _scores(jnp.einsum("bkgd,bksd->bkgs", grouped, keys), head_dim, scale, softcap)
+    visible = _visible(positions, keys.shape[2], window, chunk)
     scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
-    weights = _activations(_softmax(scores, setting), setting)
+    sinks = None if sinks is None else sinks.reshape(1, kv_heads, -1, 1)
+    weights = _activations(_softmax(scores, setting, sinks), setting)
     return pack(jnp.einsum("bkgs,bksd->bkgd", weights, values).reshape(q.shape), out_format)
 
 
@@ -258,14 +301,28 @@ def _(call, machine):
     return [flash.flash_decode(users, heads, kv_heads, head_dim, **options)]
 
 
-@op
-def sdpa_prefill(q, keys, values, *, start, setting, kv_format, out_format, window=None):
-    """Flash attention: causal softmax(q K^T / sqrt(d)) V of rows start..start+S-1.
+@op(weights=(3,))
+def sdpa_prefill(
+    q,
+    keys,
+    values,
+    sinks=None,
+    *,
+    start,
+    setting,
+    kv_format,
+    out_format,
+    window=None,
+    chunk=None,
+    scale=None,
+    softcap=None,
+):
+    """Flash attention: causal softmax(q K^T scale) V of rows start..start+S-1.
 
     Args:
       q: [heads, S, d]; keys, values: [kv_heads, start + S, d].
       start: position of the first query row (chunked prefill reads the earlier ones from the cache).
-      setting, kv_format, out_format, window: see `sdpa_decode`.
+      sinks, setting, kv_format, out_format, window, chunk, scale, softcap: see `sdpa_decode`.
 
     Returns:
       [heads, S, d].
@@ -275,12 +332,13 @@ def sdpa_prefill(q, keys, values, *, start, setting, kv_format, out_format, wind
     kv_heads = keys.shape[0]
     grouped = _activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), setting)
     keys, values = (_weights(x, setting, kv_format) for x in (keys, values))
+    columns = None if sinks is None else sinks.reshape(kv_heads, -1, 1, 1)
 
     def attend(q_block, first):
-        scores = jnp.einsum("kgqd,ksd->kgqs", q_block, keys) * head_dim**-0.5
-        visible = _visible(start + first + jnp.arange(q_block.shape[2]), keys.shape[1], window)
+        scores = _scores(jnp.einsum("kgqd,ksd->kgqs", q_block, keys), head_dim, scale, softcap)
+        visible = _visible(start + first + jnp.arange(q_block.shape[2]), keys.shape[1], window, chunk)
         scores = jnp.where(visible[None, None], scores, -jnp.inf)
-        weights = _activations(_softmax(scores, setting), setting)
+        weights = _activations(_softmax(scores, setting, columns), setting)
         return jnp.einsum("kgqs,ksd->kgqd", weights, values)
 
     if rows <= _QUERY_ROWS or rows % _QUERY_ROWS:
@@ -304,16 +362,31 @@ def _(call, machine):
     return [flash.flash_attention(heads, call.inputs[1].shape[0], rows, call["start"], head_dim, **options)]
 
 
-def _visible(rows, length, window):
+def _scores(products, head_dim, scale, softcap):
+    """Scores from q K^T: scaled, then capped."""
+    scores = products * (head_dim**-0.5 if scale is None else scale)
+    return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
+
+
+def _visible(rows, length, window, chunk=None):
     """Which of `length` positions each row (its own position) attends to: [rows, length] booleans."""
     columns = jnp.arange(length)[None, :]
     visible = columns <= rows[:, None]
-    return visible if window is None else visible & (columns > rows[:, None] - window)
+    if window is not None:
+        visible &= columns > rows[:, None] - window
+    return visible if chunk is None else visible & (columns // chunk == rows[:, None] // chunk)
 
 
-def _softmax(scores, setting):
-    """Softmax whose result is a bf16 tile, as the device keeps it (float32 for the exact setting)."""
-    weights = jax.nn.softmax(scores, axis=-1)
+def _softmax(scores, setting, sinks=None):
+    """Softmax whose result is a bf16 tile, as the device keeps it (float32 for the exact setting).
+
+    `sinks`, broadcastable to one more column of the scores, take part and are dropped.
+    """
+    if sinks is not None:
+        column = jnp.broadcast_to(sinks.astype(scores.dtype), (*scores.shape[:-1], 1))
+        weights = jax.nn.softmax(jnp.concatenate([scores, column], axis=-1), axis=-1)[..., :-1]
+    else:
+        weights = jax.nn.softmax(scores, axis=-1)
     return weights if setting.fidelity is None else pack(weights, "bf16")
 
 

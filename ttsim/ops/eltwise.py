@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from ttsim.hardware.constants import ADD_TIME, SILU_MUL_TILE_TIME, TYPECAST_TIME
 from ttsim.kernels.activations import check_l1, small, stream
@@ -77,6 +78,94 @@ def _(call, machine):
         return [small("silu_mul", -(-tiles(columns) // cores) * SILU_MUL_TILE_TIME, cores=cores)]
     moved = 2 * tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
     return [stream("silu_mul", moved, machine.chip)]
+
+
+_ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "relu": jax.nn.relu,
+    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
+    "sigmoid": jax.nn.sigmoid,
+}
+
+
+@op
+def gated_mul(gate, up, *, activation, out_format, memory="dram", cores=None):
+    """activation(gate) * up, one kernel with the activation fused into the first operand.
+
+    Args:
+      gate, up: equal shapes. activation: "silu", "gelu_tanh", "gelu", "relu", "relu_squared" or "sigmoid".
+      out_format: format of the result. memory, cores: as in `add`.
+    """
+    del memory, cores
+    return pack(_ACTIVATIONS[activation](gate) * up, out_format)
+
+
+@gated_mul.cost
+def _(call, machine):
+    return _elementwise(f"{call['activation']}_mul", call, machine, operands=2)
+
+
+@op
+def activate(x, *, activation, out_format, memory="dram", cores=None):
+    """activation(x) of an MLP without a gate; see `gated_mul`."""
+    del memory, cores
+    return pack(_ACTIVATIONS[activation](x), out_format)
+
+
+@activate.cost
+def _(call, machine):
+    return _elementwise(call["activation"], call, machine)
+
+
+@op
+def multiply(x, y, *, out_format, memory="dram"):
+    """x * y, where y's axes are x's or 1; `memory` as in `add`."""
+    del memory
+    return pack(x * y, out_format)
+
+
+@multiply.cost
+def _(call, machine):
+    return _elementwise("multiply", call, machine)
+
+
+@op
+def scale(x, *, factor, out_format, memory="dram"):
+    """x * factor; `memory` as in `add`."""
+    del memory
+    return pack(x * factor, out_format)
+
+
+@scale.cost
+def _(call, machine):
+    return _elementwise("multiply", call, machine)
+
+
+@op
+def softcap(x, *, cap, out_format, memory="dram"):
+    """cap * tanh(x / cap), three kernels on the device; `memory` as in `add`."""
+    del memory
+    return pack(cap * jnp.tanh(x / cap), out_format)
+
+
+@softcap.cost
+def _(call, machine):
+    return [kernel for name in ("multiply", "tanh", "multiply") for kernel in _elementwise(name, call, machine)]
+
+
+def _elementwise(name, call, machine, operands=1):
+    """The kernel of an op on tensors of the first input's shape; a fused activation costs what SiLU's does."""
+    rows, columns = rows_and_columns(call.inputs[0])
+    if call["memory"] == "l1":
+        check_l1(call.name, min(rows, 32), columns, "bf16", operands + 1, machine.chip)
+        cores = call.attributes.get("cores") or machine.chip.cores
+        if operands == 1:
+            return [small(name, ADD_TIME, cores=cores)]
+        return [small(name, -(-tiles(columns) // cores) * SILU_MUL_TILE_TIME, cores=cores)]
+    moved = operands * tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [stream(name, moved, machine.chip)]
 
 
 @op

@@ -24,7 +24,7 @@ def rms_norm(x, weight, *, eps, out_format, memory="dram", cores=None):
     """y = x / sqrt(mean(x^2) + eps) * weight over the last axis.
 
     Args:
-      x: [..., H]; weight: [H].
+      x: [..., H]; weight: [H], or None for a norm without one.
       eps: added to the mean square.
       out_format: format of y.
       memory: "l1": one row of tiles, width-sharded over `cores`; "dram": interleaved, a core per row of tiles.
@@ -34,7 +34,8 @@ def rms_norm(x, weight, *, eps, out_format, memory="dram", cores=None):
       [..., H] float32.
     """
     del memory, cores
-    return pack(x * jax.lax.rsqrt(_mean_square(x) + eps) * _row(weight, x), out_format)
+    y = x * jax.lax.rsqrt(_mean_square(x) + eps)
+    return pack(y if weight is None else y * _row(weight, x), out_format)
 
 
 @rms_norm.cost
@@ -46,6 +47,29 @@ def _(call, machine):
         return [small("rms_norm (sharded)", NORM_TIME + tiles(columns) / cores * NORM_TILE_TIME, cores=cores)]
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
     return [stream_rows("rms_norm", moved, rows, machine.chip)]
+
+
+@op
+def center(x, *, axis=None, out_format, memory="dram"):
+    """x - mean(x) over the last axis: what a layer norm does before it is an RMS norm.
+
+    Args:
+      x: [..., H], or this device's slice of it.
+      axis: mesh axis over which H is cut, or None.
+      out_format, memory: see `rms_norm`.
+    """
+    del memory
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    return pack(x - (mean if axis is None else jax.lax.pmean(mean, axis)), out_format)
+
+
+@center.cost
+def _(call, machine):
+    rows, columns = rows_and_columns(call.inputs[0])
+    if call["memory"] == "l1":
+        return [small("center", 1 * NORM_HALF_TIME)]
+    moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
+    return [stream_rows("center", moved, rows, machine.chip)]
 
 
 @op

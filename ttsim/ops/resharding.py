@@ -105,6 +105,26 @@ def _(call, machine):
 
 
 @op
+def mesh_partition(x, *, axis, format, memory="dram"):
+    """This device's slice of the last axis of what all of them hold whole. [..., N] -> [..., N / devices].
+
+    Args:
+      axis: mesh axis. format: of x. memory: "l1" (one row of tiles) or "dram".
+    """
+    del format, memory
+    width = x.shape[-1] // jax.lax.axis_size(axis)
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * width, width, axis=x.ndim - 1)
+
+
+@mesh_partition.cost
+def _(call, machine):
+    if call["memory"] == "l1":
+        return [small("mesh_partition", TO_INTERLEAVED_TIME)]
+    rows, columns = rows_and_columns(call.outputs[0])
+    return [stream("mesh_partition", 2 * tensor_bytes(rows, columns, call["format"]), machine.chip)]
+
+
+@op
 def argmax(logits, *, ties="first", memory="dram"):
     """The index of the largest logit of each row, the first or the last one on a tie. [..., V] -> [...] int32.
 

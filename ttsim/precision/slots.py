@@ -51,7 +51,12 @@ class PrecisionPlaceholder:
 
 
 def abstract_precision(precision: Precision, num_layers: int) -> tuple[PrecisionPlaceholder, Callable[[Any], Any]]:
-    """A precision's placeholder, and the function that turns its placeholders into values (others unchanged)."""
+    """A precision's placeholder, and the function that turns its placeholders into values (others unchanged).
+
+    Raises:
+      ValueError: a layer that the model doesn't have has a precision of its own.
+    """
+    precision.check_depth(num_layers)
     layers = [precision.layer(index) for index in range(num_layers)]
     distinct = list(dict.fromkeys(layers))
     placeholder = PrecisionPlaceholder(tuple(distinct.index(layer) for layer in layers))

@@ -56,6 +56,8 @@ _JSON_PARTS = {
     "precision_cfg": ({g: g.upper().replace("FF1_3", "FF1_FF3") for g in TENSOR_GROUPS}, _JSON_FORMATS),
     "fidelity_cfg": ({g: g.upper().replace("FF1_3", "FF1_FF3") for g in OP_GROUPS}, _JSON_SETTINGS),
 }
+# An op group that later files have beside the eight; no op of the programs here takes its setting.
+_JSON_IGNORED = frozenset({("fidelity_cfg", "ACCURACY")})
 
 
 def check_value(group: str, value: str) -> None:
@@ -126,6 +128,9 @@ def _decoders(source: Mapping) -> dict[int, dict[str, str]]:
                 raise unknown(f"key in decoder {index}:", part, _JSON_PARTS)
             groups, values = _JSON_PARTS[part]
             for name, value in _items(decoder, part).items():
+                if (part, name) in _JSON_IGNORED:
+                    _from_enum(f"value of {name} in decoder {index}:", value, values)
+                    continue
                 group = _from_enum(f"{part} key in decoder {index}:", name, groups)
                 layers[int(index)][group] = _from_enum(f"value of {name} in decoder {index}:", value, values)
     return layers

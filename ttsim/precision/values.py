@@ -195,7 +195,7 @@ class Precision:
         Raises:
           ValueError: a layer at or past `num_layers` is overridden.
         """
-        self._check_depth(num_layers)
+        self.check_depth(num_layers)
         runs: list[tuple[int, int, LayerPrecision]] = []
         for i in range(num_layers):
             precision = self.layer(i)
@@ -290,10 +290,11 @@ class Precision:
         Raises:
           ValueError: a format or setting is ours alone, or a layer at or past `num_layers` is overridden.
         """
-        self._check_depth(num_layers)
+        self.check_depth(num_layers)
         return decoders_to_json({i: dataclasses.asdict(self.layer(i)) for i in range(num_layers)})
 
-    def _check_depth(self, num_layers: int) -> None:
+    def check_depth(self, num_layers: int) -> None:
+        """Raises ValueError if a layer at or past `num_layers` has a precision of its own."""
         if self.layers and self.layers[-1][0] >= num_layers:
             raise ValueError(
                 f"decoder layer {self.layers[-1][0]} has its own precision, but there are {num_layers} layers"

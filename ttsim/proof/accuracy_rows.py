@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ttsim.accuracy.results import AccuracyReport, Protocol
 from ttsim.models.config import ModelConfig
-from ttsim.models.presets import PRESETS, get_config
+from ttsim.models.identity import get_config
+from ttsim.models.presets import PRESETS
 from ttsim.precision.values import resolve
 from ttsim.proof import published as tables
 from ttsim.proof.published import Row

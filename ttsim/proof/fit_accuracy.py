@@ -37,7 +37,7 @@ from ttsim.accuracy.estimated import (
 )
 from ttsim.meshes.systems import get_system
 from ttsim.models.config import ModelConfig, RopeConfig
-from ttsim.models.presets import get_config
+from ttsim.models.identity import get_config
 from ttsim.precision.values import resolve
 from ttsim.proof import published as tables
 from ttsim.proof.published import Row

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ttsim.hardware.chips import WORMHOLE, Chip
-from ttsim.models.presets import get_config
+from ttsim.models.identity import get_config
 from ttsim.models.vision.config import LlamaTower
 from ttsim.proof import published as tables
 from ttsim.proof.rows import scenario_of

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ttsim.hardware.software import software_of
 from ttsim.meshes.systems import get_system
-from ttsim.models.presets import get_config
+from ttsim.models.identity import get_config
 from ttsim.precision.values import resolve
 from ttsim.proof.published import Row, prompt_tokens
 from ttsim.scenarios.scenario import Scenario

@@ -6,6 +6,7 @@ cache              = users x positions x layers x KV heads x head size x 2, in t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ttsim.models.run import prefill_program
@@ -47,7 +48,7 @@ def capacity_of(scenario: Scenario) -> Capacity:
     batch = _largest(batch_fits, MAX_BATCH)
     longest = min(scenario.config.max_position_embeddings, _LONGEST)
     blocks = longest // CACHE_BLOCK
-    working_set = _activations(scenario) if longest > scenario.sequence_length else lambda _: activations
+    working_set = activations_by_length(scenario) if longest > scenario.sequence_length else lambda _: activations
 
     def context_fits(blocks: int) -> bool:
         positions = blocks * CACHE_BLOCK
@@ -65,7 +66,7 @@ def capacity_of(scenario: Scenario) -> Capacity:
     )
 
 
-def _activations(scenario: Scenario):
+def activations_by_length(scenario: Scenario) -> Callable[[int], float]:
     """Bytes of prefill's working set by the prompt's length: proportional to the rows of a chunk.
 
     An upper bound: what does not grow with the rows (the logits of the last tile) is scaled too.

@@ -62,10 +62,30 @@ def kv_cache_bytes(layout: Layout, precision: Precision, batch: int, sequence: i
     if isinstance(users_partition(layout, batch), tuple):
         users //= layout.residual_ways
     positions = -(-sequence // CACHE_BLOCK) * CACHE_BLOCK
-    shape = (users * layout.local_kv_heads * positions, layout.config.head_dim)
-    layers = range(len(layout.config.self_attention_layers))
-    formats = Counter(precision.layer(i).kv_cache for i in layers)
-    return sum(2 * count * tile_padded_bytes(shape, fmt) for fmt, count in formats.items())
+    kinds = Counter((kind, precision.layer(i).kv_cache) for i, kind in enumerate(layout.config.text_kinds))
+    return sum(
+        2 * count * tile_padded_bytes((users * layout.local_kv_heads(kind) * positions, kind.head_dim), fmt)
+        for (kind, fmt), count in kinds.items()
+    )
+
+
+def pool_bytes(layout: Layout, precision: Precision, users: int, tokens: int) -> int:
+    """Bytes of one chip's part of a server's cache: a pool of `tokens` positions that `users` share.
+
+    Layers with a window may have groups of their own (`ModelConfig.cache_groups`): as many layers as attend in full
+    share the blocks of a group, each block as large as the largest layer's, and the pool grows by eight windows a user.
+    Source: tt-inference-server's cache groups of Gemma 4 (2026).
+    """
+    lanes = layout.residual_ways if layout.two_d else 1  # a Galaxy's columns have a pool each
+    kinds = layout.config.text_kinds
+    windows = [kind.window for kind in kinds if kind.window is not None]
+    full = len(kinds) - len(windows)
+    if not (layout.config.cache_groups and windows and full):
+        return kv_cache_bytes(layout, precision, lanes, tokens)
+    positions = tokens + 8 * max(windows) * users
+    fmt = precision.layer(0).kv_cache
+    shapes = {(layout.local_kv_heads(kind) * positions, kind.head_dim) for kind in kinds}
+    return 2 * full * max(tile_padded_bytes(shape, fmt) for shape in shapes)
 
 
 def activation_bytes(program: Program) -> int:

@@ -55,7 +55,9 @@ class Question:
         )
         if not self.override:
             return scenario
-        precision = resolve(self.precision, scenario.config.name, self.date).replace(**parse_override(self.override))
+        precision = resolve(self.precision, scenario.config.known_name, self.date).replace(
+            **parse_override(self.override)
+        )
         return dataclasses.replace(scenario, precision=precision)
 
     def change(self, changes: Mapping[str, Any]) -> Question:

@@ -21,8 +21,8 @@ from ttsim.hardware.software import Software, software_of
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.systems import System, get_system
 from ttsim.models.config import ModelConfig
+from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout, padded_prefill_length
-from ttsim.models.presets import get_config
 from ttsim.models.run import decode_program, prefill_program
 from ttsim.models.vision.config import VisionConfig
 from ttsim.precision.values import Precision, resolve
@@ -141,7 +141,7 @@ class Scenario:
         scenario = cls(
             config=config,
             system=system,
-            precision=resolve(precision, config.name, day),
+            precision=resolve(precision, config.known_name, day),
             batch_size=batch_size,
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from ttsim.hardware.vision_software import vision_software
 from ttsim.models.config import ModelConfig
+from ttsim.models.identity import get_config
 from ttsim.models.layout import TILE, round_up
 from ttsim.models.parameters import is_variable, key_names
-from ttsim.models.presets import get_config
 from ttsim.models.run import decode_program
 from ttsim.models.storage import tensor_bytes_of
 from ttsim.models.transformer import Sample
@@ -195,7 +195,7 @@ def cross_cache_bytes(seeing: Seeing) -> int:
     """One chip's keys and values of the images of all users."""
     layout, users = seeing.layout, seeing.scenario.batch_size
     text = layout.text
-    shape = (users * text.local_kv_heads * layout.rows, text.config.head_dim)
+    shape = (users * text.config.num_kv_heads // text.ways * layout.rows, text.config.head_dim)
     layers = len(text.config.cross_attention_layers)
     return 2 * layers * tile_padded_bytes(shape, seeing.precision.cross_cache)
 

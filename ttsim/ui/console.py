@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ STDOUT = "standard output"
 def run(main: Callable[[], int | None]) -> None:
     """Runs a script: bad input ends in one line on stderr and exit code 2, an interrupt in 130 within a second."""
     interrupts.install()
-    _any_terminal()
+    _any_outputs()
 
     def guarded(argv: Sequence[str]) -> int | None:
         logging.set_verbosity(logging.WARNING)  # JAX reports at INFO which accelerators it did not find
@@ -101,8 +102,6 @@ def write(content: str, path: str | None) -> None:
 @contextlib.contextmanager
 def _stdout() -> Iterator:
     """Standard output; what goes wrong with it carries its name."""
-    if sys.stdout is None:
-        raise OSError(errno.EBADF, "is closed", STDOUT)
     try:
         yield sys.stdout
     except BrokenPipeError:
@@ -127,8 +126,19 @@ _PLAIN = {
 }
 
 
-def _any_terminal() -> None:
-    """Output in any encoding: what an ASCII terminal can't show is spelled out."""
+class _Closed(io.TextIOBase):
+    """Standard output of a process that was started without one."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, "it is closed", STDOUT)
+
+
+def _any_outputs() -> None:
+    """Output in any encoding, what an ASCII terminal can't show spelled out; and outputs that are closed."""
+    if sys.stdout is None:
+        sys.stdout = _Closed()
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for the rest of the process
 
     def spell(error: UnicodeError) -> tuple[str, int]:
         assert isinstance(error, UnicodeEncodeError)
@@ -148,7 +158,7 @@ def show(document: Document, form: str, path: str | None = None) -> None:
 
 def progress(label: str) -> Callable[[int, int], None] | None:
     """A counter on stderr, or None when stderr is no terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not sys.stderr.isatty():
         return None
 
     def show(done: int, total: int) -> None:
@@ -160,4 +170,4 @@ def progress(label: str) -> Callable[[int, int], None] | None:
 
 def colour(path: str | None) -> bool:
     """Whether output may be coloured: on a terminal, unless NO_COLOR is set."""
-    return path is None and sys.stdout is not None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return path is None and sys.stdout.isatty() and "NO_COLOR" not in os.environ

@@ -40,7 +40,7 @@ def page(grid: Grid) -> str:
 
 
 def _model(grid: Grid) -> str:
-    from ttsim.models.presets import get_config
+    from ttsim.models.identity import get_config
 
     return get_config(grid.question.model).name
 

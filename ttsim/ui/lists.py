@@ -5,7 +5,8 @@ from __future__ import annotations
 from ttsim.hardware import facts as dated
 from ttsim.hardware.facts import Place
 from ttsim.meshes.systems import ALIASES, SYSTEMS, get_system
-from ttsim.models.presets import HF_REPOS, PRESETS, SHORT_NAMES, get_config
+from ttsim.models.identity import get_config
+from ttsim.models.presets import HF_REPOS, PRESETS, SHORT_NAMES
 from ttsim.ui.table import Column, Document, Table
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttsim.models.config import ModelConfig
-from ttsim.models.presets import get_config
+from ttsim.models.identity import get_config
 from ttsim.models.vision.config import QwenTower, VisionConfig
 from ttsim.models.vision.images import ImageError, canvas, grid_of, image_size, open_image, tiled_image
 

@@ -1,0 +1,171 @@
+"""Which model is this? Decided once, for names, repositories, hub caches, directories, files and sizes.
+
+What tt_transformers looks up by a model's name (presets, padding of the MLP, chunks of prefill, traced lengths) hangs
+on `ModelConfig.known_name`; `ModelConfig.known_by` is the rule that found it, for reports to show.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ttsim.files.reading import shown
+from ttsim.models.config import ModelConfig
+from ttsim.models.presets import PRESETS, SAME_SIZES, SHORT_NAMES, KnownModel, known_models
+
+# What makes two checkpoints the same model to the rules that follow; vocabularies differ by added tokens.
+_SIZES = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
+    """The configuration of a model.
+
+    Args:
+        model: a known name ("Llama3.1-8B", in any case, with or without -Instruct), a Hugging Face repository
+            ("Qwen/Qwen3-32B", offline too: sizes of the vendor's catalogue ship), a short name ("8b"), a directory or
+            file (config.json, params.json, .safetensors, .gguf), a repository in the local hub cache, or a
+            configuration, which is returned as it is. A known name wins over a directory of that name; "./name" is
+            the directory.
+
+    Raises:
+        ValueError: nothing is called that, or it is something that can't be expressed.
+    """
+    if isinstance(model, ModelConfig):
+        return model
+    if isinstance(model, str) and (known := find_known(model)):
+        return known.config
+    path = Path(model).expanduser()
+    if len(os.fspath(model)) < 4096 and os.path.exists(path):
+        return identify(_read(path), path)
+    if isinstance(model, str) and (cached := hub_snapshot(model)):
+        return identify(_read(cached), cached)
+    if not isinstance(model, str):
+        raise ValueError(f"no Hugging Face config at {model}: expected a config.json or the directory of one")
+    close = difflib.get_close_matches(_normalise(model[:80]), _aliases(), n=6)
+    names = dict.fromkeys(_aliases()[key].name for key in close)
+    raise ValueError(
+        f"unknown model {shown(model)}: it is not a path, and the "
+        + (f"nearest names are {', '.join(names)}" if names else f"known names are {', '.join(known_models())}")
+    )
+
+
+def find_known(name: str) -> KnownModel | None:
+    """The model whose sizes ship under this name, repository or short name."""
+    return _aliases().get(_normalise(name))
+
+
+def identify(config: ModelConfig, path: Path) -> ModelConfig:
+    """The configuration read from a path, with what it is known as.
+
+    Names come first (of the repository in the hub's cache, of the directory or file), if their model has these
+    sizes; then the sizes themselves, where one known model has them.
+    """
+    repository = repository_of(path)
+    stem = path.resolve()
+    place = stem if path.is_dir() else stem.parent if stem.name in ("config.json", "params.json") else stem
+    names = ((repository, "repository in the hub's cache"), (place.name.removesuffix(".gguf"), "name"))
+    shown = repository.rsplit("/", 1)[-1] if repository else config.name
+    for name, what in names:
+        known = find_known(name) if name else None
+        if known and _same_sizes(known, config):
+            return dataclasses.replace(config, name=shown, known_as=known.name, known_by=f"{what} {name}")
+    matches = [known for known in known_models().values() if _same_sizes(known, config)]
+    published = [known for known in matches if known.name in PRESETS] or matches
+    if len(published) == 1:
+        return dataclasses.replace(config, name=shown, known_as=published[0].name, known_by="its sizes")
+    return dataclasses.replace(config, name=shown)
+
+
+def describe_identity(config: ModelConfig) -> str:
+    """The rule that presets and paddings follow, as reports show it."""
+    if config.known_as:
+        return f"rules of {config.known_as}, by {config.known_by}"
+    if find_known(config.name):
+        return f"rules of {config.name}"
+    return f"{config.name} is not in tt_transformers' list: its default rules"
+
+
+def repository_of(path: Path) -> str:
+    """The repository that a path in the hub's cache belongs to ("models--org--name/snapshots/<hash>"), or ""."""
+    for part in (path.absolute(), *path.absolute().parents):
+        if part.name.startswith("models--") and part.name.count("--") >= 2:
+            return part.name.removeprefix("models--").replace("--", "/", 1)
+    return ""
+
+
+def hub_snapshot(repository: str) -> Path | None:
+    """The newest snapshot of a repository in the local hub cache, or None. Nothing is downloaded."""
+    if not _REPOSITORY.fullmatch(repository):
+        return None
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    snapshots = cache / f"models--{repository.replace('/', '--')}" / "snapshots"
+    found = sorted(snapshots.glob("*/config.json"), key=lambda file: file.stat().st_mtime)
+    return found[-1].parent if found else None
+
+
+def _read(path: Path) -> ModelConfig:
+    """The configuration of whatever `path` is; everything that `--weights` reads."""
+    # These modules build models, which this one's callers need not.
+    from ttsim.models.checkpoints.gguf_files import GGUFFile
+    from ttsim.models.checkpoints.meta_files import read_params
+
+    if path.suffix == ".gguf":
+        return GGUFFile(path).config
+    if path.suffix == ".safetensors":
+        return ModelConfig.from_hf(path.parent)
+    if path.name == "params.json":
+        return read_params(path)
+    if path.is_dir() and not (path / "config.json").is_file():
+        if (path / "params.json").is_file():
+            return read_params(path / "params.json")
+        files = sorted(path.glob("*.gguf"))
+        if len(files) == 1 or any("-00001-of-" in file.stem for file in files):
+            return GGUFFile(files[0]).config
+    return ModelConfig.from_hf(path)
+
+
+def _same_sizes(known: KnownModel, config: ModelConfig) -> bool:
+    try:
+        other = known.config
+    except ValueError:
+        return False
+    same = all(getattr(other, field) == getattr(config, field) for field in _SIZES)
+    return same and other.block == config.block and other.qk_norm == config.qk_norm and _kin(other, config)
+
+
+def _kin(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether a family is another's or, as in flat copies and GGUF files, a plain spelling of it."""
+    return one.family == other.family or (
+        one.qkv_bias == other.qkv_bias
+        and one.cross_attention_layers == other.cross_attention_layers
+        and abs(one.vocab_size - other.vocab_size) < 1024
+    )
+
+
+def _normalise(name: str) -> str:
+    """One spelling of the ways people write a name: "Llama-3.1-8B-Instruct" is "Llama3.1-8B" with the suffix."""
+    name = re.sub(r"-(instruct|it)(-v\d[\d.]*|-\d{4})?$", "", name.strip().casefold())
+    return name.replace("-instruct", "").replace("-", "").replace("_", "")
+
+
+@functools.cache
+def _aliases() -> dict[str, KnownModel]:
+    return dict(_alias_pairs())
+
+
+def _alias_pairs() -> Iterator[tuple[str, KnownModel]]:
+    known = known_models()
+    for name, other in {**SAME_SIZES, **SHORT_NAMES}.items():
+        for alias in (name, name.rsplit("/", 1)[-1]):
+            yield _normalise(alias), known[other]
+    for model in known.values():
+        for alias in (model.name, model.repository, model.repository.rsplit("/", 1)[-1]):
+            yield _normalise(alias), model
+            yield _normalise(alias).removesuffix("vision"), model
