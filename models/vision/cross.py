@@ -112,11 +112,7 @@ def cross_prefill_layer(
       user: int32 scalar. keys, values: [users, kv_heads, S, head_dim].
     """
     p, layout = stage.precision, stage.layout
-    eps, head, kv_heads = (
-        layout.config.rms_norm_eps,
-        layout.config.head_dim,
-        layout.local_kv_heads(layout.config.text_kinds[0]),
-    )
+    eps, head, kv_heads = layout.config.rms_norm_eps, layout.config.head_dim, layout.config.num_kv_heads // layout.ways
     fmt = vision.cross_cache
     h = stage.norm(x, layer.attention_norm_d)
     k, v = (_product(vision_sd, layer.wkv_dkh[...][:, :, i], stage, vision, p.wqkv, PASS_ROWS) for i in (0, 1))
