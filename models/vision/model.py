@@ -165,7 +165,7 @@ class VisionLanguageModel(nnx.Module):
                 )
             else:
                 x, keys[slot], values[slot] = prefill_layer(
-                    layer, x, rotary, user, keys[slot], values[slot], start=0, stage=stage, kind=kind
+                    layer, x, rotary, user, last, keys[slot], values[slot], start=0, stage=stage, kind=kind
                 )
         y = self.text.prompt_logits(x, last if logits == "last" else None, layout=layout.text, precision=precision)
         y = tt.read_back(y, work="prompt")

@@ -110,6 +110,7 @@ class PromptVisionModel(nnx.Module):
                 x,
                 table_of(kind, tables, text),
                 user,
+                last,
                 keys[slot],
                 values[slot],
                 start=0,

@@ -117,10 +117,10 @@ def test_rules_translate_axes():
 
 
 def test_unknown_axes_raise():
-    with pytest.raises(ShardingError, match=r"unknown logical axis 'heads'; known: .*kv_heads"):
-        ONE_D.spec("heads")
-    with pytest.raises(ShardingError, match=r"mine: unknown logical axes \['heads'\]"):
-        ShardingRules("mine", {"heads": "tp"})
+    with pytest.raises(ShardingError, match=r"unknown logical axis 'headz'; known: .*kv_heads"):
+        ONE_D.spec("headz")
+    with pytest.raises(ShardingError, match=r"mine: unknown logical axes \['headz'\]"):
+        ShardingRules("mine", {"headz": "tp"})
 
 
 def test_colliding_axes_raise():

@@ -86,7 +86,7 @@ def closed_form(layout, rows, head_rows):
     c = layout.config
     attention = c.hidden_size * (2 * c.q_size + 2 * c.kv_size)
     layer = attention + 3 * c.hidden_size * layout.intermediate_size
-    head = c.hidden_size * layout.vocab_size
+    head = c.hidden_size * layout.vocab_share[1] * layout.ways  # whole tiles a chip
     total = 2 * (rows * len(c.self_attention_layers) * layer + head_rows * head)
     assert total % layout.system.chips_per_replica == 0
     return total // layout.system.chips_per_replica
@@ -173,7 +173,7 @@ def test_parameter_counts_are_exact(model):
     config, abstract = layout.config, Transformer(layout)
     total = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract))
     mlp_padding = 3 * config.hidden_size * (layout.intermediate_size - config.intermediate_size) * config.num_layers
-    vocab_padding = config.hidden_size * (layout.vocab_size - config.vocab_size)
+    vocab_padding = config.hidden_size * (layout.vocab_share[1] * layout.ways - config.vocab_size)
     tied = config.hidden_size * config.vocab_size if config.tie_word_embeddings else 0
     text = total - mlp_padding - vocab_padding - tied - config.cross_attention_parameter_count
     assert text == config.parameter_count

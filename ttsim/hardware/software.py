@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,6 +108,11 @@ class Software:
             return max(power, 1024)
         multiple = int(self.padding)
         return min(power, -(-tokens // multiple) * multiple)
+
+    def without_server(self) -> Software:
+        """The same software, with what a server adds to a step or a prompt left to who simulates the server."""
+        stacks = tuple(stack for stack in self.place.stacks if stack != facts.SERVER)
+        return dataclasses.replace(self, place=dataclasses.replace(self.place, stacks=stacks))
 
     def fact(self, name: str) -> Any:
         """What a fact of `ttsim.hardware.facts.MEANING` says here."""

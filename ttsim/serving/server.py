@@ -209,7 +209,9 @@ def build(
             raise ValueError(f"the server has a prefix cache since {_PREFIX_SINCE}; the software is of {day}")
         rules = dataclasses.replace(rules, prefix_caching=True)
     system = whole.system if lanes else dataclasses.replace(whole.system, data_parallel=1)
-    scenario = dataclasses.replace(whole, system=system, batch_size=rules.max_num_seqs)
+    # The server's own time is this package's (`host_costs`): the programs are priced without it.
+    software = whole.software.without_server()
+    scenario = dataclasses.replace(whole, system=system, batch_size=rules.max_num_seqs, software=software)
     if rules.max_num_seqs > MAX_BATCH:
         raise ValueError(f"max_num_seqs must be at most {MAX_BATCH}, the rows of one tile, not {rules.max_num_seqs}")
     host, host_note = host_costs(day, whole.system, lanes=degree if lanes else 1)
