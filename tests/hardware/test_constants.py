@@ -65,7 +65,7 @@ def test_no_number_with_a_unit_stands_in_a_rule():
     for file in sorted([*PACKAGE.glob("ops/*.py"), *PACKAGE.glob("kernels/*.py")]):
         for node in ast.walk(ast.parse(file.read_text())):
             number = node.value if isinstance(node, ast.Constant) and isinstance(node.value, float) else 1.0
-            if 1e-15 < abs(number) and not 1e-2 < abs(number) < 1e5:  # a smaller one is no time, but an epsilon
+            if abs(number) > 1e-15 and not 1e-2 < abs(number) < 1e5:  # a smaller one is no time, but an epsilon
                 found.append(f"{file.name}:{node.lineno}: {number}")
     assert found == []
 

@@ -22,7 +22,8 @@ def config_of(case: str) -> ModelConfig:
 
 
 def test_golden_values_cover_every_kind_and_every_published_model() -> None:
-    assert {config_of(case).rope.kind for case in CASES} == set(ROPE_KINDS)
+    by_logits = {"dynamic", "proportional"}  # llama-dynamic and gemma-4 of the families' goldens hold these
+    assert {config_of(case).rope.kind for case in CASES} == set(ROPE_KINDS) - by_logits
     assert all(config_of(name) == model for name, model in PRESETS.items())
 
 

@@ -61,7 +61,7 @@ def test_prefill_equals_hugging_face(case):
 def test_greedy_decode_equals_hugging_face(case):
     golden = Golden(case)
     logits, layout, mesh, model, cache = prefill_all(golden, "N150", max_seq_len=32)
-    step = jax.jit(decode_step(layout, EXACT, 2, sample="argmax", mesh=mesh))
+    step = jax.jit(decode_step(layout, EXACT, 2, sample="device", mesh=mesh))
     tokens = jnp.asarray(logits[:, -1].argmax(-1), jnp.int32)
     generated = [tokens]
     for i in range(7):
