@@ -6,8 +6,10 @@ import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
+from ttsim.files.reading import shown
 from ttsim.models.features import (
     ROPE_KINDS,
     Activation,
@@ -31,6 +33,21 @@ _SIZES = (
     "head_dim",
     "vocab_size",
     "max_position_embeddings",
+)
+
+
+# Far beyond any model. Larger ones would be traced for minutes, and their sizes don't fit the counters of XLA.
+_MOST: Mapping[str, int] = MappingProxyType(
+    {
+        "num_layers": 1024,
+        "num_heads": 2**12,
+        "num_kv_heads": 2**12,
+        "head_dim": 2**12,
+        "hidden_size": 2**18,
+        "intermediate_size": 2**20,
+        "vocab_size": 2**22,
+        "max_position_embeddings": 2**30,
+    }
 )
 
 
@@ -113,6 +130,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field in _SIZES:
             positive(field, getattr(self, field))
+        for field, most in _MOST.items():
+            if (size := getattr(self, field)) > most:
+                raise ValueError(f"{self.name}: {field} is {shown(size)}; at most {most:,} is simulated")
         if self.layers and len(self.layers) != self.num_layers:
             raise ValueError(f"{len(self.layers)} kinds of layers are given for {self.num_layers} layers")
         for kind in dict.fromkeys(self.layer_kinds):

@@ -9,7 +9,6 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -58,27 +57,6 @@ def system_of(system: System, software: Software) -> System:
     links = facts.value_or("links", system.links, software.date, software.place)
     topology = facts.value_or("topology", system.topology.value, software.date, software.place)
     return dataclasses.replace(system, links=links, topology=Topology(topology))
-
-
-# Far beyond any model. Larger ones would be traced for minutes, and their sizes don't fit the counters of XLA.
-_MOST: Mapping[str, int] = MappingProxyType(
-    {
-        "num_layers": 1024,
-        "num_heads": 2**12,
-        "num_kv_heads": 2**12,
-        "head_dim": 2**12,
-        "hidden_size": 2**18,
-        "intermediate_size": 2**20,
-        "vocab_size": 2**22,
-        "max_position_embeddings": 2**30,
-    }
-)
-
-
-def _check_sizes(config: ModelConfig) -> None:
-    for name, most in _MOST.items():
-        if (size := getattr(config, name)) > most:
-            raise ValueError(f"{config.name}: {name} is {shown(size)}; at most {most:,} is simulated")
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -148,7 +126,6 @@ class Scenario:
             )
         vision = vision_of(model) if images else None
         config = vision.text if vision else get_config(model)
-        _check_sizes(config)
         system = get_system(device, data_parallel)
         day = day or system.software
         software = software_for(system, day, stack=stack, model=config.known_name)
