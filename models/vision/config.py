@@ -18,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from ttsim.files.reading import read_json
 from ttsim.models.config import ModelConfig
 
 Fusion = Literal["cross_attention", "embeddings", "deepstack"]
@@ -210,7 +211,7 @@ class VisionConfig:
             path = path / "config.json" if path.is_dir() else path
             if not path.is_file():
                 return None
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
         reader = _READERS.get(str(data.get("model_type")))
         return reader(data, name) if reader and data.get("vision_config") is not None else None
 

@@ -8,7 +8,6 @@ Source of the names: meta-llama/llama-models models/llama3/multimodal/model.py.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ttsim.files.reading import read_json, read_text
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.checkpoints.torch_files import read_torch_file
 from ttsim.models.vision.config import VisionConfig
@@ -197,7 +197,7 @@ def _halves(rows: np.ndarray, heads: int) -> np.ndarray:
 def is_meta_vision(directory: Path) -> bool:
     """Whether a directory holds Meta's files of a model that sees."""
     path = directory / "params.json"
-    return path.is_file() and "vision_chunk_size" in path.read_text(encoding="utf-8")
+    return path.is_file() and "vision_chunk_size" in read_text(path)
 
 
 def open_meta_vision(directory: Path) -> tuple[VisionConfig, MetaVisionTensors]:
@@ -208,7 +208,7 @@ def open_meta_vision(directory: Path) -> tuple[VisionConfig, MetaVisionTensors]:
     Raises:
       CheckpointError: a file or a key is missing.
     """
-    params = json.loads((directory / "params.json").read_text(encoding="utf-8"))
+    params = read_json(directory / "params.json")
     files = sorted(directory.glob("consolidated*.pth"))
     if not files:
         raise CheckpointError(f"{directory} has params.json but no consolidated.*.pth file")

@@ -314,12 +314,6 @@ def vision_logits(x: Any, norm_d: Any, lm_head_dv: Any, stage: Stage, precision:
         if layout.ways > 1:
             y = tt.all_gather(y, axis=layout.axis, dim=y.ndim - 1, format=precision.logits, memory="l1")
         parts.append(y.reshape(y.shape[0], layout.ways, -1))
-    # Each device's pieces side by side, device by device: the order of the vocabulary, without what pads a share.
-    share, starts = layout.vocab_share[0], range(0, table.shape[1], width)
-    columns = [
-        part[:, device, : min(width, share - first)]
-        for device in range(layout.ways)
-        for first, part in zip(starts, parts, strict=True)
-        if first < share
-    ]
+    # Each device's pieces side by side, device by device: the order of the vocabulary.
+    columns = [part[:, device] for device in range(layout.ways) for part in parts]
     return tt.join_columns(*columns, format=precision.logits) if len(columns) > 1 else columns[0]
