@@ -19,6 +19,7 @@ from ttsim.models.checkpoints.loading import load_model, open_checkpoint
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.checkpoints.tokenizers import load_tokenizer
 from ttsim.models.layout import Layout
+from ttsim.numerics import switches
 from ttsim.precision.values import Precision, preset
 from ttsim.ui.accuracy_page import document
 
@@ -259,7 +260,8 @@ def real(smollm2):
 
 
 def test_accuracy_preset_of_the_real_model(real):
-    score = real(preset("accuracy", "Llama3.2-1B"))
+    with switches.using("masked"):  # what the bands were measured with; the presets below run as the device does
+        score = real(preset("accuracy", "Llama3.2-1B"))
     assert 88 <= score.top1.item() <= 96
     assert score.top5.item() >= 99.5
     assert abs(score.delta_nll.item()) <= 0.03
