@@ -18,7 +18,7 @@ from ttsim.explore.advice import advise
 from ttsim.explore.compare import pairs, run_of
 from ttsim.explore.estimate import estimate
 from ttsim.hardware.constants import CONSTANTS, load_constants
-from ttsim.proof.intervals import Residuals, fold_of, interval, outside, residuals
+from ttsim.proof.intervals import Fold, Residuals, fold_of, interval, outside, residuals
 from ttsim.scenarios.capacity import capacity_of
 from ttsim.scenarios.memory import DoesNotFitError
 from ttsim.scenarios.question import Question, pair_arguments, parse_changes
@@ -82,7 +82,7 @@ def test_what_does_not_fit_says_what_would():
 
 def test_intervals_hold_about_as_many_rows_as_they_say():
     for figure in ("speed", "ttft"):
-        for fold in ("model", "device"):
+        for fold in (Fold("model"), Fold("device")):
             assert abs(residuals(figure, fold).measured_coverage(0.8) - 0.8) < 0.08
             found = interval(10.0, figure, fold)
             assert found.low < 10 < found.high
@@ -121,9 +121,10 @@ def test_what_is_outside_the_checked_range_is_said(changes, words):
 
 
 def test_folds_know_less_where_the_tables_have_no_row():
-    assert fold_of(Question(device="N150").scenario()) == "model"
-    assert fold_of(Question(device="T3K", data_parallel=2).scenario()) == "device"
-    assert fold_of(Question(device="P150").scenario()) == "chip"
+    assert fold_of(Question(device="N150").scenario()) == Fold("model")
+    assert fold_of(Question(device="T3K", data_parallel=2).scenario()) == Fold("device")
+    assert fold_of(Question(device="P150").scenario()) == Fold("source", "blackhole")
+    assert fold_of(Question(device="N150", date="2026-02-01").scenario()) == Fold("source", "wormhole")
 
 
 def test_blackhole_interval_spans_the_measurements_of_2026():
@@ -131,13 +132,20 @@ def test_blackhole_interval_spans_the_measurements_of_2026():
     cases = [(32, "", 32.8), (1, "", 40.8), (1, lofi, 45.4), (1, lofi + ",li_qkv_decode=lofi,li_o_decode=lofi", 49.7)]
     for batch, override, measured in cases:  # Llama-3.1-8B on P150: tt-metal PRs #55080 and #50662
         question = Question(model="8b", device="P150", batch_size=batch, override=override, date="2026-09-01")
-        speed = question.scenario().speed(CONSTANTS_NOW)
-        found = interval(speed, "speed", "chip")
+        scenario = question.scenario()
+        found = interval(scenario.speed(CONSTANTS_NOW), "speed", fold_of(scenario))
         assert found.low <= 1.02 * measured
         assert measured <= 1.02 * found.high
 
 
-# Provenance
+def test_intervals_of_later_rows_are_wider():
+    """What was measured since the tables, on other software and chips, is known less well."""
+    for figure in ("speed", "ttft"):
+        widths = [
+            interval(10.0, figure, fold).high
+            for fold in (Fold("model"), Fold("source", "wormhole"), Fold("source", "wormhole", beyond=True))
+        ]
+        assert widths == sorted(widths)
 
 
 def test_every_constant_has_a_source_a_unit_and_a_value():
@@ -145,7 +153,7 @@ def test_every_constant_has_a_source_a_unit_and_a_value():
         assert len(record["source"]) > 20, record["name"]
         assert record["unit"] in ("s", "B/s", "1")
         assert record["value"] > 0
-        assert (record["prior"] is None) == (record["kind"] == "sourced")
+        assert (record["prior"] is None) == (record["kind"] != "fitted")
 
 
 def test_every_kernel_says_where_its_rule_comes_from(item):
