@@ -108,7 +108,14 @@ def test_an_editable_install_wins_over_the_clones_folder(tree, tmp_path):
     (editable,) = site.glob("*.whl")
     with zipfile.ZipFile(editable) as archive:
         archive.extractall(site)
-    code = f"import site; site.addsitedir({str(site)!r}); import ttsim; print(ttsim.__file__, ttsim.simulate.__name__)"
+    # Without the checkout that these tests run from, which may be installed in the same way.
+    code = f"""
+import site, sys
+sys.path = [path for path in sys.path if path != {str(ROOT)!r}]
+site.addsitedir({str(site)!r})
+import ttsim
+print(ttsim.__file__, ttsim.simulate.__name__)
+"""
     file, name = run("-c", code, cwd=tree.parent, PYTHONPATH="").split()
     assert Path(file) == tree / "ttsim" / "__init__.py"
     assert name == "simulate"
