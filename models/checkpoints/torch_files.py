@@ -122,6 +122,9 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, exactly: int | None
     held = os.path.getsize(archive.filename or "")
     if max(info.file_size, info.compress_size) > held:
         raise ValueError(f"it is cut short: the archive has {held:,} bytes, it alone {info.file_size:,}")
+    # A damaged directory shifts where members begin, also to before the file.
+    if not 0 <= info.header_offset < held:
+        raise ValueError(f"it begins at byte {info.header_offset:,} of an archive of {held:,}")
     if exactly is not None and info.file_size != exactly:
         raise ValueError(f"it has {info.file_size:,} bytes, its tensors need {exactly:,}")
     if exactly is None and info.file_size > most:
