@@ -21,7 +21,7 @@ from ttsim.hardware.quantities import Factor, Terms, factor_value
 from ttsim.kernels.host import dispatch
 from ttsim.kernels.kernel import Kernel
 from ttsim.pricing.clocks import Clocks, Launches, Totals
-from ttsim.pricing.price import Cost, Segment
+from ttsim.pricing.price import Cost
 
 _NEVER = -1e9  # seconds: a clock that has not started
 
@@ -162,7 +162,7 @@ class Programs:
                 for i, item in enumerate(segment.kernels):
                     ids[s, i, p], each[s, i, p] = table.add(item.kernel), item.count // segment.count
                 counts[s, p] = segment.count
-                on_host[s, p], eager[s, p], waits[s, p] = kind == "host", kind == "eager", _waits(segment)
+                on_host[s, p], eager[s, p], waits[s, p] = kind == "host", kind == "eager", segment.waits
         hosts = {id(cost.machine.system): Kernel("dispatch", start=dispatch(cost.machine.system)) for cost in costs}
         calls = np.array([table.add(hosts[id(cost.machine.system)]) for cost in costs], int)
         chained = np.full((len(runs), max(map(len, runs), default=0)), -1)
@@ -262,7 +262,3 @@ def _step(clocks: Clocks, time: Any, waits: Any, launches: Launches, idle: Any, 
     worked = clocks.work(time, waits, xp)
     launched = worked.launch(launches, xp)
     return Clocks(xp.where(idle, worked.host, launched.host), xp.where(idle, worked.device, launched.device))
-
-
-def _waits(segment: Segment) -> bool:
-    return any(item.kernel.waits for item in segment.kernels)

@@ -50,6 +50,11 @@ class Segment:
     kernels: tuple[PricedKernel, ...]
     count: int = 1
 
+    @property
+    def waits(self) -> bool:
+        """Whether the host waits for the device before it."""
+        return any(item.kernel.waits for item in self.kernels)
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -195,7 +200,7 @@ def totals(costs: Sequence[Cost], constants: Mapping[str, Any], times: Mapping[i
         for segment in stretch.segments:
             spans = np.stack(np.broadcast_arrays(*(times[id(item.kernel)] for item in segment.kernels))).astype(float)
             if stretch.kind == "host":
-                clocks, work = clocks.work(spans.sum(0), _waits(segment)), work + spans.sum(0)
+                clocks, work = clocks.work(spans.sum(0), segment.waits), work + spans.sum(0)
                 continue
             each = _spread([item.count // segment.count for item in segment.kernels], spans)
             launches = Launches.of(spans + gap, each, call if stretch.kind == "eager" else 0.0).repeat(segment.count)
@@ -203,10 +208,6 @@ def totals(costs: Sequence[Cost], constants: Mapping[str, Any], times: Mapping[i
             spent[stretch.kind] = spent[stretch.kind] + launches.device
             launched += sum(item.count for item in segment.kernels) if stretch.kind == "eager" else 0
     return Totals(clocks.end(), work, launched * call, spent["eager"], spent["traced"], launched)
-
-
-def _waits(segment: Segment) -> bool:
-    return any(item.kernel.waits for item in segment.kernels)
 
 
 def _spread(counts: Sequence[int], times: np.ndarray) -> np.ndarray:
