@@ -72,11 +72,11 @@ class CrossAttentionLayer(nnx.Module):
     def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
         c = layout.config
         self.attention_norm_d = parameter((c.hidden_size,), ("norm",), rngs, scale=0)
-        self.wq_dq = parameter((c.hidden_size, c.q_size), ("embed", "kv_heads"), rngs)
+        self.wq_dq = parameter((c.hidden_size, c.q_size), ("embed", "kv_heads"), rngs, group="wqkv")
         self.wkv_dkh = parameter(
-            (c.hidden_size, c.num_kv_heads, 2, c.head_dim), ("embed", "kv_heads", None, None), rngs
+            (c.hidden_size, c.num_kv_heads, 2, c.head_dim), ("embed", "kv_heads", None, None), rngs, group="wqkv"
         )
-        self.wo_qd = parameter((c.q_size, c.hidden_size), ("heads", "w2_out"), rngs)
+        self.wo_qd = parameter((c.q_size, c.hidden_size), ("heads", "w2_out"), rngs, group="wo", storage="banks")
         self.q_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.k_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.attention_gate = parameter((1,), (None,), rngs, scale=0)
@@ -98,7 +98,14 @@ class Transformer(nnx.Module):
 
     def __init__(self, layout: Layout, rngs: nnx.Rngs | None = None):
         config = layout.config
-        self.embedding_vd = parameter((config.vocab_size, config.hidden_size), (None, "residual"), rngs, scale=0.02)
+        self.embedding_vd = parameter(
+            (config.vocab_size, config.hidden_size),
+            (None, "residual"),
+            rngs,
+            group="embedding",
+            storage="rows",
+            scale=0.02,
+        )
         self.layers = nnx.List(
             [
                 CrossAttentionLayer(layout, rngs)
@@ -109,7 +116,9 @@ class Transformer(nnx.Module):
         )
         self.norm_d = parameter((config.hidden_size,), ("norm",), rngs, scale=0)
         columns = layout.vocab_share[1] * layout.ways
-        self.lm_head_dv = parameter((config.hidden_size, columns), ("embed", "vocab"), rngs)
+        self.lm_head_dv = parameter(
+            (config.hidden_size, columns), ("embed", "vocab"), rngs, group="lm_head", storage="banks"
+        )
 
     def decode(
         self,

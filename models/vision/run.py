@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from ttsim import ops as tt
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache
-from ttsim.models.parameters import map_parameters
+from ttsim.models.parameters import map_parameters, traits
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER
 from ttsim.models.vision.config import LlamaTower, QwenTower, SiglipTower, TowerConfig
 from ttsim.models.vision.cross import CROSS_DECODE_LAYER, CROSS_PREFILL_LAYER, VisionCache
@@ -50,7 +50,7 @@ def model_specs(layout: VisionLayout) -> VisionLanguageModel:
 
 
 def _spec(rules: Any, param: Any) -> PartitionSpec:
-    return rules.spec(*param.get_metadata()["axes"])
+    return rules.spec(*traits(param).axes)
 
 
 def encode_step(layout: VisionLayout, precision: VisionPrecision, mesh: AnyMesh = None) -> Callable[..., Any]:

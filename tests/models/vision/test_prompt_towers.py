@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.layout import Layout
-from ttsim.models.parameters import map_parameters
+from ttsim.models.parameters import map_parameters, traits
 from ttsim.models.vision.checkpoint import ParameterFiller, TensorReader, prompt_vision_model, siglip_weights
 from ttsim.models.vision.config import VisionConfig, qwen_tower, siglip_tower
 from ttsim.models.vision.images import patched_image, square_image
@@ -57,7 +57,7 @@ def test_qwen_tokens_logits_and_next_token(device):
     system = layout.text.system
     mesh = system.mesh()
     model = prompt_vision_model(layout, weights, in_numpy)
-    specs = map_parameters(lambda p: layout.text.rules.spec(*p.get_metadata()["axes"]), model)
+    specs = map_parameters(lambda p: layout.text.rules.spec(*traits(p).axes), model)
     caches = KVCache.specs(layout.text, 1)
     model, cache = put(model, specs, mesh), put(KVCache.zeros(layout.text, 1), caches, mesh)
     columns = P(None, "tp")
@@ -101,7 +101,7 @@ def test_siglip_pixels_and_tokens(device):
     np.testing.assert_allclose(pixels, arrays["pixel_values"][0], atol=1e-6)
     tower = SiglipVisionTower(layout, 64)
     siglip_weights(tower, layout, TensorReader(weights), ParameterFiller(in_numpy), 64)
-    mesh, specs = layout.system.mesh(), map_parameters(lambda p: layout.rules.spec(*p.get_metadata()["axes"]), tower)
+    mesh, specs = layout.system.mesh(), map_parameters(lambda p: layout.rules.spec(*traits(p).axes), tower)
     tower = put(tower, specs, mesh)
     encode = functools.partial(SiglipVisionTower.encode, stage=TowerStage(layout, VISION))
     step = jax.shard_map(encode, mesh=mesh, in_specs=(specs, P()), out_specs=P(None, "tp"), check_vma=False)
