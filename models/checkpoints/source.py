@@ -20,7 +20,7 @@ from flax import nnx
 from ttsim.models.checkpoints.expert_tensors import delta_readers, expert_readers, latent_readers
 from ttsim.models.config import ModelConfig
 from ttsim.models.features import LayerKind
-from ttsim.models.hf_config import families
+from ttsim.models.hf import FAMILIES
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import Traits, traits
 from ttsim.models.transformer import CrossAttentionLayer, Transformer
@@ -77,7 +77,7 @@ class MappedTensors:
 
     def __init__(self, tensors: Mapping[str, Any], family: str = "llama"):
         self._tensors = tensors
-        traits = families()[family]
+        traits = FAMILIES[family]
         self.interleaved, self.plus_one, self.norms = traits.interleaved, traits.plus_one, traits.norms
         prefix = next((p for p in self._PREFIXES if f"{p}embed_tokens.weight" in tensors), None)
         if prefix is None:

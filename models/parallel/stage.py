@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from ttsim.precision.slots import AnyLayerPrecision, AnyPrecision
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(abc.ABC):
     """One phase of one layer on one layout; its subclasses say what its devices exchange.
 
     Attributes:
@@ -145,6 +146,8 @@ class Stage:
         )
         return y[..., :share] if stored > share else y
 
+    # What a layout exchanges.
+
+    @abc.abstractmethod
     def norm(self, x, weight, *, cores: int | None = None, move: bool = True):
-        """From the residual stream to what a column-parallel weight multiplies (see the layouts)."""
-        raise NotImplementedError
+        """From the residual stream to what a column-parallel weight multiplies."""

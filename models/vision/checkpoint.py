@@ -18,13 +18,14 @@ from ttsim.models.checkpoints.loading import resolve_weights
 from ttsim.models.checkpoints.safetensors_files import SafetensorsFiles
 from ttsim.models.checkpoints.source import CheckpointError, Convert, from_hf_tensors, interleave
 from ttsim.models.parameters import traits
-from ttsim.models.vision.config import VISION_TYPES, LlamaTower, QwenTower, SiglipTower, VisionConfig
+from ttsim.models.vision.config import LlamaTower, QwenTower, SiglipTower, VisionConfig
 from ttsim.models.vision.layers import LayerNorm, TowerLayout, VisionAttention
 from ttsim.models.vision.llama import LlamaVisionTower, VisionLayer
 from ttsim.models.vision.meta import is_meta_vision, open_meta_vision
 from ttsim.models.vision.model import VisionLanguageModel, VisionLayout
 from ttsim.models.vision.prompt import PromptVisionModel
 from ttsim.models.vision.qwen import QwenVisionTower
+from ttsim.models.vision.reading import VISION_TYPES
 from ttsim.models.vision.siglip import SiglipVisionTower
 
 Tensors = Mapping[str, Any]
@@ -44,7 +45,7 @@ def open_vision_checkpoint(weights: str | os.PathLike[str]) -> tuple[VisionConfi
     try:
         config = VisionConfig.from_hf(directory)
     except ValueError as error:
-        raise CheckpointError(f"{directory}: {error}") from None
+        raise CheckpointError(str(error)) from None
     if config is None:
         raise CheckpointError(
             f"{directory} holds no model that sees: its config.json must have a vision_config and one of the "

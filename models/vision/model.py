@@ -316,4 +316,4 @@ def vision_logits(x: Any, norm_d: Any, lm_head_dv: Any, stage: Stage, precision:
         parts.append(y.reshape(y.shape[0], layout.ways, -1))
     # Each device's pieces side by side, device by device: the order of the vocabulary.
     columns = [part[:, device] for device in range(layout.ways) for part in parts]
-    return tt.join_columns(*columns, format=precision.logits) if len(columns) > 1 else columns[0]
+    return tt.concat_columns(*columns, format=precision.logits) if len(columns) > 1 else columns[0]

@@ -176,6 +176,6 @@ def rotary_tables(
     parts = [
         tt.rotary_tables(positions[i], frequencies[bounds[i] : bounds[i + 1]], **options) for i in range(len(section))
     ]
-    cos, sin = (tt.join_columns(*(part[k] for part in parts), format=precision.rope_in) for k in (0, 1))
+    cos, sin = (tt.concat_columns(*(part[k] for part in parts), format=precision.rope_in) for k in (0, 1))
     axis = 1 if memory == "l1" else 0
     return (Rotary(jnp.expand_dims(cos, axis), jnp.expand_dims(sin, axis)),)

@@ -75,10 +75,10 @@ def _(call, machine):
 
 
 @op
-def concat_columns(x, y, *, format, memory):
-    """x and y side by side along the last axis."""
+def concat_columns(*parts, format, memory="dram"):
+    """The parts side by side along the last axis, in L1 or DRAM."""
     del format, memory
-    return jnp.concatenate([x, y], axis=-1)
+    return jnp.concatenate(parts, axis=-1)
 
 
 @concat_columns.cost

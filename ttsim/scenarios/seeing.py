@@ -22,8 +22,6 @@ from ttsim.models.run import decode_program
 from ttsim.models.storage import tensor_bytes_of
 from ttsim.models.transformer import Sample
 from ttsim.models.vision.config import (
-    PUBLISHED,
-    VISION_TYPES,
     LlamaTower,
     QwenTower,
     SiglipTower,
@@ -34,6 +32,7 @@ from ttsim.models.vision.images import canvas, check_size, grid_of
 from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLayout
 from ttsim.models.vision.prompt import PromptVisionModel
+from ttsim.models.vision.reading import PUBLISHED, VISION_TYPES
 from ttsim.models.vision.run import (
     image_prompt_program,
     image_tokens,
