@@ -16,7 +16,7 @@ from ttsim.models.layout import Layout
 from ttsim.models.parallel import Galaxy, OneAxis
 from ttsim.models.parameters import parameter
 from ttsim.models.rope import inverse_frequencies
-from ttsim.precision.slots import AnyLayerPrecision
+from ttsim.precision.values import LayerPrecision
 
 Stage = OneAxis | Galaxy
 
@@ -35,7 +35,7 @@ class Rotary(NamedTuple):
 
 
 def rotary_tables(
-    positions, layout: Layout, precision: AnyLayerPrecision, memory: Literal["l1", "host"]
+    positions, layout: Layout, precision: LayerPrecision, memory: Literal["l1", "host"]
 ) -> tuple[Rotary, ...]:
     """The tables of each embedding of `ModelConfig.ropes`: of one token a user ("l1"), or of a prompt ("host")."""
     axis = 1 if memory == "l1" else 0  # where the axis of heads goes

@@ -25,7 +25,7 @@ from ttsim.models.vision.layers import TowerStage, VisionPrecision
 from ttsim.models.vision.model import VisionLayout
 from ttsim.models.vision.qwen import QwenVisionTower
 from ttsim.models.vision.siglip import SiglipVisionTower
-from ttsim.precision.slots import AnyPrecision
+from ttsim.precision.values import Precision
 
 _TOWERS: dict[type, Any] = {SiglipTower: SiglipVisionTower, QwenTower: QwenVisionTower}
 
@@ -83,7 +83,7 @@ class PromptVisionModel(nnx.Module):
         cache: KVCache,
         *,
         layout: VisionLayout,
-        precision: AnyPrecision,
+        precision: Precision,
         logits: Literal["last", "all"] = "last",
         deep: tuple[Any, ...] = (),
     ) -> Any:
@@ -130,7 +130,7 @@ class PromptVisionModel(nnx.Module):
         cache: KVCache,
         *,
         layout: VisionLayout,
-        precision: AnyPrecision,
+        precision: Precision,
     ) -> Any:
         """One token for every user.
 
