@@ -109,7 +109,7 @@ def _(call, machine):
     return 2 * lookups  # cos and sin
 
 
-@op
+@op(like=0)
 def rotary(x, cos, sin, *, out_format, memory="dram"):
     """Rotates each pair (x[2i], x[2i+1]) by its angle.
 
@@ -167,7 +167,7 @@ def _(call, machine):
     return [small(name, 1 * TABLE_LOOKUP_TIME) for name in ("embedding", "transpose", "interleaved_to_sharded")]
 
 
-@op(caches=(0,), in_l1=True)
+@op(caches=(0,), in_l1=True, like=0)
 def update_cache(cache, x, positions, *, format):
     """Writes one token per user into the KV cache.
 
@@ -198,7 +198,7 @@ def _(call, machine):
     return [fixed("paged_update_cache", UPDATE_CACHE_TIME + kv_heads * tiles(head_dim) * UPDATE_CACHE_TILE_TIME)]
 
 
-@op(caches=(0,))
+@op(caches=(0,), like=0)
 def fill_cache(cache, x, user, *, start, format, users_axis=None):
     """Writes one user's prompt (or a chunk of it) into the KV cache.
 
@@ -252,7 +252,7 @@ def _(call, machine):
     return []  # chunked attention reads the pages in place; sdpa_prefill pays for them
 
 
-@op(weights=(4,), caches=(1, 2), in_l1=True)
+@op(weights=(4,), caches=(1, 2), in_l1=True, like=0)
 def sdpa_decode(
     q,
     keys,
@@ -314,7 +314,7 @@ def _(call, machine):
     return [flash.flash_decode(users, heads, kv_heads, head_dim, **options)]
 
 
-@op(weights=(3,))
+@op(weights=(3,), like=0)
 def sdpa_prefill(
     q,
     keys,

@@ -15,7 +15,7 @@ from ttsim.numerics.packer import pack
 from ttsim.ops.core import OpNoise, op
 
 
-@op
+@op(like=0)
 def add(x, y, *, out_format, memory="dram", cores=None):
     """x + y, the residual connection. Shapes are equal; float32 on `out_format`'s grid.
 
@@ -58,7 +58,7 @@ def _(call, machine):
     return [stream("add", moved, machine.chip)]
 
 
-@op
+@op(like=0)
 def silu_mul(gate, up, *, out_format, memory="dram", cores=None):
     """silu(gate) * up, one kernel with the activation fused into the first operand; `memory` as in `add`."""
     del memory, cores
@@ -93,7 +93,7 @@ _ACTIVATIONS = {
 }
 
 
-@op
+@op(like=0)
 def gated_mul(gate, up, *, activation, out_format, memory="dram", cores=None):
     """activation(gate) * up, one kernel with the activation fused into the first operand.
 
@@ -122,7 +122,7 @@ def _(call, machine):
     return _elementwise(call["activation"], call, machine)
 
 
-@op
+@op(like=0)
 def multiply(x, y, *, out_format, memory="dram"):
     """x * y, where y's axes are x's or 1; `memory` as in `add`."""
     del memory
@@ -134,7 +134,7 @@ def _(call, machine):
     return _elementwise("multiply", call, machine)
 
 
-@op
+@op(like=0)
 def scale(x, *, factor, out_format, memory="dram"):
     """x * factor; `memory` as in `add`."""
     del memory

@@ -21,7 +21,7 @@ from ttsim.numerics.packer import pack
 from ttsim.ops.core import op
 
 
-@op(weights=(1,))
+@op(weights=(1,), like=0)
 def rms_norm(x, weight, *, eps, out_format, memory="dram", cores=None):
     """y = x / sqrt(mean(x^2) + eps) * weight over the last axis.
 
@@ -101,7 +101,7 @@ def _(call, machine):
     return [stream_rows("rms_norm_pre_all_gather", moved, rows, machine.chip, rate=NORM_BANDWIDTH)]
 
 
-@op(weights=(2,))
+@op(weights=(2,), like=0)
 def rms_norm_apply(x, stats, weight, *, axis, eps, out_format, memory="dram", cores=None):
     """The second part of a distributed norm: normalise with every device's statistics.
 
