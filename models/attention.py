@@ -49,8 +49,10 @@ def rotary_tables(
         growth = None
         if rope.query_growth:
             original = rope.original_max_position_embeddings
-            options = {"beta": rope.query_growth, "original": original, "format": precision.rope_in, "memory": memory}
-            growth = jnp.expand_dims(tt.query_growth(positions, **options)[:, None], axis)
+            growth = tt.query_growth(
+                positions, beta=rope.query_growth, original=original, format=precision.rope_in, memory=memory
+            )
+            growth = jnp.expand_dims(growth[:, None], axis)
         tables.append(Rotary(jnp.expand_dims(cos, axis), jnp.expand_dims(sin, axis), growth))
     return tuple(tables)
 

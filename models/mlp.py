@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flax import nnx
 
 from ttsim import ops as tt
@@ -40,7 +42,7 @@ class MLP(nnx.Module):
         else:
             gate, up = stage.gate_up(h, self.w1_df, self.w3_df, cores=cores)
             gate, up = _biased(gate, self.bias1_f, stage), _biased(up, self.bias3_f, stage)
-            where = {"out_format": p.mlp_product, "memory": stage.memory, "cores": cores}
+            where: dict[str, Any] = {"out_format": p.mlp_product, "memory": stage.memory, "cores": cores}
             if c.activation == "silu":
                 y = tt.silu_mul(gate, up, **where)
             else:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, ove
 
 import jax
 
+from ttsim.numerics.formats import BlockArray
 from ttsim.precision.slots import is_placeholder, neutral
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 PREFIX = "tt."
 MEMORIES = ("l1", "dram", "host")
 Memory = Literal["l1", "dram", "host"]
+Array = jax.Array
+Weight = jax.Array | BlockArray  # a parameter as it is stored
 
 Attributes = tuple[tuple[str, Any], ...]
 P = ParamSpec("P")
@@ -161,7 +164,8 @@ class Op(Generic[P, R]):
         if memory not in MEMORIES:
             raise ValueError(f"{self.name}: memory must be {', '.join(map(repr, MEMORIES))}, not {memory!r}")
         given = tuple(sorted({**self._defaults, **attributes}.items()))
-        return _named_jit(self, given, jax.tree.structure(args))(*args)
+        result: R = _named_jit(self, given, jax.tree.structure(args))(*args)
+        return result
 
     def cost(self, rule: CostRule) -> CostRule:
         """Attaches the op's cost rule: (call, machine) -> the kernels that one device launches."""

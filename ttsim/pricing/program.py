@@ -291,7 +291,9 @@ def _op_call(found: Any, equation: Any, axes: Mapping[str, int], under: frozense
     return OpCall(op, attributes, inputs, tuple(outputs), axes)
 
 
-def _outputs(op: Op, attributes: Mapping[str, Any], inputs: tuple[Any, ...], axes: Mapping[str, int]) -> list[Any]:
+def _outputs(
+    op: Op[..., Any], attributes: Mapping[str, Any], inputs: tuple[Any, ...], axes: Mapping[str, int]
+) -> list[Any]:
     """Shapes of the op's results for inputs of these shapes; empty where its body refuses them."""
 
     def body(*args: Any) -> Any:
