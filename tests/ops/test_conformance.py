@@ -1,0 +1,187 @@
+"""What holds for every device op, tried on the calls that the golden models of all families make of it.
+
+An op that no model runs fails here until a model does: that is how its body, its rule and its shapes come to be tried.
+"""
+
+import datetime
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+import ttsim.ops  # noqa: F401  registers every op
+from ttsim.hardware.constants import load_constants
+from ttsim.hardware.software import software_of
+from ttsim.hardware.vision_software import vision_software
+from ttsim.kernels.machine import Machine
+from ttsim.meshes.systems import get_system
+from ttsim.models.config import ModelConfig
+from ttsim.models.layout import Layout
+from ttsim.models.run import decode_program, prefill_program
+from ttsim.models.vision.config import VisionConfig
+from ttsim.models.vision.layers import VisionPrecision
+from ttsim.models.vision.model import VisionLayout
+from ttsim.models.vision.run import image_prompt_program, vision_decode_program, vision_prompt_program
+from ttsim.numerics.formats import round_to
+from ttsim.numerics.switches import using
+from ttsim.ops.core import OPS
+from ttsim.precision.values import preset
+
+NAMES = sorted(op.name for op in OPS.values() if op.body.__module__.startswith("ttsim."))
+GOLDEN = Path(__file__).parents[1] / "golden"
+BF16 = preset("bf16", "Llama3.1-8B")
+# (file of goldens, model, system, how a token is chosen): together they make every op's call.
+TEXT = (
+    ("dense", "qwen3", "N300", "topk"),
+    ("dense", "gemma-2", "T3K", "host"),
+    ("dense", "phi-4-mini", "T3K", "none"),
+    ("dense", "ministral-3", "N150", "device"),
+    ("dense", "cohere-2", "N300", "none"),
+    ("dense", "afm", "N150", "none"),
+    ("dense", "llama-biases", "TG", "topk"),
+    ("experts", "mixtral", "T3K", "none"),
+    ("experts", "gpt-oss", "TG", "none"),
+    ("experts", "deepseek-v3", "N300 DP=2", "none"),
+    ("experts", "kimi-k2", "TG DP=4", "none"),
+    ("experts", "qwen3.5-moe", "N300", "none"),
+    ("experts", "gemma-4-moe", "N150", "none"),
+)
+VISION = (("mllama", "N300"), ("qwen2_5_vl", "N300"))
+
+
+def _config(kind, case):
+    if kind == "experts":
+        return json.loads(str(np.load(GOLDEN / "experts" / f"{case}.npz")["config"]))
+    return json.loads(str(np.load(GOLDEN / "dense.npz")[f"{case}.config"]))
+
+
+def _text_programs(kind, case, device, sample):
+    config = ModelConfig.from_hf(_config(kind, case), name=case)
+    layout = Layout(config, get_system(device), max_seq_len=128)
+    yield decode_program(layout, BF16, 32, sample=sample), layout.system
+    for start in (0, 32):
+        yield prefill_program(layout, BF16, 1, 32, start=start, untilize="host" if start else "dram"), layout.system
+
+
+def _vision_programs(case, device):
+    config = VisionConfig.from_hf(json.loads(str(np.load(GOLDEN / "vision" / f"{case}.npz")["config"])), name=case)
+    precision = VisionPrecision.of(config.text.hidden_size, BF16.layer(0))
+    text = Layout(config.text, get_system(device), max_seq_len=128)
+    for scattered, date in ((False, datetime.date(2025, 3, 1)), (True, datetime.date(2026, 6, 1))):
+        software = vision_software(date, case)
+        layout = VisionLayout(config, text, 2, software=software, scattered_sums=scattered)
+        system = layout.text.system
+        if case == "mllama":
+            yield vision_prompt_program(layout, BF16, precision, 64), system
+            yield vision_decode_program(layout, BF16, precision, 2), system
+        else:
+            side = 4 if case == "qwen2_5_vl" else config.tower.patches_per_side
+            yield image_prompt_program(layout, BF16, precision, ((side, side),) * 2, 64), system
+
+
+# Most of a test's time is XLA's; its cheapest passes do for arrays this small.
+_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.cache
+def calls():
+    """The calls that the models make of each op: {name: [(call, system), ...]}."""
+    found = {}
+    programs = [pair for case in TEXT for pair in _text_programs(*case)]
+    programs += [pair for case in VISION for pair in _vision_programs(*case)]
+    for program, system in programs:
+        assert not program.unpriced
+        for call, _ in program.ops():
+            found.setdefault(call.name, []).append((call, system))
+    return found
+
+
+def _first(name):
+    """The smallest call of an op, and its system."""
+    assert name in calls(), f"no golden model runs {name}: add one that does, so that it is tried"
+    return min(calls()[name], key=lambda pair: sum(x.size for x in jax.tree.leaves(pair[0].inputs)))
+
+
+def _values(call, seed=0):
+    """Inputs of a call: bf16 numbers, and zeros where they count, choose or place."""
+    rng = np.random.default_rng(seed)
+
+    def one(x):
+        if x is None or not jnp.issubdtype(x.dtype, jnp.floating):
+            return x if x is None else jnp.zeros(x.shape, x.dtype)
+        return round_to(jnp.asarray(rng.standard_normal(x.shape), jnp.float32), "bf16").astype(x.dtype)
+
+    return jax.tree.map(one, call.inputs, is_leaf=lambda x: x is None)
+
+
+def _on_mesh(call, function, inputs):
+    """What one device computes, where every device of the call's mesh has the same inputs."""
+    if not call.axis_sizes:
+        return _jit(function)(*inputs)
+    sizes = tuple(call.axis_sizes.values())
+    mesh = Mesh(np.array(jax.devices()[: int(np.prod(sizes))]).reshape(sizes), tuple(call.axis_sizes))
+    return _jit(jax.shard_map(function, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False))(*inputs)
+
+
+def _floats(tree):
+    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+def _three_ways(call):
+    """Function of two sets of inputs: results of the first, results of both at once, derivatives by the first."""
+    function = functools.partial(call.op, **call.attributes)
+    real = [i for i, x in enumerate(call.inputs) if x is not None and _floats(x)]
+
+    def total(reals, inputs):
+        inputs = list(inputs)
+        for i, x in zip(real, reals, strict=True):
+            inputs[i] = x
+        return sum(jnp.sum(x) for x in _floats(function(*inputs)))
+
+    def ways(one, two):
+        mapped = jax.vmap(lambda *x: function(*x))(*jax.tree.map(lambda a, b: jnp.stack([a, b]), one, two))
+        slopes = jax.grad(total)([one[i] for i in real], one) if real and _floats(call.outputs) else ()
+        return function(*one), function(*two), mapped, slopes
+
+    return ways
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_op_computes_alone_mapped_and_differentiated(name):
+    """Results have the traced shapes and lie on their format's grid; two sets of inputs at once give what each gives
+    alone; the sum of the results has finite derivatives."""
+    call, _ = _first(name)
+    one, two = _values(call, 1), _values(call, 2)
+    with using("masked"):
+        if call.op.on_host:  # its work is neither mapped nor differentiated
+            first, second, mapped, slopes = _on_mesh(call, lambda x: call.op(*x, **call.attributes), (one,)), (), (), ()
+        else:
+            first, second, mapped, slopes = _on_mesh(call, _three_ways(call), (one, two))
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(first)] == [(x.shape, x.dtype) for x in call.outputs]
+    assert all(np.isfinite(result).all() for result in _floats(first))
+    for result in _floats(first)[:1]:  # a delta net's second result is its state, which is float32
+        if call.format != "fp32":
+            np.testing.assert_array_equal(round_to(result.astype(jnp.float32), call.format), result)
+    for i, alone in enumerate((first, second)):
+        for both, single in zip(jax.tree.leaves(mapped), jax.tree.leaves(alone), strict=not call.op.on_host):
+            np.testing.assert_allclose(both[i], single, rtol=1e-2, atol=1e-2)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_call_has_a_price_that_holds_its_weights(name):
+    """Times are finite and not negative; who reads weights moves at least their bytes."""
+    constants = load_constants()
+    assert name in calls()
+    for call, system in calls()[name]:
+        machine = Machine(system.chip, system, software_of(datetime.date(2026, 3, 1)))
+        kernels = call.op.rule(call, machine)
+        times = [float(np.max(kernel.time(constants))) for kernel in kernels]
+        assert all(np.isfinite(t) and t >= 0 for t in times), call.label
+        assert all(kernel.source or kernel.place == "device" for kernel in kernels)
