@@ -15,8 +15,9 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
+from ttsim.serving.accounts import Step, Totals
 from ttsim.serving.clock import ticks
-from ttsim.serving.engine import Engine, Step, Totals, least_loaded
+from ttsim.serving.engine import Engine, least_loaded
 from ttsim.serving.policy import Policy
 from ttsim.serving.prices import NO_HOST, HostCosts, StepPrices
 from ttsim.serving.requests import Requests
@@ -268,7 +269,7 @@ def _gaps(engines: Sequence[Engine]) -> tuple[np.ndarray, np.ndarray]:
     """Distinct gaps between tokens of a request over all engines, ascending, and their counts."""
     values, counts = [], []
     for engine in engines:
-        plain, number = engine.step_gaps()
+        plain, number = engine.tables.gaps()
         values += [plain, np.array(engine.totals.odd_gaps, dtype=np.int64)]
         counts += [number, np.array(engine.totals.odd_counts, dtype=np.int64)]
     gaps, inverse = np.unique(np.concatenate(values), return_inverse=True)

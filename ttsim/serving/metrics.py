@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ttsim.precision.text import unknown
+from ttsim.errors import unknown
 from ttsim.serving.clock import TICKS_PER_SECOND, seconds
 from ttsim.serving.cluster import Pool, Run
 from ttsim.serving.policy import BATCHED_TOKENS
@@ -222,12 +222,14 @@ def capacity(pools: tuple[Pool, ...], prompt: np.ndarray, output: np.ndarray) ->
     for i, pool in enumerate(pools):
         policy, host = pool.policy, pool.host
         prefills, decodes = i == 0, i == len(pools) - 1
-        times = [_prompt_time(pool, int(n)) + host.prompt for n in distinct]
+        times = [_prompt_time(pool, int(n)) + host.prompt + host.prompt_token * n for n in distinct]
         prompt_time = float(np.average(times, weights=counts)) if prefills else 0.0
         held = -(-(mean_context + mean_output / 2) // policy.block_size)
         slots = min(policy.max_num_seqs, max(policy.blocks // held, 1.0)) * policy.lanes
         rows = policy.max_num_seqs if policy.every_slot else min(policy.max_num_seqs, int(slots / policy.lanes) or 1)
-        step = float(pool.prices.decode(rows, np.array([max(int(mean_context), 1)]))[0])
+        readers = max(min(rows, int(slots / policy.lanes)), 1)  # every slot in use, at the mean context
+        step = float(pool.prices.decode(rows, readers, np.array([max(int(mean_context), 1)]))[0])
+        step += slots * host.sample
         hidden = max(step, host.decode_step) if policy.async_scheduling else step + host.decode_step
         decode = (mean_output - 1) * hidden if decodes else 0.0
         waits = prompt_time * (slots / policy.lanes if policy.parallel_lanes else slots)

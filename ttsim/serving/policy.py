@@ -15,7 +15,7 @@ import datetime
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ttsim.precision.text import unknown
+from ttsim.errors import unknown
 
 BATCHED_TOKENS = 131_072  # rows that one batched prefill stays below (tt_transformers tt/generator.py)
 
@@ -111,14 +111,14 @@ def plugin(**settings: Any) -> Policy:
 
 POLICIES = {"v0": v0, "v1": v1, "plugin": plugin}
 
-_V1_SINCE = datetime.date(2026, 1, 1)  # tt-inference-server moves from the V0 branch to the plugin in early 2026
+V1_SINCE = datetime.date(2026, 1, 1)  # tt-inference-server moves from the V0 branch to the plugin in early 2026
 _BATCHED_SINCE = datetime.date(2026, 3, 6)  # tt-metal #35722
 _PLUGIN_SINCE = datetime.date(2026, 10, 1)  # vllm-tt-plugin #79 and #119 of September, in the server's next release
 
 
 def policy_of(date: datetime.date, **settings: Any) -> Policy:
     """The server of a date."""
-    if date < _V1_SINCE:
+    if date < V1_SINCE:
         return v0(**settings)
     if date < _PLUGIN_SINCE:
         return v1(**{"batched_prefill": date >= _BATCHED_SINCE, **settings})

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ttsim.errors import unknown
 from ttsim.files.reading import parse_json, read_text
-from ttsim.precision.text import unknown
 from ttsim.scenarios.question import parse_number
 from ttsim.serving.cluster import Load
 from ttsim.serving.requests import Requests
@@ -120,7 +120,7 @@ def intervals(requests: int, rate: float, burstiness: float, random: np.random.G
     if math.isinf(burstiness):
         return np.arange(1, requests + 1) / rate
     times = np.cumsum(random.gamma(burstiness, 1 / (rate * burstiness), requests))
-    return times * (requests / rate / times[-1])
+    return np.asarray(times * (requests / rate / times[-1]))
 
 
 def lengths(text: str, number: int, random: np.random.Generator, side: int, name: str) -> np.ndarray:
