@@ -238,7 +238,7 @@ class Layout:
     def vocab_size(self) -> int:
         """Columns of the LM head over all chips."""
         if self.placement.power_of_two_vocabulary and self.ways > 1:
-            return self.ways * 2 ** math.ceil(math.log2(self.config.vocab_size / self.ways))
+            return self.ways * (1 << math.ceil(math.log2(self.config.vocab_size / self.ways)))
         return round_up(self.config.vocab_size, GALAXY_VOCAB_MULTIPLE if self.two_d else self.ways)
 
     @property

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -80,7 +81,9 @@ def prefill_step(
     model_specs = _model_specs(layout)
     cache_specs = KVCache.specs(layout, batch)
 
-    def step(model, tokens_t, positions_t, user, last, cache):
+    def step(
+        model: Transformer, tokens_t: Array, positions_t: Array, user: Array, last: Array, cache: KVCache
+    ) -> tuple[Array | None, KVCache]:
         return model.prefill(
             tokens_t,
             positions_t,
@@ -108,13 +111,15 @@ def prefill_step(
 
 def place(model: Transformer, layout: Layout, mesh: Mesh) -> Transformer:
     """The model with every parameter sharded over the mesh by the layout's rules."""
-    return jax.tree.map(jax.device_put, model, shardings(model, layout.rules, mesh))
+    placed: Transformer = jax.tree.map(jax.device_put, model, shardings(model, layout.rules, mesh))
+    return placed
 
 
 def place_cache(cache: KVCache, layout: Layout, batch: int, mesh: Mesh) -> KVCache:
     """The cache sharded over the mesh."""
     specs = KVCache.specs(layout, batch)
-    return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), cache, specs)
+    placed: KVCache = jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), cache, specs)
+    return placed
 
 
 @functools.lru_cache(maxsize=128)

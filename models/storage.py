@@ -122,7 +122,8 @@ def _slices(layout: Layout) -> tuple[tuple[str, int | None, tuple[int, ...], tup
 def parameter_format(name: str, layer: LayerPrecision | None, precision: Precision) -> str:
     """The format of the parameter of this name, in this layer (None: outside the layers)."""
     if layer is not None and name in _GROUPS:
-        return getattr(layer, _GROUPS[name])
+        fmt: str = getattr(layer, _GROUPS[name])
+        return fmt
     if name == "embedding_vd":
         return precision.embedding
     if name in _FLOAT32:

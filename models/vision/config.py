@@ -9,6 +9,7 @@ The three are separate choices. A tower turns pixels into states; the fusion say
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ class SiglipTower(TowerConfig):
     @property
     def pool(self) -> int:
         """Patches of a side that become one token."""
-        side = round(self.image_tokens**0.5)
+        side = math.isqrt(self.image_tokens)
         if side * side != self.image_tokens or self.patches_per_side % side:
             raise ValueError(
                 f"mm_tokens_per_image={self.image_tokens} is no square that divides {self.patches_per_side} patches "

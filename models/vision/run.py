@@ -14,13 +14,15 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jax.sharding import PartitionSpec as P
 
 from ttsim import ops as tt
+from ttsim.meshes.sharding import ShardingRules
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache
-from ttsim.models.parameters import map_parameters
+from ttsim.models.parameters import Parameter, map_parameters
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER
 from ttsim.models.vision.config import LlamaTower, QwenTower, SiglipTower, TowerConfig
 from ttsim.models.vision.cross import CROSS_DECODE_LAYER, CROSS_PREFILL_LAYER, VisionCache
@@ -49,8 +51,9 @@ def model_specs(layout: VisionLayout) -> VisionLanguageModel:
     return map_parameters(lambda p: _spec(text, p), vision_skeleton(layout))
 
 
-def _spec(rules: Any, param: Any) -> PartitionSpec:
-    return rules.spec(*param.get_metadata()["axes"])
+def _spec(rules: ShardingRules, param: Parameter) -> PartitionSpec:
+    spec: PartitionSpec = rules.spec(*param.get_metadata()["axes"])
+    return spec
 
 
 def encode_step(layout: VisionLayout, precision: VisionPrecision, mesh: AnyMesh = None) -> Callable[..., Any]:
@@ -102,7 +105,8 @@ def vision_decode_step(
 def _mapped(step: Any, layout: VisionLayout, mesh: AnyMesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
     mesh = layout.text.system.abstract_mesh() if mesh is None else mesh
     specs = (model_specs(layout), *in_specs)
-    return jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
+    mapped: Callable[..., Any] = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
+    return mapped
 
 
 # What one device runs, without devices or weights
@@ -117,12 +121,24 @@ def prompt_step(
     seen, user, last, cache, vision cache) -> (logits, both caches).
     """
 
-    def step(model, pixels, aspects, used, tokens_t, positions_t, seen, user, last, cache, vision_cache):
+    def step(
+        model: VisionLanguageModel,
+        pixels: Array,
+        aspects: Array,
+        used: Array,
+        tokens_t: Array,
+        positions_t: Array,
+        seen: Array,
+        user: Array,
+        last: Array,
+        cache: KVCache,
+        vision_cache: VisionCache,
+    ) -> tuple[Array, KVCache, VisionCache]:
         vision = [
             model.encode(pixels[i], aspects[i], used[i], layout=layout, precision=vision_precision)
             for i in range(layout.images)
         ]
-        return model.prefill(
+        result: tuple[Array, KVCache, VisionCache] = model.prefill(
             tokens_t,
             positions_t,
             tt.stack_images(*vision, format=vision_precision.activation) if len(vision) > 1 else vision[0][None],
@@ -135,6 +151,7 @@ def prompt_step(
             precision=precision,
             vision_precision=vision_precision,
         )
+        return result
 
     caches = (KVCache.specs(layout.text, batch), VisionCache.specs(layout.text))
     return _mapped(step, layout, None, (P(),) * 8 + caches, (P(None, layout.text.axis), *caches))
@@ -150,7 +167,8 @@ def vision_prompt_program(
     assert isinstance(tower, LlamaTower)
     assert isinstance(full, LlamaTower)
     images, tiles = layout.images, layout.tiles
-    shape, scalar = jax.ShapeDtypeStruct, jax.ShapeDtypeStruct((), jnp.int32)
+    shape: type[jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
+    scalar = shape((), jnp.int32)
     program = trace(
         prompt_step(small, placeholder, vision_precision, 1),
         vision_skeleton(small),
@@ -250,12 +268,30 @@ def image_prompt_program(
     skeleton = PromptVisionModel(small)
     specs = map_parameters(lambda p: _spec(small.text.rules, p), skeleton)
 
-    def step(model, images, tokens_t, positions, places, user, last, cache):
+    def step(
+        model: PromptVisionModel,
+        images: tuple[Any, ...],
+        tokens_t: Array,
+        positions: Array,
+        places: Array,
+        user: Array,
+        last: Array,
+        cache: KVCache,
+    ) -> tuple[Array, KVCache]:
         vision = [model.encode(image, layout=small, precision=vision_precision) for image in images]
         vision_nd = tt.join_rows(*vision, format=vision_precision.activation) if len(vision) > 1 else vision[0]
         tokens_t, positions = tt.copy_to_device(tokens_t, positions, work="prompt")
-        options = {"layout": small, "precision": PrecisionPlaceholder(classes)}
-        logits, cache = model.prefill(tokens_t, positions, vision_nd, places, user, last, cache, **options)
+        logits, cache = model.prefill(
+            tokens_t,
+            positions,
+            vision_nd,
+            places,
+            user,
+            last,
+            cache,
+            layout=small,
+            precision=PrecisionPlaceholder(classes),
+        )
         return tt.read_back(logits, work="prompt"), cache
 
     caches = KVCache.specs(small.text, 1)
@@ -266,7 +302,8 @@ def image_prompt_program(
         out_specs=(P(None, small.text.axis), caches),
         check_vma=False,
     )
-    shape, scalar = jax.ShapeDtypeStruct, jax.ShapeDtypeStruct((), jnp.int32)
+    shape: type[jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
+    scalar = shape((), jnp.int32)
     images = tuple(abstract_image(layout.tower, grid) for grid in grids)
     tokens = sum(image_tokens(layout.config.tower, grid) for grid in grids)
     positions = (3, length) if layout.config.mrope_section else (length,)
@@ -296,7 +333,8 @@ def image_tokens(tower: TowerConfig, grid: Grid) -> int:
 
 def abstract_image(layout: TowerLayout, grid: Grid) -> Any:
     """What the tower reads of an image of this many patches, without values."""
-    tower, shape = layout.tower, jax.ShapeDtypeStruct
+    tower = layout.tower
+    shape: type[jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
     if isinstance(tower, SiglipTower):
         return shape((tower.channels, tower.image_size, tower.image_size), jnp.float32)
     assert isinstance(tower, QwenTower)
