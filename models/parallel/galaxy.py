@@ -66,7 +66,7 @@ class Galaxy(Stage):
         p = self.precision
         if not self.layout.composite_reduce:
             gate, up = (self.column(x, w, p.ff1_3, p.li_ff1_3, cores=cores) for w in (w1, w3))
-        return gate, up
+            return gate, up
         sums = [self.partial(x, w, p.ff1_3, p.li_ff1_3, in_format=p.residual, cores=cores) for w in (w1, w3)]
         gate, up = (
             tt.reduce_scatter(y, axis=COLUMN_AXIS, dim=y.ndim - 1, format=self.sum_format, memory=self.memory)

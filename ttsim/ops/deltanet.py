@@ -23,8 +23,10 @@ from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
 from ttsim.numerics.formats import dequantize, get_format
+from ttsim.numerics.noise import rounding
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import Array, Memory, OpCall, Weight, op
+from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
+from ttsim.ops.matrix import product_noise
 
 
 @op(weights=(1,))
@@ -54,6 +56,11 @@ def delta_projections(
     )
 
 
+@delta_projections.noise
+def _(call: OpCall) -> OpNoise:  # q, k and v of the first weight
+    return product_noise(call, results=2 + len(call.inputs[1]))
+
+
 @delta_projections.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     x, weights = call.inputs
@@ -81,6 +88,11 @@ def conv_decode(x_bc: Array, state_bcw: Array, w_cw: Array, *, out_format: str) 
     inputs = jnp.concatenate([state_bcw, x_bc[..., None].astype(state_bcw.dtype)], axis=-1)
     y = jax.nn.silu((inputs.astype(jnp.float32) * w_cw[None]).sum(axis=-1))
     return pack(y, out_format), inputs[..., 1:]
+
+
+@conv_decode.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
 
 
 @conv_decode.cost
@@ -129,6 +141,11 @@ def delta_decode(
     q, k, decay, beta = _prepare(q, k, a, b, decay_n, dt_bias_n, v.shape[-2])
     state, out = jax.vmap(_step)(state, q, k, v, decay, beta)
     return pack(out, out_format), state
+
+
+@delta_decode.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
 
 
 @delta_decode.cost
@@ -207,6 +224,11 @@ def gated_norm(x: Array, z: Array, weight: Array, *, eps: float, out_format: str
     del memory
     y = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + eps)
     return pack(y * weight.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,)) * jax.nn.silu(z), out_format)
+
+
+@gated_norm.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
 
 
 @gated_norm.cost

@@ -18,8 +18,10 @@ from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
 from ttsim.numerics.formats import TILE, dequantize
+from ttsim.numerics.noise import rounding
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import Array, Memory, OpCall, Weight, op
+from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
+from ttsim.ops.matrix import product_noise
 
 SWIGLU_ALPHA = 1.702  # gpt-oss: the gate's sigmoid of 1.702 x is close to GELU
 
@@ -43,6 +45,11 @@ def router_linear(
     )
 
 
+@router_linear.noise
+def _(call: OpCall) -> OpNoise:  # on logits of unit spread: as much on each weight
+    return product_noise(call, results=1)
+
+
 @router_linear.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, k = rows_and_columns(call.inputs[0])
@@ -61,6 +68,11 @@ def router_input(x: Array, scale_d: Array, *, eps: float, factor: float, out_for
     return pack(y * scale_d[None].astype(jnp.float32) * factor, out_format)
 
 
+@router_input.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
+
+
 @router_input.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
@@ -75,6 +87,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
 def scale_experts(weights_te: Array, scale_e: Array, *, out_format: str) -> Array:
     """The routing weights times a learned scale of each expert. [T, E], [E] -> [T, E]."""
     return pack(weights_te * scale_e[None].astype(jnp.float32), out_format)
+
+
+@scale_experts.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
 
 
 @scale_experts.cost
@@ -137,6 +154,11 @@ def route(
     return pack(jnp.einsum("tk,tke->te", weights, _one_hot(index, experts).astype(weights.dtype)), format)
 
 
+@route.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["format"]).power)
+
+
 @route.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, experts = call.inputs[0].shape
@@ -176,7 +198,7 @@ def expert_linear(
     x: Array,
     w_ekn: Weight,
     *,
-    kernel: int,
+    kernel: str,
     active: int,
     weight_format: str,
     setting: str,
@@ -213,6 +235,11 @@ def expert_linear(
     return jax.vmap(one, in_axes=(0 if x.ndim == 3 else None, 0))(x, dequantize(w_ekn))
 
 
+@expert_linear.noise
+def _(call: OpCall) -> OpNoise:  # independent in each expert, so relatively the same in their sum
+    return product_noise(call, results=1)
+
+
 @expert_linear.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     x, w = call.inputs
@@ -244,6 +271,11 @@ def expert_bias(y_etn: Array, bias_en: Array, *, axis: str | None = None, out_fo
     return pack(y_etn + bias_en[:, None].astype(jnp.float32), out_format)
 
 
+@expert_bias.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
+
+
 @expert_bias.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     experts, rows, columns = call.inputs[0].shape
@@ -264,6 +296,11 @@ def expert_gate(gate: Array, up: Array, *, activation: str, clamp: float | None 
     return pack((up + 1) * gate * jax.nn.sigmoid(SWIGLU_ALPHA * gate), out_format)
 
 
+@expert_gate.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
+
+
 @expert_gate.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     experts, rows, columns = call.inputs[0].shape
@@ -279,6 +316,11 @@ def expert_sum(y_etd: Array, weights_te: Array, *, out_format: str) -> Array:
     return pack(products.sum(axis=0), out_format)
 
 
+@expert_sum.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
+
+
 @expert_sum.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     experts, rows, columns = call.inputs[0].shape
@@ -292,6 +334,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
 def sigmoid_scale(y_td: Array, logit_t1: Array, *, out_format: str) -> Array:
     """sigmoid(logit) * y: the gate of a shared expert. [T, D], [T, 1] -> [T, D]."""
     return pack(jax.nn.sigmoid(logit_t1) * y_td, out_format)
+
+
+@sigmoid_scale.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
 
 
 @sigmoid_scale.cost
@@ -332,6 +379,11 @@ def combine(y: Array, *, axis: str, active: int, fused: bool, format: str) -> Ar
     return pack(jax.lax.psum_scatter(y, axis, scatter_dimension=0, tiled=True), format)
 
 
+@combine.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["format"]).power)
+
+
 @combine.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.outputs[0])
@@ -351,6 +403,11 @@ def all_reduce_residual(x: Array, *, axis: str, format: str, memory: Memory) -> 
     """
     del memory
     return pack(jax.lax.psum(x, axis), format)
+
+
+@all_reduce_residual.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["format"]).power)
 
 
 @all_reduce_residual.cost

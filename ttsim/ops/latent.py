@@ -24,9 +24,11 @@ from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
 from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import TILE, dequantize
+from ttsim.numerics.noise import destination_roundings, rounding
 from ttsim.numerics.packer import pack
 from ttsim.ops.attention import _activations, _softmax, _visible, _weights
-from ttsim.ops.core import Array, Memory, OpCall, Weight, op
+from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
+from ttsim.ops.matrix import product_noise
 
 
 @op(weights=(1,))
@@ -57,6 +59,11 @@ def head_linear(
         )
 
     return jax.vmap(one, in_axes=(1, 0), out_axes=1)(x, dequantize(w_hkn))
+
+
+@head_linear.noise
+def _(call: OpCall) -> OpNoise:
+    return product_noise(call, results=1)
 
 
 @head_linear.cost
@@ -132,6 +139,11 @@ def update_latent_cache(cache: Array, x: Array, positions: Array, *, format: str
     """Writes one token per user into the cache of latents. cache [B, S, r + p]; x [B, r + p]; positions [B]."""
     x = pack(x, format).astype(cache.dtype)[:, None]
     return jax.vmap(lambda c, row, p: jax.lax.dynamic_update_slice_in_dim(c, row, p, axis=0))(cache, x, positions)
+
+
+@update_latent_cache.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["format"]).power)
 
 
 @update_latent_cache.cost
@@ -220,6 +232,11 @@ def mla_decode(
     scores = jnp.where(_visible(positions, keys.shape[1], None, None)[:, None], scores, -jnp.inf)
     weights = _activations(_softmax(scores, compute), compute)
     return pack(jnp.einsum("bhs,bsr->bhr", weights, keys[..., :rank]), out_format)
+
+
+@mla_decode.noise
+def _(call: OpCall) -> OpNoise:  # as `sdpa_decode`
+    return OpNoise(rounding(call["out_format"]).power, 2 * destination_roundings(call["setting"]))
 
 
 @mla_decode.cost
