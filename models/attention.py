@@ -125,8 +125,12 @@ class Attention(nnx.Module):
         stage: Stage,
         kind: LayerKind,
         start: int,
+        mask: Array | None = None,
     ) -> tuple[Array, Array, Array]:
-        """One user's prompt, or the chunk of it from `start` on: x [T, d] -> (attention, keys, values)."""
+        """One user's prompt, or the chunk of it from `start` on: x [T, d] -> (attention, keys, values).
+
+        `mask`: [T, T], in place of the causal one, of a whole prompt.
+        """
         del last  # decode overwrites what padding leaves in the cache
         p, layout = stage.precision, stage.layout
         setting_qkv, setting_o, setting_sdpa = stage.settings
@@ -147,17 +151,29 @@ class Attention(nnx.Module):
             k = tt.read_cache(keys, user, length=start + x_td.shape[0])
             v = tt.read_cache(values, user, length=start + x_td.shape[0])
         q = tt.typecast(q, in_format=p.rope_in, out_format=stage.query_format)
-        out = tt.sdpa_prefill(
-            q,
-            k,
-            v,
-            *self._sinks(),
-            start=start,
-            setting=setting_sdpa,
-            kv_format=p.kv_cache,
-            out_format=stage.query_format,
-            **_score_options(layout, kind),
-        )
+        if mask is None:
+            out = tt.sdpa_prefill(
+                q,
+                k,
+                v,
+                *self._sinks(),
+                start=start,
+                setting=setting_sdpa,
+                kv_format=p.kv_cache,
+                out_format=stage.query_format,
+                **_score_options(layout, kind),
+            )
+        else:
+            out = tt.sdpa(
+                q,
+                k,
+                v,
+                mask,
+                scale=layout.config.query_scale or kind.head_dim**-0.5,
+                setting=setting_sdpa,
+                kv_format=p.kv_cache,
+                out_format=stage.query_format,
+            )
         out = tt.concat_heads_prefill(out, format=stage.query_format)
         return self._output(x_td, out, stage, setting_qkv, setting_o), keys, values
 

@@ -183,7 +183,7 @@ def _nameless(layout: Layout) -> Layout:
 
 @functools.lru_cache(maxsize=512)
 def _trace_decode(layout: Layout, precision: PrecisionPlaceholder, batch: int, sample: Sample) -> Program:
-    layout, precision, counts = _one_layer_a_run(layout, precision)
+    layout, precision, counts = one_layer_a_run(layout, precision)
     row = jax.ShapeDtypeStruct((batch * layout.system.data_parallel,), jnp.int32)
     step = decode_step(layout, precision, batch, sample=sample)
     program = trace(step, _skeleton(layout), row, row, KVCache.abstract(layout, batch))
@@ -202,7 +202,7 @@ def _trace_prefill(
     traced: bool,
     untilize: Literal["dram", "host"],
 ) -> Program:
-    layout, precision, counts = _one_layer_a_run(layout, precision)
+    layout, precision, counts = one_layer_a_run(layout, precision)
     replicas = layout.system.data_parallel
     tokens, positions, last = (jax.ShapeDtypeStruct((n,), jnp.int32) for n in (replicas * length, length, replicas))
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
@@ -213,7 +213,7 @@ def _trace_prefill(
     return program.repeat(PREFILL_LAYER, counts)
 
 
-def _one_layer_a_run(
+def one_layer_a_run(
     layout: Layout, precision: PrecisionPlaceholder
 ) -> tuple[Layout, PrecisionPlaceholder, tuple[int, ...]]:
     """The same model with one layer for each run of equal layers; and the runs' lengths.

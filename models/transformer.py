@@ -366,11 +366,14 @@ def prefill_layer(
     start: int,
     stage: Stage,
     kind: LayerKind,
+    mask: Array | None = None,
 ) -> tuple[Array, Array, Array]:
+    seen = {} if mask is None else {"mask": mask}  # only attention has one
+
     def attend(h: Array) -> Array:
         nonlocal keys, values
         out: Array
-        out, keys, values = layer.attention.prefill(h, rotary, user, last, keys, values, stage, kind, start)
+        out, keys, values = layer.attention.prefill(h, rotary, user, last, keys, values, stage, kind, start, **seen)
         return out
 
     return _layer(layer, x, attend, stage), keys, values

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttsim.models.vision.config import CLIP_MEAN, CLIP_STD, LlamaTower, QwenTower, SiglipTower
+from ttsim.models.vision.config import CLIP_MEAN, CLIP_STD, LlamaTower, PatchTower, SiglipTower
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -161,14 +161,11 @@ def square_image(tower: SiglipTower, source: Any) -> np.ndarray:
     return normalised(np.asarray(image, np.float32), (0.5,) * 3, (0.5,) * 3).transpose(2, 0, 1)
 
 
-# Qwen2.5-VL: any size
-
-
-MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280  # of the processor; checkpoints raise the second
+# Qwen: any size
 
 
 def grid_of(
-    tower: QwenTower, size: Size, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS
+    tower: PatchTower, size: Size, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> tuple[int, int]:
     """(rows, columns) of patches: both sides rounded to whole tokens, the area within bounds, the aspect ratio kept.
 
@@ -178,6 +175,7 @@ def grid_of(
         ImageError: one side is more than 200 times the other.
     """
     width, height = check_size(size)
+    min_pixels, max_pixels = min_pixels or tower.min_pixels, max_pixels or tower.max_pixels
     factor = tower.patch_size * tower.merge
     if max(width, height) / min(width, height) > 200:
         raise ImageError(f"an image of {width}x{height} is too long: the sides may differ by a factor of 200")
@@ -192,7 +190,7 @@ def grid_of(
     return rows // tower.patch_size, columns // tower.patch_size
 
 
-def patched_image(tower: QwenTower, source: Any, **bounds: int) -> tuple[np.ndarray, tuple[int, int]]:
+def patched_image(tower: PatchTower, source: Any, **bounds: int) -> tuple[np.ndarray, tuple[int, int]]:
     """(patches [rows x columns, 3 x frames x P x P], (rows, columns)), in the merger's order: token by token.
 
     Source: transformers models/qwen2_vl/image_processing_qwen2_vl.py.
@@ -201,7 +199,7 @@ def patched_image(tower: QwenTower, source: Any, **bounds: int) -> tuple[np.ndar
     rows, columns = grid_of(tower, image.size, **bounds)
     side, merge = tower.patch_size, tower.merge
     image = _resized(image, (columns * side, rows * side), "BICUBIC")
-    pixels = normalised(np.asarray(image, np.float32), CLIP_MEAN, CLIP_STD).transpose(2, 0, 1)
+    pixels = normalised(np.asarray(image, np.float32), tower.pixel_mean, tower.pixel_std).transpose(2, 0, 1)
     cut = pixels.reshape(3, rows // merge, merge, side, columns // merge, merge, side)
     patches = cut.transpose(1, 4, 2, 5, 0, 3, 6).reshape(rows * columns, 3, 1, side * side)
     return np.repeat(patches, tower.frames, axis=2).reshape(rows * columns, -1), (rows, columns)

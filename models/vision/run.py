@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -23,13 +22,15 @@ from ttsim.meshes.sharding import ShardingRules
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache
 from ttsim.models.parameters import Parameter, map_parameters
+from ttsim.models.run import one_layer_a_run
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER
-from ttsim.models.vision.config import LlamaTower, QwenTower, SiglipTower, TowerConfig
+from ttsim.models.vision.config import LlamaTower, PatchTower, Qwen3Tower, QwenTower, SiglipTower, TowerConfig
 from ttsim.models.vision.cross import CROSS_DECODE_LAYER, CROSS_PREFILL_LAYER, VisionCache
 from ttsim.models.vision.layers import TowerLayout, VisionPrecision
 from ttsim.models.vision.model import VisionLanguageModel, VisionLayout
-from ttsim.models.vision.prompt import PromptVisionModel
+from ttsim.models.vision.prompt import DEEPSTACK, PromptVisionModel
 from ttsim.models.vision.qwen import QwenImage
+from ttsim.models.vision.qwen3 import Qwen3Image
 from ttsim.precision.slots import AnyPrecision, PrecisionPlaceholder, abstract_precision
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program, trace
@@ -255,16 +256,12 @@ def image_prompt_program(
       grids: (rows, columns) of patches of each image.
     """
     placeholder, value = abstract_precision(precision, len(layout.config.text.self_attention_layers))
-    runs = [(key, len(list(group))) for key, group in itertools.groupby(placeholder.classes)]
-    classes, counts = zip(*runs, strict=True)
+    text, placeholder, counts = one_layer_a_run(layout.text, placeholder)
     tower, tower_counts = _one_layer_a_kind(layout.config.tower)
-    text = dataclasses.replace(layout.config.text, num_layers=len(runs))
-    system = dataclasses.replace(layout.text.system, data_parallel=1)
     small = dataclasses.replace(
-        layout,
-        config=dataclasses.replace(layout.config, tower=tower, text=text),
-        text=dataclasses.replace(layout.text, config=text, system=system),
+        layout, config=dataclasses.replace(layout.config, tower=tower, text=text.config), text=text
     )
+    system = text.system
     skeleton = PromptVisionModel(small)
     specs = map_parameters(lambda p: _spec(small.text.rules, p), skeleton)
 
@@ -274,23 +271,26 @@ def image_prompt_program(
         tokens_t: Array,
         positions: Array,
         places: Array,
+        blocks_t: Array | None,
         user: Array,
         last: Array,
         cache: KVCache,
     ) -> tuple[Array, KVCache]:
-        vision = [model.encode(image, layout=small, precision=vision_precision) for image in images]
-        vision_nd = tt.join_rows(*vision, format=vision_precision.activation) if len(vision) > 1 else vision[0]
+        seen = [model.encode(image, layout=small, precision=vision_precision) for image in images]
+        joined = [tt.join_rows(*parts, format=vision_precision.activation) for parts in zip(*seen, strict=True)]
+        vision = tuple(joined) if len(seen) > 1 else seen[0]
         tokens_t, positions = tt.copy_to_device(tokens_t, positions, work="prompt")
         logits, cache = model.prefill(
             tokens_t,
             positions,
-            vision_nd,
+            vision,
             places,
             user,
             last,
             cache,
             layout=small,
-            precision=PrecisionPlaceholder(classes),
+            precision=placeholder,
+            blocks_t=blocks_t,
         )
         return tt.read_back(logits, work="prompt"), cache
 
@@ -298,7 +298,7 @@ def image_prompt_program(
     mapped = jax.shard_map(
         step,
         mesh=system.abstract_mesh(),
-        in_specs=(specs, *(P(),) * 6, caches),
+        in_specs=(specs, *(P(),) * 7, caches),
         out_specs=(P(None, small.text.axis), caches),
         check_vma=False,
     )
@@ -314,18 +314,22 @@ def image_prompt_program(
         shape((length,), jnp.int32),
         shape(positions, jnp.int32),
         shape((tokens,), jnp.int32),
+        shape((length,), jnp.int32) if layout.config.whole_images else None,
         scalar,
         scalar,
         KVCache.abstract(small.text, 1),
     )
     for block, each in tower_counts.items():
         program = program.repeat(block, each * len(grids))
+    if deep := len(getattr(layout.config.tower, "deepstack_layers", ())):
+        traced = min(deep, len(counts))
+        program = program.repeat(DEEPSTACK, (deep - traced + 1, *(1,) * (traced - 1)))
     return program.repeat(PREFILL_LAYER, counts).fill(value)
 
 
 def image_tokens(tower: TowerConfig, grid: Grid) -> int:
     """Tokens that an image has in the prompt."""
-    if isinstance(tower, QwenTower):
+    if isinstance(tower, PatchTower):
         return grid[0] * grid[1] // tower.merge**2
     assert isinstance(tower, SiglipTower)
     return tower.image_tokens
@@ -337,10 +341,12 @@ def abstract_image(layout: TowerLayout, grid: Grid) -> Any:
     shape: type[jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
     if isinstance(tower, SiglipTower):
         return shape((tower.channels, tower.image_size, tower.image_size), jnp.float32)
-    assert isinstance(tower, QwenTower)
+    assert isinstance(tower, PatchTower)
     rows = grid[0] * grid[1]
     table = shape((rows, layout.head_size // 2), jnp.float32)
     patches, mask = shape((rows, tower.patch_values), jnp.float32), shape((rows, rows), jnp.float32)
+    if isinstance(tower, Qwen3Tower):
+        return Qwen3Image(patches, table, table, shape((rows, 4), jnp.int32), shape((rows, 4), jnp.float32))
     return QwenImage(patches, table, table, mask, shape((rows // tower.merge**2,), jnp.int32))
 
 
@@ -348,6 +354,9 @@ def _one_layer_a_kind(tower: TowerConfig) -> tuple[TowerConfig, dict[str, tuple[
     """The tower with one layer of each kind, and how often each stands in it, by the block's name."""
     if isinstance(tower, SiglipTower):
         return dataclasses.replace(tower, num_layers=1), {"siglip_layer": (tower.num_layers,)}
+    if isinstance(tower, Qwen3Tower):
+        small3 = dataclasses.replace(tower, num_layers=1, deepstack_layers=(0,))
+        return small3, {"qwen3_layer": (tower.num_layers,), "deepstack_merger": (len(tower.deepstack_layers),)}
     assert isinstance(tower, QwenTower)
     full = len([layer for layer in tower.full_layers if layer < tower.num_layers])
     small = dataclasses.replace(tower, num_layers=2, full_layers=(1,))

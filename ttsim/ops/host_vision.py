@@ -83,6 +83,26 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [host_work("mask of the tower", size * HOST_MASK, _SOURCE)]
 
 
+@op(on_host=True)
+def image_mask(blocks_t: Array, *, window: int | None) -> Array:
+    """The mask of a prompt whose images' rows see each other, built on the host: [T, T].
+
+    Args:
+      blocks_t: the number of the image that each row belongs to, 0 for text.
+      window: newest rows that a row sees beside its image, itself included; None for all.
+    """
+    row = jnp.arange(blocks_t.shape[0])
+    back = row[:, None] - row[None]
+    seen = (back >= 0) & (back < (window or blocks_t.shape[0]))
+    same = (blocks_t[:, None] == blocks_t[None]) & (blocks_t > 0)[:, None]
+    return jnp.where(seen | same, 0.0, MASKED).astype(jnp.float32)
+
+
+@image_mask.cost
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return [host_work("mask of the prompt", call.outputs[0].size * HOST_MASK, _SOURCE)]
+
+
 @op(weights=(1, 2), on_host=True)
 def host_inputs(
     tokens: Array,

@@ -436,6 +436,33 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
 
 
 @op
+def take_columns(x: Array, *, order: tuple[int, ...], format: str) -> Array:
+    """Columns of x [n, H] in another order."""
+    del format
+    return x[..., jnp.asarray(order)]
+
+
+@take_columns.cost
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return _retiled("embedding", call, machine)
+
+
+@op(weights=(0,))
+def interpolated_rows(table: Array, indices_s4: Array, weights_s4: Array, *, format: str) -> Array:
+    """Rows between those of a table: sum over its four neighbours of weight * table[index]. [P, H] -> [S, H]."""
+    return pack(jnp.einsum("sn,snh->sh", weights_s4, jnp.take(table, indices_s4, axis=0)), format)
+
+
+@interpolated_rows.cost
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    rows, columns = rows_and_columns(call.outputs[0])
+    moved = 2 * tensor_bytes(rows, columns, call["format"])
+    near = call.inputs[1].shape[-1]
+    looked_up = [stream(name, moved, machine.chip) for name in ("embedding", "multiply")] * near
+    return [*looked_up, *[stream("add", 1.5 * moved, machine.chip)] * (near - 1)]
+
+
+@op
 def average_pool(x: Array, *, side: int, kernel: int, format: str) -> Array:
     """Means of kernel x kernel patches. [side * side, H] -> [(side / kernel)^2, H]."""
     small = side // kernel

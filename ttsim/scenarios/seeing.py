@@ -23,7 +23,7 @@ from ttsim.models.storage import tensor_bytes_of
 from ttsim.models.transformer import Sample
 from ttsim.models.vision.config import (
     LlamaTower,
-    QwenTower,
+    PatchTower,
     SiglipTower,
     TowerConfig,
     VisionConfig,
@@ -141,7 +141,7 @@ def seeing_of(scenario: Scenario) -> Seeing:
 
 def grids_of(tower: TowerConfig, sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """(rows, columns) of patches of each image, for a tower whose tokens stand in the prompt."""
-    if isinstance(tower, QwenTower):
+    if isinstance(tower, PatchTower):
         return tuple(grid_of(tower, size) for size in sizes)
     assert isinstance(tower, SiglipTower)
     return ((tower.patches_per_side,) * 2,) * len(sizes)
