@@ -94,6 +94,7 @@ _GEMMA4_FEATURES = {
 }
 _QWEN = {"rms_norm_eps": 1e-6, "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 _QWEN_VL = {**_QWEN, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "max_window_layers": 80}
+_MROPE = {"mrope": "default"}  # three positions a token, which are the same number in text
 _QWEN_BIASES = ("attention_bias", "use_bias")  # q, k and v have a bias whatever they say, and o has none
 _GLM = {"rms_norm_eps": 1.5625e-07, "head_dim": 128, "partial_rotary_factor": 0.5, "attention_bias": True}
 
@@ -119,9 +120,15 @@ DENSE: dict[str, Family] = {
         derived=_mllama,
     ),
     "qwen2": Family(absent=_QWEN, features={"qkv_bias": True}, neutral=_QWEN_BIASES, layers=qwen),
-    "qwen2_vl_text": Family(absent=_QWEN_VL, features={"qkv_bias": True}, neutral=_QWEN_BIASES, layers=qwen),
+    "qwen2_vl_text": Family(
+        absent=_QWEN_VL, features={"qkv_bias": True}, neutral=_QWEN_BIASES, layers=qwen, rope_spellings=_MROPE
+    ),
     "qwen2_5_vl_text": Family(
-        absent={**_QWEN_VL, "rope_theta": 1e6}, features={"qkv_bias": True}, neutral=_QWEN_BIASES, layers=qwen
+        absent={**_QWEN_VL, "rope_theta": 1e6},
+        features={"qkv_bias": True},
+        neutral=_QWEN_BIASES,
+        layers=qwen,
+        rope_spellings=_MROPE,
     ),
     "qwen3": Family(absent={**_QWEN, "head_dim": 128}, features={"qk_norm": "head"}, layers=qwen, bias="qkvo"),
     "qwen3_vl_text": Family(
@@ -129,6 +136,7 @@ DENSE: dict[str, Family] = {
         features={"qk_norm": "head"},
         layers=uniform,
         bias="qkvo",
+        rope_spellings=_MROPE,
     ),
     "phi3": Family(
         absent={

@@ -115,7 +115,9 @@ def _configuration(data: Mapping[str, Any], name: str | None) -> ModelConfig:
             "head_dim": first.head_dim,
             "vocab_size": keys.size("vocab_size"),
             "max_position_embeddings": keys.size("max_position_embeddings"),
-            "rms_norm_eps": keys.number("layer_norm_eps" if features.get("norm") == "layer" else "rms_norm_eps"),
+            "rms_norm_eps": keys.number(
+                "layer_norm_eps" if features.get("norm") == "layer" else "rms_norm_eps", least=0
+            ),
             "rope": first.rope,
             "sliding_window": first.window if uniform else None,
             "layers": () if uniform and first == _plain(first) else layers,
@@ -132,7 +134,7 @@ def _configuration(data: Mapping[str, Any], name: str | None) -> ModelConfig:
 
 def _features(keys: Keys, family: Family) -> Features:
     """What the family's row says, and what its file says of it."""
-    keys.ignore(*family.neutral)
+    keys.ignore(*family.neutral, *(("rope_interleave", "rope_interleaved") if family.interleaved else ()))
     bias = keys.flag("attention_bias") if family.bias else False
     biases = {"qkv_bias": bias, "out_bias": bias and family.bias == "qkvo"}
     return {

@@ -20,8 +20,6 @@ _KNOWN = frozenset(
         *("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "llama_4_scaling_beta"),
     }
 )
-_SPELLINGS = {"mrope": "default"}  # three positions a token, which are the same number in text
-
 # What each kind reads beside its base and its original context: (rotary keys, context / original) -> fields.
 _Read = Callable[[Keys, float], dict[str, Any]]
 
@@ -88,7 +86,7 @@ def rotary(
     """
     rope = _parameters(keys, layer_type)
     spelt = rope.get("rope_type") or rope.get("type") or kind
-    kind = family.rope_spellings.get(spelt, _SPELLINGS.get(spelt, spelt)) if isinstance(spelt, str) else spelt
+    kind = family.rope_spellings.get(spelt, spelt) if isinstance(spelt, str) else spelt
     if not isinstance(kind, str) or kind not in _KINDS:
         raise unsupported("rope_type", kind, ROPE_KINDS)
     theta = rope.number("rope_theta", keys.number("rope_theta", theta, least=0), least=0)
