@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ttsim.models.hf.family import PARALLEL, POST, SANDWICH, Family, Features, Layers
-from ttsim.models.hf.gemma import gemma2, gemma3_layers, gemma4, gemma4_layers, scaled_embeddings
+from ttsim.models.hf.gemma import gemma, gemma2, gemma3_layers, gemma4, gemma4_layers
 from ttsim.models.hf.keys import Keys
 from ttsim.models.hf.layers import (
     FULL,
@@ -84,6 +84,7 @@ _GEMMA: dict[str, Any] = {
     "head_dim": 256,
     "tie_word_embeddings": True,
     "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh",
     "bos_token_id": 2,
     "eos_token_id": 1,
 }
@@ -147,7 +148,9 @@ DENSE: dict[str, Family] = {
         partial=True,
         rope_spellings={"su": "longrope", "yarn": "longrope"},  # what LongRoPE was called at first
     ),
-    "gemma": Family(absent=_GEMMA, layers=uniform, derived=scaled_embeddings, bias="qkvo", plus_one=True),
+    "gemma": Family(
+        absent=_GEMMA, layers=uniform, derived=gemma, neutral=("hidden_activation",), bias="qkvo", plus_one=True
+    ),
     "gemma2": Family(
         absent={
             **{**_GEMMA, "sliding_window": 4096, "query_pre_attn_scalar": 256},
@@ -158,6 +161,7 @@ DENSE: dict[str, Family] = {
         layers=periodic,
         pattern=2,
         derived=gemma2,
+        activation="hidden_activation",
         bias="qkvo",
         norms=SANDWICH,
         plus_one=True,
@@ -173,6 +177,7 @@ DENSE: dict[str, Family] = {
         pattern=6,
         derived=gemma2,
         neutral=("attn_logit_softcapping", "rope_local_base_freq"),  # its attention ignores the first
+        activation="hidden_activation",
         bias="qkvo",
         norms=SANDWICH,
         plus_one=True,
@@ -187,6 +192,7 @@ DENSE: dict[str, Family] = {
         layers=gemma4_layers,
         pattern=6,
         derived=gemma4,
+        activation="hidden_activation",
         bias="qkvo",
         norms=SANDWICH,
     ),
@@ -197,6 +203,7 @@ DENSE: dict[str, Family] = {
         layers=gemma4_layers,
         pattern=6,
         derived=gemma4,
+        activation="hidden_activation",
         bias="qkvo",
         norms=SANDWICH,
     ),

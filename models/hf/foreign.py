@@ -41,6 +41,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "enable_moe_block": (False,),
         "final_logit_softcap": (),
         "final_logit_softcapping": (),
+        "hidden_activation": (),
         "hidden_size_per_layer_input": (0,),
         "is_causal": (True,),
         "is_encoder_decoder": (False,),

@@ -121,7 +121,7 @@ def _configuration(data: Mapping[str, Any], name: str | None) -> ModelConfig:
             "rope": first.rope,
             "sliding_window": first.window if uniform else None,
             "layers": () if uniform and first == _plain(first) else layers,
-            "activation": _activation(keys),
+            "activation": _ACTIVATIONS[keys.choice(family.activation, _ACTIVATIONS, "silu")],
             "tie_word_embeddings": keys.flag("tie_word_embeddings"),
             "bos_token_id": keys.token("bos_token_id"),
             "eos_token_ids": keys.tokens("eos_token_id"),
@@ -150,9 +150,3 @@ def _features(keys: Keys, family: Family) -> Features:
 def _plain(kind: LayerKind) -> LayerKind:
     """The kind that `ModelConfig` makes of its model-wide sizes."""
     return LayerKind(head_dim=kind.head_dim, num_kv_heads=kind.num_kv_heads, rope=kind.rope, window=kind.window)
-
-
-def _activation(keys: Keys) -> Activation:
-    # Gemma writes hidden_activation, and its older files a hidden_act beside it that nothing reads.
-    key = "hidden_activation" if "hidden_activation" in keys else "hidden_act"
-    return _ACTIVATIONS[keys.choice(key, _ACTIVATIONS, "silu")]

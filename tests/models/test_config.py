@@ -144,6 +144,13 @@ def test_absent_keys_mean_what_transformers_makes_of_them() -> None:
     assert from_hf(model_type="mistral", sliding_window=None).sliding_window is None
 
 
+def test_the_activation_is_read_where_the_family_keeps_it() -> None:
+    assert from_hf(model_type="gemma", hidden_act="gelu", head_dim=16).activation == "gelu_tanh"
+    assert from_hf(model_type="gemma2", hidden_act="silu", hidden_activation="gelu").activation == "gelu"
+    with pytest.raises(ValueError, match="hidden_activation='gelu' is not supported"):
+        from_hf(hidden_activation="gelu")
+
+
 def test_llama_ignores_a_window() -> None:
     assert from_hf(sliding_window=16).sliding_window is None
 
