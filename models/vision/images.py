@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ttsim.files.reading import printable
 from ttsim.models.vision.config import CLIP_MEAN, CLIP_STD, LlamaTower, PatchTower, SiglipTower
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def open_image(source: str | os.PathLike[str] | np.ndarray | Any) -> Image:
         ImageError: there is no such file, it is no image, or pillow is not installed.
     """
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ModuleNotFoundError:
         raise ImageError("reading images needs pillow: pip install 'ttsim-jax[images]'") from None
     if isinstance(source, Image.Image):
@@ -44,14 +45,19 @@ def open_image(source: str | os.PathLike[str] | np.ndarray | Any) -> Image:
             raise ImageError(f"an image array is uint8 [height, width, 3], not {source.dtype} {list(source.shape)}")
         return Image.fromarray(source)
     path = Path(source).expanduser()
+    name = printable(os.fspath(path))
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except FileNotFoundError:
-        raise ImageError(f"no image at {path}: give a JPEG or PNG file, or a size like 512x512") from None
-    except (UnidentifiedImageError, OSError) as error:
+        raise ImageError(
+            f"no image at {printable(str(path))}: give a JPEG or PNG file, or a size like 512x512"
+        ) from None
+    except Exception as error:  # the decoders of damaged files raise whatever they meet
         reason = " ".join(str(error).split())[:120]
-        raise ImageError(f"{path} is no image that pillow can read ({reason}): expected JPEG or PNG") from None
+        raise ImageError(
+            f"{printable(str(path))} is no image that pillow can read ({reason}): expected JPEG or PNG"
+        ) from None
 
 
 def image_size(text: str | os.PathLike[str]) -> Size:

@@ -212,10 +212,12 @@ def rotary_tables(
     ((rope, head_dim),) = config.ropes
     radians, scaling = inverse_frequencies(rope, head_dim, layout.text.max_seq_len)
     options = {"scaling": float(scaling), "format": precision.rope_in, "memory": memory}
-    frequencies = jnp.asarray(radians, jnp.float32)
     turns_with = parts_of_pairs(layout.config, head_dim // 2)
     pairs = [np.flatnonzero(turns_with == part) for part in range(len(positions))]
-    parts = [tt.rotary_tables(positions[i], frequencies[mine], **options) for i, mine in enumerate(pairs)]
+    parts = [
+        tt.rotary_tables(positions[i], jnp.asarray(radians[mine], jnp.float32), **options)
+        for i, mine in enumerate(pairs)
+    ]
     cos, sin = (tt.concat_columns(*(part[k] for part in parts), format=precision.rope_in) for k in (0, 1))
     order = np.argsort(np.concatenate(pairs), kind="stable")
     if np.any(np.diff(order) != 1):

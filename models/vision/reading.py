@@ -233,8 +233,8 @@ def _configuration(data: Mapping[str, Any], name: str | None) -> VisionConfig | 
 
 def published_vision_config(text: ModelConfig) -> VisionConfig | None:
     """The vision part of a published model, by its text model; None if it has none."""
-    entry = _published().get(text.name)
-    return None if entry is None else _llama(Keys(entry["config"]), text)
+    entry = _published().get(text.known_name)
+    return None if entry is None else _READERS[entry["config"]["model_type"]](Keys(entry["config"]), text)
 
 
 @functools.cache
@@ -246,4 +246,6 @@ def _published() -> dict[str, Any]:
     return found
 
 
-PUBLISHED = ("Llama3.2-11B", "Llama3.2-90B")
+def published_names() -> tuple[str, ...]:
+    """The models whose vision part ships."""
+    return tuple(_published())

@@ -32,7 +32,7 @@ from ttsim.models.vision.images import canvas, check_size, grid_of
 from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLayout
 from ttsim.models.vision.prompt import PromptVisionModel
-from ttsim.models.vision.reading import PUBLISHED, VISION_TYPES
+from ttsim.models.vision.reading import VISION_TYPES, published_names
 from ttsim.models.vision.run import (
     image_prompt_program,
     image_tokens,
@@ -67,8 +67,8 @@ def with_images(scenario: Scenario, vision: VisionConfig | None, images: Sequenc
     """
     if vision is None:
         raise ValueError(
-            f"{scenario.config.name} takes no images here: images are priced for {', '.join(PUBLISHED)}, and for a "
-            f"config.json with a vision_config and model_type {', '.join(VISION_TYPES)}"
+            f"{scenario.config.name} takes no images here: images are priced for {', '.join(published_names())}, "
+            f"and for a config.json with a vision_config and model_type {', '.join(VISION_TYPES)}"
         )
     sizes = tuple(check_size(size) for size in images)
     if not isinstance(vision.tower, LlamaTower):  # the images' tokens are a part of the prompt
