@@ -39,17 +39,20 @@ class LatentAttention(nnx.Module):
     def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None) -> None:
         del kind
         c, m = layout.config, layout.latent
-        hidden, heads, rank, inner = c.hidden_size, c.num_heads, m.kv_rank, m.query_rank
-        self.wq_da = parameter((hidden, inner), (None, None), rngs) if inner else None
-        self.q_norm_a = parameter((inner,), (None,), rngs, scale=0) if inner else None
+        hidden, heads, rank = c.hidden_size, c.num_heads, m.kv_rank
+        rank_q = m.query_rank or 0
+        self.wq_da = parameter((hidden, rank_q), (None, None), rngs, group="wqkv") if rank_q else None
+        self.q_norm_a = parameter((rank_q,), (None,), rngs, scale=0) if rank_q else None
         head = m.nope_dim + m.rope_dim
-        self.wq_ahn = parameter((inner or hidden, heads, head), (None, "kv_heads", None), rngs)
-        self.wkv_dr = parameter((hidden, rank + m.rope_dim), (None, None), rngs)
+        self.wq_ahn = parameter((rank_q or hidden, heads, head), (None, "kv_heads", None), rngs, group="wqkv")
+        self.wkv_dr = parameter((hidden, rank + m.rope_dim), (None, None), rngs, group="wqkv")
         self.kv_norm_r = parameter((rank,), (None,), rngs, scale=0)
-        self.wkv_b1_hnr = parameter((heads, m.nope_dim, rank), ("kv_heads", None, None), rngs, scale=m.nope_dim**-0.5)
+        self.wkv_b1_hnr = parameter(
+            (heads, m.nope_dim, rank), ("kv_heads", None, None), rngs, group="wqkv", scale=m.nope_dim**-0.5
+        )
         # Every chip holds the values' weights of all heads: it makes the values of its users.
-        self.wkv_b2_hrv = parameter((heads, rank, m.value_dim), (None, None, None), rngs, scale=rank**-0.5)
-        self.wo_qd = parameter((heads * m.value_dim, hidden), (None, "latent_out"), rngs)
+        self.wkv_b2_hrv = parameter((heads, rank, m.value_dim), (None, None, None), rngs, group="wo", scale=rank**-0.5)
+        self.wo_qd = parameter((heads * m.value_dim, hidden), (None, "latent_out"), rngs, group="wo", storage="banks")
 
     def decode(
         self,

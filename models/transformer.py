@@ -32,7 +32,7 @@ from ttsim.models.layout import Layout
 from ttsim.models.mlp import MLP
 from ttsim.models.parallel import Galaxy, OneAxis, decode_stage, prefill_stage
 from ttsim.models.parameters import Parameter, parameter
-from ttsim.precision.slots import AnyLayerPrecision, AnyPrecision
+from ttsim.precision.values import LayerPrecision, Precision
 
 Stage = OneAxis | Galaxy
 Sample = Literal["device", "topk", "host", "none"]
@@ -73,11 +73,11 @@ class CrossAttentionLayer(nnx.Module):
     def __init__(self, layout: Layout, rngs: nnx.Rngs | None) -> None:
         c = layout.config
         self.attention_norm_d = parameter((c.hidden_size,), ("norm",), rngs, scale=0)
-        self.wq_dq = parameter((c.hidden_size, c.q_size), ("embed", "kv_heads"), rngs)
+        self.wq_dq = parameter((c.hidden_size, c.q_size), ("embed", "kv_heads"), rngs, group="wqkv")
         self.wkv_dkh = parameter(
-            (c.hidden_size, c.num_kv_heads, 2, c.head_dim), ("embed", "kv_heads", None, None), rngs
+            (c.hidden_size, c.num_kv_heads, 2, c.head_dim), ("embed", "kv_heads", None, None), rngs, group="wqkv"
         )
-        self.wo_qd = parameter((c.q_size, c.hidden_size), ("heads", "w2_out"), rngs)
+        self.wo_qd = parameter((c.q_size, c.hidden_size), ("heads", "w2_out"), rngs, group="wo", storage="banks")
         self.q_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.k_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.attention_gate = parameter((1,), (None,), rngs, scale=0)
@@ -99,7 +99,14 @@ class Transformer(nnx.Module):
 
     def __init__(self, layout: Layout, rngs: nnx.Rngs | None = None) -> None:
         config = layout.config
-        self.embedding_vd = parameter((config.vocab_size, config.hidden_size), (None, "residual"), rngs, scale=0.02)
+        self.embedding_vd = parameter(
+            (config.vocab_size, config.hidden_size),
+            (None, "residual"),
+            rngs,
+            group="embedding",
+            storage="rows",
+            scale=0.02,
+        )
         self.layers = nnx.List(
             [
                 CrossAttentionLayer(layout, rngs)
@@ -110,7 +117,9 @@ class Transformer(nnx.Module):
         )
         self.norm_d = parameter((config.hidden_size,), ("norm",), rngs, scale=0)
         columns = layout.vocab_share[1] * layout.ways
-        self.lm_head_dv = parameter((config.hidden_size, columns), ("embed", "vocab"), rngs)
+        self.lm_head_dv = parameter(
+            (config.hidden_size, columns), ("embed", "vocab"), rngs, group="lm_head", storage="banks"
+        )
 
     def decode(
         self,
@@ -119,7 +128,7 @@ class Transformer(nnx.Module):
         cache: KVCache,
         *,
         layout: Layout,
-        precision: AnyPrecision,
+        precision: Precision,
         sample: Sample = "none",
     ) -> tuple[Array, KVCache]:
         """One token for every user (inside `shard_map`).
@@ -150,7 +159,7 @@ class Transformer(nnx.Module):
         cache: KVCache,
         *,
         layout: Layout,
-        precision: AnyPrecision,
+        precision: Precision,
         sample: Sample,
     ) -> tuple[Array, KVCache]:
         """What the device runs of `decode`, from tokens to logits or, where it chooses them, tokens."""
@@ -182,7 +191,7 @@ class Transformer(nnx.Module):
         cache: KVCache,
         *,
         layout: Layout,
-        precision: AnyPrecision,
+        precision: Precision,
         start: int = 0,
         logits: Literal["none", "last", "all"] = "last",
         numerics: Literal["prefill", "decode"] = "prefill",
@@ -235,7 +244,7 @@ class Transformer(nnx.Module):
         cache: KVCache,
         *,
         layout: Layout,
-        precision: AnyPrecision,
+        precision: Precision,
         start: int,
         logits: Literal["none", "last", "all"],
         numerics: Literal["prefill", "decode"],
@@ -263,7 +272,7 @@ class Transformer(nnx.Module):
         row = last if logits == "last" else None
         return self.prompt_logits(x, row, layout=layout, precision=precision, untilize=untilize), cache
 
-    def embed(self, tokens: Array, *, layout: Layout, precision: AnyPrecision) -> Array:
+    def embed(self, tokens: Array, *, layout: Layout, precision: Precision) -> Array:
         """The residual stream [T, d / devices] that enters the first layer."""
         residual, factor = precision.layer(0).residual, layout.config.embedding_scale
         x = tt.embedding(tokens, self.embedding_vd[...], out_format=residual)
@@ -275,7 +284,7 @@ class Transformer(nnx.Module):
         last: Array | None,
         *,
         layout: Layout,
-        precision: AnyPrecision,
+        precision: Precision,
         untilize: Literal["dram", "host"] = "dram",
     ) -> Array:
         """Logits of the 32 rows around `last`, or of all rows. [T, d / devices] -> [rows, V / devices]."""
@@ -286,7 +295,7 @@ class Transformer(nnx.Module):
         y = self.head(x, stage, precision, gather=False)
         return tt.untilize(y, format=precision.logits) if untilize == "dram" else y
 
-    def head(self, x: Array, stage: Stage, precision: AnyPrecision, *, gather: bool) -> Array:
+    def head(self, x: Array, stage: Stage, precision: Precision, *, gather: bool) -> Array:
         """The last norm, the LM head, and the model's scale and cap of logits."""
         c = stage.layout.config
         y = stage.logits(_centered(x, stage), self.norm_d, self.lm_head_dv, precision, gather=gather)
@@ -297,8 +306,8 @@ class Transformer(nnx.Module):
         return y
 
     def text_layers(
-        self, config: ModelConfig, precision: AnyPrecision
-    ) -> Iterator[tuple[DecoderLayer, LayerKind, AnyLayerPrecision]]:
+        self, config: ModelConfig, precision: Precision
+    ) -> Iterator[tuple[DecoderLayer, LayerKind, LayerPrecision]]:
         """The layers that text runs through, with their kind and precision."""
         for slot, index in enumerate(config.self_attention_layers):
             layer = self.layers[index]
@@ -311,7 +320,7 @@ def table_of(kind: LayerKind, tables: tuple[Rotary, ...], layout: Layout) -> Rot
     return None if kind.rope is None else tables[layout.config.ropes.index((kind.rope, kind.head_dim))]
 
 
-def choose_by_topk(logits: Array, layout: Layout, precision: AnyPrecision) -> Array:
+def choose_by_topk(logits: Array, layout: Layout, precision: Precision) -> Array:
     """The greedy token of each row by the largest logits of each chip's columns. [B, V / devices] -> [B] int32."""
     axis = layout.axis if layout.ways > 1 else None
     best, indices = tt.topk(logits, k=tt.TOPK, vocab_size=layout.config.vocab_size, axis=axis)
@@ -339,7 +348,7 @@ def decode_layer(
     values: Array,
     *,
     layout: Layout,
-    precision: AnyLayerPrecision,
+    precision: LayerPrecision,
     kind: LayerKind,
 ) -> tuple[Array, Array, Array]:
     stage = decode_stage(layout, precision)

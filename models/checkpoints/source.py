@@ -22,10 +22,11 @@ from ttsim.models.config import ModelConfig
 from ttsim.models.features import LayerKind
 from ttsim.models.hf import FAMILIES
 from ttsim.models.layout import Layout
+from ttsim.models.parameters import Traits, traits
 from ttsim.models.transformer import CrossAttentionLayer, Transformer
 
 # (value in the parameter's global shape, its path in the model: "layers.0.mlp.w1_df") -> its array
-Convert = Callable[[np.ndarray, str], Any]
+Convert = Callable[[np.ndarray, str, Traits], Any]  # (value, path, what is known about it) -> the stored value
 
 
 class CheckpointError(ValueError):
@@ -164,7 +165,7 @@ def from_hf_tensors(
       CheckpointError: a tensor is missing or has the wrong shape (the message names it and both shapes), or one is
         used by nothing.
     """
-    convert = convert or (lambda value, path: jnp.asarray(value, jnp.float32))
+    convert = convert or (lambda value, path, kind: jnp.asarray(value, jnp.float32))
     config = layout.config
     source = _Recorded(MappedTensors(tensors, config.family) if isinstance(tensors, Mapping) else tensors)
     model = Transformer(layout)
@@ -173,7 +174,7 @@ def from_hf_tensors(
         shape = param.get_value().shape
         padding = [(0, want - have) for want, have in zip(shape, value.shape, strict=True)]
         value = np.pad(value, padding) if any(p for _, p in padding) else value
-        param.set_value(convert(value, path))
+        param.set_value(convert(value, path, traits(param)))
 
     vocab, hidden = config.vocab_size, config.hidden_size
     table = "embed_tokens.weight"

@@ -13,7 +13,7 @@ from jax import Array
 from ttsim import ops as tt
 from ttsim.models.parallel.stage import Stage
 from ttsim.models.parameters import Parameter
-from ttsim.precision.slots import AnyPrecision
+from ttsim.precision.values import Precision
 
 
 class OneAxis(Stage):
@@ -117,7 +117,7 @@ class OneAxis(Stage):
         """The rows of all users again: as they are."""
         return x
 
-    def logits(self, x: Array, norm: Parameter, lm_head: Parameter, precision: AnyPrecision, *, gather: bool) -> Array:
+    def logits(self, x: Array, norm: Parameter, lm_head: Parameter, precision: Precision, *, gather: bool) -> Array:
         """The last norm and the LM head. [rows, d / devices] -> [rows, V], or [rows, V / devices] without `gather`."""
         layout = self.layout
         y = self.tail_logits(x, norm, lm_head, precision)

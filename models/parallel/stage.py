@@ -12,7 +12,7 @@ from jax import Array
 from ttsim import ops as tt
 from ttsim.models.layout import LM_HEAD_COLUMNS, Layout
 from ttsim.models.parameters import Parameter
-from ttsim.precision.slots import AnyLayerPrecision, AnyPrecision
+from ttsim.precision.values import LayerPrecision, Precision
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Stage(abc.ABC):
     """
 
     layout: Layout
-    precision: AnyLayerPrecision
+    precision: LayerPrecision
     memory: Literal["l1", "dram"]
     numerics: Literal["prefill", "decode"]
     users_axis: str | None = None
@@ -136,7 +136,7 @@ class Stage(abc.ABC):
         """The same values on other cores' L1; rows in DRAM stay where they are."""
         return tt.reshard(x, format=fmt, cores=cores) if self.memory == "l1" else x
 
-    def tail_logits(self, x: Array, norm: Parameter, lm_head: Parameter, precision: AnyPrecision) -> Array:
+    def tail_logits(self, x: Array, norm: Parameter, lm_head: Parameter, precision: Precision) -> Array:
         """The last norm and the LM head, which see at most 32 rows: decode's kernels in both phases.
 
         [rows, d / devices] -> [rows, V / devices].

@@ -50,14 +50,10 @@ def open_image(source: str | os.PathLike[str] | np.ndarray | Any) -> Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except FileNotFoundError:
-        raise ImageError(
-            f"no image at {printable(str(path))}: give a JPEG or PNG file, or a size like 512x512"
-        ) from None
+        raise ImageError(f"no image at {name}: give a JPEG or PNG file, or a size like 512x512") from None
     except Exception as error:  # the decoders of damaged files raise whatever they meet
         reason = " ".join(str(error).split())[:120]
-        raise ImageError(
-            f"{printable(str(path))} is no image that pillow can read ({reason}): expected JPEG or PNG"
-        ) from None
+        raise ImageError(f"{name} is no image that pillow can read ({reason}): expected JPEG or PNG") from None
 
 
 def image_size(text: str | os.PathLike[str]) -> Size:

@@ -29,7 +29,7 @@ from ttsim.models.vision.model import VisionLayout
 from ttsim.models.vision.qwen import QwenVisionTower
 from ttsim.models.vision.qwen3 import Qwen3VisionTower
 from ttsim.models.vision.siglip import SiglipVisionTower
-from ttsim.precision.slots import AnyPrecision
+from ttsim.precision.values import Precision
 
 _TOWERS: dict[type, Any] = {SiglipTower: SiglipVisionTower, QwenTower: QwenVisionTower, Qwen3Tower: Qwen3VisionTower}
 
@@ -91,7 +91,7 @@ class PromptVisionModel(nnx.Module):
         cache: KVCache,
         *,
         layout: VisionLayout,
-        precision: AnyPrecision,
+        precision: Precision,
         logits: Literal["last", "all"] = "last",
         blocks_t: Array | None = None,
     ) -> Any:
@@ -146,7 +146,7 @@ class PromptVisionModel(nnx.Module):
         cache: KVCache,
         *,
         layout: VisionLayout,
-        precision: AnyPrecision,
+        precision: Precision,
     ) -> Any:
         """One token for every user.
 

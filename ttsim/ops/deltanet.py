@@ -218,7 +218,7 @@ def _step(state: Array, q: Array, k: Array, v: Array, decay: Array, beta: Array)
     return state, jnp.einsum("nkv,nk->nv", state, q, precision=jax.lax.Precision.HIGHEST)
 
 
-@op(weights=(2,))
+@op(weights=(2,), like=0)
 def gated_norm(x: Array, z: Array, weight: Array, *, eps: float, out_format: str, memory: Memory) -> Array:
     """x / sqrt(mean(x^2) + eps) * weight * silu(z) over the last axis. x, z: [..., v]; weight: [v], used as it is."""
     del memory

@@ -99,7 +99,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [small("multiply", ADD_TIME)]
 
 
-@op(weights=(1,))
+@op(weights=(1,), like=0)
 def route(
     logits_te: Array,
     selection_bias_e: Array | None,
@@ -282,7 +282,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [kernels.on_experts("add", experts, rows, columns, 1, machine.chip)]
 
 
-@op
+@op(like=0)
 def expert_gate(gate: Array, up: Array, *, activation: str, clamp: float | None = None, out_format: str) -> Array:
     """act(gate) * up; with a clamp (gpt-oss) (up + 1) * g * sigmoid(1.702 g), g = min(gate, clamp), |up| <= clamp.
 

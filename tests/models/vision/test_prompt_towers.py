@@ -13,7 +13,7 @@ from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.hf.keys import Keys
 from ttsim.models.layout import Layout
-from ttsim.models.parameters import map_parameters
+from ttsim.models.parameters import map_parameters, traits
 from ttsim.models.vision.checkpoint import prompt_vision_model
 from ttsim.models.vision.config import VisionConfig
 from ttsim.models.vision.images import patched_image, square_image
@@ -65,7 +65,7 @@ class Runner:
         self.layout = prompt_layout(case, device)
         self.mesh = self.layout.text.system.mesh()
         model = prompt_vision_model(self.layout, weights, in_numpy)
-        self.specs = map_parameters(lambda p: self.layout.text.rules.spec(*p.get_metadata()["axes"]), model)
+        self.specs = map_parameters(lambda p: self.layout.text.rules.spec(*traits(p).axes), model)
         self.caches = KVCache.specs(self.layout.text, 1)
         self.model = put(model, self.specs, self.mesh)
         self.cache = put(KVCache.zeros(self.layout.text, 1), self.caches, self.mesh)
