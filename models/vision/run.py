@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jax.sharding import PartitionSpec as P
@@ -21,7 +22,7 @@ from ttsim import ops as tt
 from ttsim.meshes.sharding import ShardingRules
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache
-from ttsim.models.parameters import Parameter, map_parameters, traits
+from ttsim.models.parameters import map_parameters, traits
 from ttsim.models.run import one_layer_a_run
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER
 from ttsim.models.vision.config import LlamaTower, PatchTower, Qwen3Tower, QwenTower, SiglipTower, TowerConfig
@@ -52,7 +53,7 @@ def model_specs(layout: VisionLayout) -> VisionLanguageModel:
     return map_parameters(lambda p: _spec(text, p), vision_skeleton(layout))
 
 
-def _spec(rules: ShardingRules, param: Parameter) -> PartitionSpec:
+def _spec(rules: ShardingRules, param: nnx.Variable[Any]) -> PartitionSpec:
     spec: PartitionSpec = rules.spec(*traits(param).axes)
     return spec
 
