@@ -110,7 +110,9 @@ DENSE: dict[str, Family] = {
         layers=windowed,
     ),
     "ministral3": Family(
-        absent={"rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 128, **_LLAMA_TOKENS}, layers=windowed
+        absent={"rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 128, **_LLAMA_TOKENS},
+        layers=windowed,
+        query_growth=True,
     ),
     "mllama_text_model": Family(
         absent={

@@ -106,6 +106,8 @@ def rotary(
     context = keys.size("max_position_embeddings")
     original = keys.size("original_max_position_embeddings", rope.size("original_max_position_embeddings", context))
     if growth := rope.number("llama_4_scaling_beta", 0.0):
+        if not family.query_growth:
+            raise unsupported(rope.named("llama_4_scaling_beta"), growth, (0,))
         fields["query_growth"] = growth
     if kind in _FROM_ORIGINAL or growth:
         fields["original_max_position_embeddings"] = context if kind == "dynamic" else original
