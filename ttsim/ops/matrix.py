@@ -71,7 +71,7 @@ def linear(
 
 @linear.noise
 def _(call: OpCall) -> OpNoise:
-    return _product_noise(call)
+    return product_noise(call, results=3 if len(array_shape(call.inputs[1])) > 2 else 1)
 
 
 def _k_block(k: int, cores: int) -> int:
@@ -147,7 +147,7 @@ def all_gather_matmul(
 
 @all_gather_matmul.noise
 def _(call: OpCall) -> OpNoise:
-    return _product_noise(call)
+    return product_noise(call, results=3 if len(array_shape(call.inputs[1])) > 2 else 1)
 
 
 @all_gather_matmul.cost
@@ -203,13 +203,12 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [stream_rows("embedding", moved, rows, machine.chip, rate=EMBEDDING_BANDWIDTH)]
 
 
-def _product_noise(call: OpCall) -> OpNoise:
+def product_noise(call: OpCall, results: int) -> OpNoise:
     """Noise of a product: its weights' format, its fidelity, its result's rounding, once for each result.
 
     A weight of several projections side by side (Q, K and V in the trailing axes) makes results that enter the model
     by ways of their own.
     """
-    results = 3 if len(array_shape(call.inputs[1])) > 2 else 1
     weight_format, setting = call["weight_format"], call["setting"]
     power = rounding(weight_format).power + fidelity_noise(setting, weight_format).power
     return OpNoise(results * (power + rounding(call["out_format"]).power), destination_roundings(setting))
