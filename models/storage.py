@@ -11,7 +11,7 @@ from math import prod
 import jax
 
 from ttsim.meshes.sharding import axis_names
-from ttsim.models.layout import LM_HEAD_COLUMNS, Layout, round_up
+from ttsim.models.layout import Layout, round_up
 from ttsim.models.parameters import is_variable, key_names
 from ttsim.models.transformer import Transformer
 from ttsim.numerics.formats import get_format, tile_padded_bytes
@@ -147,7 +147,8 @@ def _bytes(name: str, local: tuple[int, ...], fmt: str, layout: Layout) -> int:
     rows, columns = local[0], prod(local[1:])
     pieces = [columns]
     if name == "lm_head_dv":
-        pieces = [min(LM_HEAD_COLUMNS, columns - first) for first in range(0, columns, LM_HEAD_COLUMNS)]
+        widest = layout.lm_head_columns
+        pieces = [min(widest, columns - first) for first in range(0, columns, widest)]
     if _is_bank_sharded(name, layout):
         pieces = [round_up(piece, 32 * layout.system.chip.dram_banks) for piece in pieces]
     return sum(tile_padded_bytes((rows, piece), fmt) for piece in pieces)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ttsim import ops as tt
-from ttsim.models.layout import LM_HEAD_COLUMNS, Layout
+from ttsim.models.layout import Layout
 from ttsim.precision.slots import AnyLayerPrecision, AnyPrecision
 
 
@@ -141,7 +141,7 @@ class Stage:
             in_format=self.precision.residual,
             out_format=precision.logits,
             cores=layout.lm_head_cores,
-            columns=LM_HEAD_COLUMNS,
+            columns=layout.lm_head_columns,
         )
         return y[..., :share] if stored > share else y
 
