@@ -56,6 +56,8 @@ def linear(
     if kernel not in KERNELS:
         raise ValueError(f"linear: kernel must be {', '.join(map(repr, KERNELS))}, not {kernel!r}")
     del pass_rows, columns  # they decide the time, not the result
+    # Rows of a prompt that name decode's cores compute decode's numbers.
+    spills = switches.current().spills == "bf16" and (kernel == "dram_sharded" or cores is not None)
     w = dequantize(w)
     return fidelity.matmul(
         x,
@@ -66,6 +68,7 @@ def linear(
         out_format=out_format,
         registers=switches.current().registers,
         k_block=_k_block(w.shape[0], cores or _GRID_ROWS),
+        bf16_spills=spills,
     )
 
 
