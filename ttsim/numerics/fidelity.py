@@ -246,7 +246,7 @@ def matmul(
       registers: with 16-bit destination registers, accumulate as they do (`ttsim.numerics.destination`): noise that
         grows with K. Otherwise they only round the whole sum.
       k_block: values of K in one block of the kernel, between which partial sums leave the registers; None: one block.
-      bf16_spills: they leave float32 registers as bf16 (`ttsim.numerics.switches.Numerics.spills`), in place of float32.
+      bf16_spills: float32 registers leave theirs as bf16 (`ttsim.numerics.switches.Numerics.spills`), not as float32.
 
     Returns:
       float32 [..., N].
