@@ -10,6 +10,7 @@ Source: vLLM benchmarks/serve.py and lib/endpoint_request_func.py (2026).
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ttsim.errors import unknown
+from ttsim.files.reading import shown
 from ttsim.serving.clock import TICKS_PER_SECOND, seconds
 from ttsim.serving.cluster import Pool, Run
 from ttsim.serving.policy import BATCHED_TOKENS
@@ -79,11 +81,11 @@ class Metrics:
     @functools.cached_property
     def ttft_of(self) -> np.ndarray:
         """Of each request."""
-        return seconds(self._columns["first"] + self.run.after - self._columns["sent"])
+        return np.asarray(seconds(self._columns["first"] + self.run.after - self._columns["sent"]))
 
     @functools.cached_property
     def e2el_of(self) -> np.ndarray:
-        return seconds(self._columns["done"] + self.run.after - self._columns["sent"])
+        return np.asarray(seconds(self._columns["done"] + self.run.after - self._columns["sent"]))
 
     @functools.cached_property
     def tpot_of(self) -> np.ndarray:
@@ -258,13 +260,15 @@ def parse_slo(text: str) -> dict[str, float]:
     for item in filter(None, map(str.strip, text.split(","))):
         match = re.fullmatch(r"(\w+)\s*<=?\s*(\d+(?:\.\d+)?)\s*([a-z]+)", item.lower())
         if not match:
-            raise ValueError(f"slo {item!r} is not figure<=time, e.g. ttft<=2s or tpot<=50ms")
+            raise ValueError(f"slo {shown(item)} is not figure<=time, e.g. ttft<=2s or tpot<=50ms")
         figure, number, unit = match.groups()
         if figure not in SLO_FIGURES:
             raise unknown("figure of an slo:", figure, SLO_FIGURES)
         if unit not in SLO_UNITS:
             raise unknown("unit of an slo:", unit, SLO_UNITS)
         slo[figure] = float(number) * SLO_UNITS[unit]
+        if not 0 < slo[figure] < math.inf:
+            raise ValueError(f"slo {shown(item)}: a limit is a time above 0")
     if not slo:
         raise ValueError("an empty slo: give limits, e.g. ttft<=2s,tpot<=50ms")
     return slo
