@@ -54,7 +54,7 @@ TEXT = (
     ("experts", "gemma-4-moe", "N150", "none"),
 )
 POSITIVE = {"rms_norm_apply": (1,)}  # inputs that are no numbers of either sign: mean squares
-VISION = (("mllama", "N300"), ("qwen2_5_vl", "N300"))
+VISION = (("mllama", "N300"), ("qwen2_5_vl", "N300"), ("gemma3", "N150"), ("qwen3_vl", "N300"))
 
 
 def _config(kind, case):
@@ -83,12 +83,8 @@ def _vision_programs(case, device):
             yield vision_prompt_program(layout, BF16, precision, 64), system
             yield vision_decode_program(layout, BF16, precision, 2), system
         else:
-            side = 4 if case == "qwen2_5_vl" else config.tower.patches_per_side
+            side = getattr(config.tower, "patches_per_side", 4)
             yield image_prompt_program(layout, BF16, precision, ((side, side),) * 2, 64), system
-
-
-# Most of a test's time is XLA's; its cheapest passes do for arrays this small.
-_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @functools.cache
@@ -127,10 +123,10 @@ def _values(call, seed=0):
 def _on_mesh(call, function, inputs):
     """What one device computes, where every device of the call's mesh has the same inputs."""
     if not call.axis_sizes:
-        return _jit(function)(*inputs)
+        return jax.jit(function)(*inputs)
     sizes = tuple(call.axis_sizes.values())
     mesh = Mesh(np.array(jax.devices()[: int(np.prod(sizes))]).reshape(sizes), tuple(call.axis_sizes))
-    return _jit(jax.shard_map(function, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False))(*inputs)
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False))(*inputs)
 
 
 def _floats(tree):
