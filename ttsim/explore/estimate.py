@@ -121,6 +121,7 @@ def record(item: Estimate) -> dict[str, Any]:
         "padded_prompt_length": scenario.padded_prompt,
         "max_generated_tokens": scenario.max_generated_tokens,
         "software_date": scenario.software.date.isoformat(),
+        "software_stack": scenario.software.stack,
         "speed": report.speed,
         "speed_interval": _interval_record(item.speed_interval),
         "ttft": report.ttft,

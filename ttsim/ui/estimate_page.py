@@ -119,7 +119,8 @@ def details(scenario: Scenario) -> str:
         f"prompt padded to {scenario.padded_prompt:,}, " if scenario.padded_prompt != scenario.prompt_length else ""
     )
     what = "1 chip" if chips == 1 else f"{chips} chips"
-    return f"{what} ({chip_name(scenario.chip)}), {padded}software of {scenario.software.date}"
+    stack = "" if scenario.software.stack == "tt_transformers" else f" ({scenario.software.stack})"
+    return f"{what} ({chip_name(scenario.chip)}), {padded}software of {scenario.software.date}{stack}"
 
 
 def headline(item: Estimate) -> Table:
