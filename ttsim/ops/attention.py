@@ -27,15 +27,16 @@ from ttsim.hardware.constants import (
 from ttsim.hardware.quantities import Terms
 from ttsim.kernels import flash
 from ttsim.kernels.activations import fixed, small, stream, stream_rows
-from ttsim.kernels.kernel import host_work
+from ttsim.kernels.kernel import Kernel, host_work
+from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import tensor_bytes, tiles
 from ttsim.numerics import elementwise, switches
 from ttsim.numerics.destination import accumulate, registers_of
-from ttsim.numerics.fidelity import get_setting, mask_activations, mask_weights, srca_fraction_bits
+from ttsim.numerics.fidelity import ComputeSetting, get_setting, mask_activations, mask_weights, srca_fraction_bits
 from ttsim.numerics.formats import get_format, round_to
 from ttsim.numerics.noise import destination_roundings, rounding
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import OpNoise, array_shape, op, words
+from ttsim.ops.core import Array, Memory, OpCall, OpNoise, array_shape, op, words
 
 # Rows of queries that the simulator (not the device) computes at once: bounds the score matrix's memory.
 _QUERY_ROWS = 1024
@@ -43,7 +44,7 @@ _CHUNK = 128  # positions that flash attention's kernels take at once
 
 
 @op(in_l1=True)
-def create_heads_decode(qkv, *, kv_heads, head_dim, format):
+def create_heads_decode(qkv: Array, *, kv_heads: int, head_dim: int, format: str) -> tuple[Array, Array, Array]:
     """Splits the fused projection into heads.
 
     Args:
@@ -62,13 +63,13 @@ def create_heads_decode(qkv, *, kv_heads, head_dim, format):
 
 
 @create_heads_decode.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     time = CREATE_HEADS_TIME + tiles(call.inputs[0].shape[-1]) * CREATE_HEADS_TILE_TIME
     return [small("sharded_to_interleaved", TO_INTERLEAVED_TIME), fixed("create_heads_decode", time)]
 
 
 @op
-def create_heads_prefill(qkv, *, kv_heads, head_dim, format):
+def create_heads_prefill(qkv: Array, *, kv_heads: int, head_dim: int, format: str) -> tuple[Array, Array, Array]:
     """Splits the fused projection of one user into heads: [S, ...] -> q [heads, S, d], k and v [kv_heads, S, d]."""
     del format
     rows = qkv.shape[0]
@@ -78,13 +79,15 @@ def create_heads_prefill(qkv, *, kv_heads, head_dim, format):
 
 
 @create_heads_prefill.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = call.inputs[0].shape
     return [stream_rows("create_heads", 2 * tensor_bytes(rows, columns, call["format"]), rows, machine.chip)]
 
 
 @op
-def rotary_tables(positions, inverse_frequencies, *, scaling, format, memory="l1"):
+def rotary_tables(
+    positions: Array, inverse_frequencies: Array, *, scaling: float, format: str, memory: Memory = "l1"
+) -> tuple[Array, Array]:
     """cos and sin of position x frequency, out of two tables.
 
     Args:
@@ -102,15 +105,15 @@ def rotary_tables(positions, inverse_frequencies, *, scaling, format, memory="l1
 
 
 @rotary_tables.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     if call["memory"] == "host":
         return [host_work("slice rotary tables", Terms(), "part of host_prompt: see copy_to_device")]
     lookups = [small(name, 1 * TABLE_LOOKUP_TIME) for name in ("embedding", "transpose", "interleaved_to_sharded")]
     return 2 * lookups  # cos and sin
 
 
-@op
-def rotary(x, cos, sin, *, out_format, memory="dram"):
+@op(like=0)
+def rotary(x: Array, cos: Array, sin: Array, *, out_format: str, memory: Memory = "dram") -> Array:
     """Rotates each pair (x[2i], x[2i+1]) by its angle.
 
     Args:
@@ -136,7 +139,7 @@ def rotary(x, cos, sin, *, out_format, memory="dram"):
 
 
 @rotary.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     x = call.inputs[0]
     if call["memory"] == "l1":
         return [small("rotary_embedding_llama", ROTARY_TIME)]
@@ -146,7 +149,7 @@ def _(call, machine):
 
 
 @op
-def query_growth(positions, *, beta, original, format, memory="l1"):
+def query_growth(positions: Array, *, beta: float, original: int, format: str, memory: Memory = "l1") -> Array:
     """1 + beta * ln(1 + floor(position / original)): how much Ministral 3 sharpens queries far along a context.
 
     Args:
@@ -161,14 +164,14 @@ def query_growth(positions, *, beta, original, format, memory="l1"):
 
 
 @query_growth.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     if call["memory"] == "host":
         return [host_work("slice query growth", Terms(), "part of host_prompt: see copy_to_device")]
     return [small(name, 1 * TABLE_LOOKUP_TIME) for name in ("embedding", "transpose", "interleaved_to_sharded")]
 
 
-@op(caches=(0,), in_l1=True)
-def update_cache(cache, x, positions, *, format):
+@op(caches=(0,), in_l1=True, like=0)
+def update_cache(cache: Array, x: Array, positions: Array, *, format: str) -> Array:
     """Writes one token per user into the KV cache.
 
     Args:
@@ -183,23 +186,23 @@ def update_cache(cache, x, positions, *, format):
 
 
 @update_cache.describe
-def _(call):
+def _(call: OpCall) -> str:
     return words(array_shape(call.inputs[1]))
 
 
 @update_cache.noise
-def _(call):
+def _(call: OpCall) -> OpNoise:
     return OpNoise(rounding(call["format"]).power)
 
 
 @update_cache.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     _, kv_heads, head_dim = call.inputs[1].shape
     return [fixed("paged_update_cache", UPDATE_CACHE_TIME + kv_heads * tiles(head_dim) * UPDATE_CACHE_TILE_TIME)]
 
 
-@op(caches=(0,))
-def fill_cache(cache, x, user, *, start, format, users_axis=None):
+@op(caches=(0,), like=0)
+def fill_cache(cache: Array, x: Array, user: Array, *, start: int, format: str, users_axis: str | None = None) -> Array:
     """Writes one user's prompt (or a chunk of it) into the KV cache.
 
     Args:
@@ -222,18 +225,18 @@ def fill_cache(cache, x, user, *, start, format, users_axis=None):
 
 
 @fill_cache.describe
-def _(call):
+def _(call: OpCall) -> str:
     return words(array_shape(call.inputs[1]))
 
 
 @fill_cache.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     kv_heads, rows, head_dim = call.inputs[1].shape
     return [stream("paged_fill_cache", 2 * tensor_bytes(kv_heads * rows, head_dim, call["format"]), machine.chip)]
 
 
 @op(caches=(0,))
-def read_cache(cache, user, *, length, users_axis=None):
+def read_cache(cache: Array, user: Array, *, length: int, users_axis: str | None = None) -> Array:
     """One user's first `length` positions of the cache, which chunked attention reads in place.
 
     Args:
@@ -244,30 +247,31 @@ def read_cache(cache, user, *, length, users_axis=None):
     """
     if users_axis is not None:
         user = jnp.clip(user - jax.lax.axis_index(users_axis) * cache.shape[0], 0, cache.shape[0] - 1)
-    return jax.lax.dynamic_index_in_dim(cache, user, axis=0, keepdims=False)[:, :length]
+    of_user: Array = jax.lax.dynamic_index_in_dim(cache, user, axis=0, keepdims=False)
+    return of_user[:, :length]
 
 
 @read_cache.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return []  # chunked attention reads the pages in place; sdpa_prefill pays for them
 
 
-@op(weights=(4,), caches=(1, 2), in_l1=True)
+@op(weights=(4,), caches=(1, 2), in_l1=True, like=0)
 def sdpa_decode(
-    q,
-    keys,
-    values,
-    positions,
-    sinks=None,
+    q: Array,
+    keys: Array,
+    values: Array,
+    positions: Array,
+    sinks: Array | None = None,
     *,
-    setting,
-    kv_format,
-    out_format,
-    window=None,
-    chunk=None,
-    scale=None,
-    softcap=None,
-):
+    setting: str,
+    kv_format: str,
+    out_format: str,
+    window: int | None = None,
+    chunk: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Array:
     """Flash decode: softmax(q K^T scale) V over positions 0..p of each user.
 
     Args:
@@ -281,55 +285,55 @@ def sdpa_decode(
     Returns:
       [B, heads, d].
     """
-    setting = get_setting(setting)
+    compute = get_setting(setting)
     batch, heads, head_dim = q.shape
     kv_heads = keys.shape[1]
-    grouped = _activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), setting)
-    keys, values = (_weights(x, setting, kv_format) for x in (keys, values))
-    products = _product(grouped, keys.swapaxes(-1, -2), setting, kv_format)
+    grouped = _activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), compute)
+    keys, values = (_weights(x, compute, kv_format) for x in (keys, values))
+    products = _product(grouped, keys.swapaxes(-1, -2), compute, kv_format)
     scores = _scores(products, head_dim, scale, softcap)
     visible = _visible(positions, keys.shape[2], window, chunk)
     scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
     sinks = None if sinks is None else sinks.reshape(1, kv_heads, -1, 1)
-    weights = _activations(_softmax(scores, setting, sinks), setting)
-    return pack(_product(weights, values, setting, kv_format).reshape(q.shape), out_format)
+    weights = _activations(_softmax(scores, compute, sinks), compute)
+    return pack(_product(weights, values, compute, kv_format).reshape(q.shape), out_format)
 
 
 @sdpa_decode.describe
-def _(call):
+def _(call: OpCall) -> str:
     users, heads, head_dim = call.inputs[0].shape
     return (f"{users} x " if users > 1 else "") + f"{heads}/{call.inputs[1].shape[-3]} heads of {head_dim}"
 
 
 @sdpa_decode.noise
-def _(call):  # two products: Q K^T and the softmax times V
+def _(call: OpCall) -> OpNoise:  # two products: Q K^T and the softmax times V
     return OpNoise(rounding(call["out_format"]).power, 2 * destination_roundings(call["setting"]))
 
 
 @sdpa_decode.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     users, heads, head_dim = call.inputs[0].shape
     kv_heads = call.inputs[1].shape[1]
     options = {"fmt": call["kv_format"], "setting": call["setting"], "machine": machine}
     return [flash.flash_decode(users, heads, kv_heads, head_dim, **options)]
 
 
-@op(weights=(3,))
+@op(weights=(3,), like=0)
 def sdpa_prefill(
-    q,
-    keys,
-    values,
-    sinks=None,
+    q: Array,
+    keys: Array,
+    values: Array,
+    sinks: Array | None = None,
     *,
-    start,
-    setting,
-    kv_format,
-    out_format,
-    window=None,
-    chunk=None,
-    scale=None,
-    softcap=None,
-):
+    start: int,
+    setting: str,
+    kv_format: str,
+    out_format: str,
+    window: int | None = None,
+    chunk: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Array:
     """Flash attention: causal softmax(q K^T scale) V of rows start..start+S-1.
 
     Args:
@@ -340,21 +344,21 @@ def sdpa_prefill(
     Returns:
       [heads, S, d].
     """
-    setting = get_setting(setting)
+    compute = get_setting(setting)
     heads, rows, head_dim = q.shape
     kv_heads = keys.shape[0]
-    grouped = _activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), setting)
-    keys, values = (_weights(x, setting, kv_format) for x in (keys, values))
+    grouped = _activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), compute)
+    keys, values = (_weights(x, compute, kv_format) for x in (keys, values))
     columns = None if sinks is None else sinks.reshape(kv_heads, -1, 1, 1)
 
-    def attend(q_block, first):
-        products = _product(q_block, keys.swapaxes(-1, -2), setting, kv_format)
+    def attend(q_block: Array, first: Array | int) -> Array:
+        products = _product(q_block, keys.swapaxes(-1, -2), compute, kv_format)
         scores = _scores(products, head_dim, scale, softcap)
         visible = _visible(start + first + jnp.arange(q_block.shape[2]), keys.shape[1], window, chunk)
         scores = jnp.where(visible[None, None], scores, -jnp.inf)
         # Prefill's kernel has no accurate exponential for 16-bit registers (tt-metal #51927; ttnn 0.81.1).
-        weights = _activations(_softmax(scores, setting, columns, accurate=setting.fp32_dest), setting)
-        return _product(weights, values, setting, kv_format)
+        weights = _activations(_softmax(scores, compute, columns, accurate=compute.fp32_dest), compute)
+        return _product(weights, values, compute, kv_format)
 
     if rows <= _QUERY_ROWS or rows % _QUERY_ROWS:
         out = attend(grouped, 0)
@@ -366,24 +370,24 @@ def sdpa_prefill(
 
 
 @sdpa_prefill.describe
-def _(call):
+def _(call: OpCall) -> str:
     return f"{call.inputs[0].shape[0]}/{call.inputs[1].shape[-3]} heads of {call.inputs[0].shape[-1]}"
 
 
 @sdpa_prefill.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     heads, rows, head_dim = call.inputs[0].shape
     options = {"fmt": call["kv_format"], "setting": call["setting"], "chip": machine.chip}
     return [flash.flash_attention(heads, call.inputs[1].shape[0], rows, call["start"], head_dim, **options)]
 
 
-def _scores(products, head_dim, scale, softcap):
+def _scores(products: Array, head_dim: int, scale: float | None, softcap: float | None) -> Array:
     """Scores from q K^T: scaled, then capped."""
     scores = products * (head_dim**-0.5 if scale is None else scale)
     return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
 
 
-def _visible(rows, length, window, chunk=None):
+def _visible(rows: Array, length: int, window: int | None, chunk: int | None = None) -> Array:
     """Which of `length` positions each row (its own position) attends to: [rows, length] booleans."""
     columns = jnp.arange(length)[None, :]
     visible = columns <= rows[:, None]
@@ -392,7 +396,7 @@ def _visible(rows, length, window, chunk=None):
     return visible if chunk is None else visible & (columns // chunk == rows[:, None] // chunk)
 
 
-def _softmax(scores, setting, sinks=None, *, accurate=True):
+def _softmax(scores: Array, setting: ComputeSetting, sinks: Array | None = None, *, accurate: bool = True) -> Array:
     """Softmax whose result is a bf16 tile, as the device keeps it (float32 for the exact setting).
 
     `sinks`, broadcastable to one more column of the scores, take part and are dropped.
@@ -404,7 +408,7 @@ def _softmax(scores, setting, sinks=None, *, accurate=True):
     return weights if sinks is None else weights[..., :-1]
 
 
-def _normalised_weights(scores, setting, accurate):
+def _normalised_weights(scores: Array, setting: ComputeSetting, accurate: bool) -> Array:
     """Softmax over the last axis, as a bf16 tile unless the setting is exact."""
     if setting.fidelity is None:
         return jax.nn.softmax(scores, axis=-1)
@@ -416,7 +420,7 @@ def _normalised_weights(scores, setting, accurate):
     return pack(weights / jnp.sum(weights, axis=-1, keepdims=True), "bf16")
 
 
-def _product(x, w, setting, fmt):
+def _product(x: Array, w: Array, setting: ComputeSetting, fmt: str) -> Array:
     """x @ w, each row of x with the matrix of its leading axes. x: [*lead, *rows, K]; w: [*lead, K, N], in format fmt.
 
     Sums in 16-bit registers are rounded as often as the device does it; flash attention's chunks leave the registers.
@@ -435,12 +439,12 @@ def _product(x, w, setting, fmt):
     return y.reshape(*x.shape[:-1], w.shape[-1])
 
 
-def _activations(x, setting):
+def _activations(x: Array, setting: ComputeSetting) -> Array:
     """What the first operand of a product contributes (Q, the softmax): SrcB's bits."""
     return x if setting.fidelity is None else mask_activations(x, setting.fidelity)
 
 
-def _weights(x, setting, fmt):
+def _weights(x: Array, setting: ComputeSetting, fmt: str) -> Array:
     """What the second operand of a product contributes (K, V): SrcA's bits, which hold most formats whole."""
     x = x.astype(jnp.float32)
     if setting.fidelity is None or get_format(fmt).fraction_bits <= srca_fraction_bits(setting.fidelity):
@@ -449,26 +453,26 @@ def _weights(x, setting, fmt):
 
 
 @op(in_l1=True)
-def concat_heads_decode(x, *, format):
+def concat_heads_decode(x: Array, *, format: str) -> Array:
     """[B, heads, d] -> [B, heads * d]."""
     del format
     return x.reshape(x.shape[0], -1)
 
 
 @concat_heads_decode.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [small("interleaved_to_sharded", TO_SHARDED_TIME), small("concat_heads_decode", CONCAT_HEADS_TIME)]
 
 
 @op
-def concat_heads_prefill(x, *, format):
+def concat_heads_prefill(x: Array, *, format: str) -> Array:
     """[heads, S, d] -> [S, heads * d]."""
     del format
     return x.transpose(1, 0, 2).reshape(x.shape[1], -1)
 
 
 @concat_heads_prefill.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     heads, rows, head_dim = call.inputs[0].shape
     moved = 2 * tensor_bytes(rows, heads * head_dim, call["format"])
     return [stream_rows("concat_heads", moved, rows, machine.chip)]

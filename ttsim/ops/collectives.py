@@ -6,16 +6,18 @@ import jax
 
 from ttsim.kernels import links
 from ttsim.kernels.activations import stream
+from ttsim.kernels.kernel import Kernel
+from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics import elementwise, switches
 from ttsim.numerics.formats import TILE
 from ttsim.numerics.noise import rounding
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import OpNoise, op
+from ttsim.ops.core import Array, Memory, OpCall, OpNoise, op
 
 
 @op
-def all_gather(x, *, axis, dim, format, memory="dram"):
+def all_gather(x: Array, *, axis: str, dim: int, format: str, memory: Memory = "dram") -> Array:
     """Concatenates every device's slice along dimension `dim`. [..., N / devices, ...] -> [..., N, ...].
 
     Args:
@@ -23,11 +25,12 @@ def all_gather(x, *, axis, dim, format, memory="dram"):
       memory: where the tensors lie, "l1" or "dram": it decides how well a link is filled.
     """
     del format, memory
-    return jax.lax.all_gather(x, axis, axis=dim, tiled=True)
+    gathered: Array = jax.lax.all_gather(x, axis, axis=dim, tiled=True)
+    return gathered
 
 
 @all_gather.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     shard = tensor_bytes(rows, columns, call["format"])  # padded to tiles before it is gathered
     kernels = [links.all_gather(shard * call.num_devices, call.num_devices, call["memory"], machine)]
@@ -38,7 +41,7 @@ def _(call, machine):
 
 
 @op
-def reduce_scatter(x, *, axis, dim, format, memory="dram"):
+def reduce_scatter(x: Array, *, axis: str, dim: int, format: str, memory: Memory = "dram") -> Array:
     """Sums over the devices and leaves each with its slice of `dim`. [..., N, ...] -> [..., N / devices, ...].
 
     Each device's sum so far is packed to `format` before it is sent on. Arguments as in `all_gather`.
@@ -48,18 +51,18 @@ def reduce_scatter(x, *, axis, dim, format, memory="dram"):
 
 
 @reduce_scatter.noise
-def _(call):
+def _(call: OpCall) -> OpNoise:
     return OpNoise(rounding(call["format"]).power)
 
 
 @reduce_scatter.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     tensor = tensor_bytes(*rows_and_columns(call.inputs[0]), call["format"])
     return [links.reduce_scatter(tensor, call.num_devices, call["memory"], machine)]
 
 
 @op
-def all_reduce(x, *, axis, format, memory="dram", composite=False):
+def all_reduce(x: Array, *, axis: str, format: str, memory: Memory = "dram", composite: bool = False) -> Array:
     """Sums over the devices; each gets the whole sum. Shape unchanged.
 
     Args:
@@ -72,17 +75,18 @@ def all_reduce(x, *, axis, format, memory="dram", composite=False):
     del memory
     last = x.ndim - 1
     if composite and x.shape[last] % jax.lax.axis_size(axis) == 0:
-        return jax.lax.all_gather(_reduce_scatter(x, axis, last, format), axis, axis=last, tiled=True)
+        total: Array = jax.lax.all_gather(_reduce_scatter(x, axis, last, format), axis, axis=last, tiled=True)
+        return total
     return pack(jax.lax.psum(x, axis), format)
 
 
 @all_reduce.noise
-def _(call):
+def _(call: OpCall) -> OpNoise:
     return OpNoise(rounding(call["format"]).power)
 
 
 @all_reduce.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
     memory = call["memory"]
@@ -95,7 +99,7 @@ def _(call, machine):
     return [links.all_gather(devices * tensor, devices, memory, machine), reduce]
 
 
-def _reduce_scatter(x, axis, dim, format):
+def _reduce_scatter(x: Array, axis: str, dim: int, format: str) -> Array:
     """This device's slice of the sum, which passed every other device on its way round the ring.
 
     Device i begins with its part of slice i - 1, and at each hop adds its part of the slice that it is sent.
@@ -107,7 +111,7 @@ def _reduce_scatter(x, axis, dim, format):
     ring = [(i, (i + 1) % devices) for i in range(devices)]
     me = jax.lax.axis_index(axis)
 
-    def part(hop):
+    def part(hop: int) -> Array:
         return jax.lax.dynamic_slice_in_dim(x, (me - 1 - hop) % devices * width, width, axis=dim)
 
     total = part(0)

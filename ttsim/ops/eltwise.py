@@ -7,16 +7,18 @@ import jax.numpy as jnp
 
 from ttsim.hardware.constants import ADD_TIME, SILU_MUL_TILE_TIME, TYPECAST_TIME
 from ttsim.kernels.activations import check_l1, small, stream
+from ttsim.kernels.kernel import Kernel
+from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import elementwise, switches
 from ttsim.numerics.formats import round_to
 from ttsim.numerics.noise import rounding
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import OpNoise, op
+from ttsim.ops.core import Array, Memory, OpCall, OpNoise, op
 
 
-@op
-def add(x, y, *, out_format, memory="dram", cores=None):
+@op(like=0)
+def add(x: Array, y: Array, *, out_format: str, memory: Memory = "dram", cores: int | None = None) -> Array:
     """x + y, the residual connection. Shapes are equal; float32 on `out_format`'s grid.
 
     Args:
@@ -27,12 +29,12 @@ def add(x, y, *, out_format, memory="dram", cores=None):
 
 
 @add.noise
-def _(call):
+def _(call: OpCall) -> OpNoise:
     return OpNoise(rounding(call["out_format"]).power)
 
 
 @add.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "l1":
         check_l1("add", rows, columns, "bf16", 3, machine.chip)
@@ -42,14 +44,14 @@ def _(call, machine):
 
 
 @op(weights=(1,))
-def add_bias(x, bias, *, out_format, memory="dram"):
+def add_bias(x: Array, bias: Array, *, out_format: str, memory: Memory = "dram") -> Array:
     """x + bias, [..., N] + [...] whose axes flatten to N; `memory` as in `add`."""
     del memory
     return pack(_sum(x, bias.reshape((1,) * (x.ndim - 1) + (-1,)), out_format), out_format)
 
 
 @add_bias.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "l1":
         check_l1("add_bias", rows, columns, "bf16", 3, machine.chip)
@@ -58,8 +60,8 @@ def _(call, machine):
     return [stream("add", moved, machine.chip)]
 
 
-@op
-def silu_mul(gate, up, *, out_format, memory="dram", cores=None):
+@op(like=0)
+def silu_mul(gate: Array, up: Array, *, out_format: str, memory: Memory = "dram", cores: int | None = None) -> Array:
     """silu(gate) * up, one kernel with the activation fused into the first operand; `memory` as in `add`."""
     del memory, cores
     if out_format == "fp32" or not switches.current().intermediates:
@@ -68,12 +70,12 @@ def silu_mul(gate, up, *, out_format, memory="dram", cores=None):
 
 
 @silu_mul.noise
-def _(call):
+def _(call: OpCall) -> OpNoise:
     return OpNoise(rounding(call["out_format"]).power)
 
 
 @silu_mul.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "l1":
         check_l1("silu_mul", rows, columns, "bf16", 3, machine.chip)
@@ -93,8 +95,10 @@ _ACTIVATIONS = {
 }
 
 
-@op
-def gated_mul(gate, up, *, activation, out_format, memory="dram", cores=None):
+@op(like=0)
+def gated_mul(
+    gate: Array, up: Array, *, activation: str, out_format: str, memory: Memory = "dram", cores: int | None = None
+) -> Array:
     """activation(gate) * up, one kernel with the activation fused into the first operand.
 
     Args:
@@ -106,59 +110,59 @@ def gated_mul(gate, up, *, activation, out_format, memory="dram", cores=None):
 
 
 @gated_mul.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _elementwise(f"{call['activation']}_mul", call, machine, operands=2)
 
 
 @op
-def activate(x, *, activation, out_format, memory="dram", cores=None):
+def activate(x: Array, *, activation: str, out_format: str, memory: Memory = "dram", cores: int | None = None) -> Array:
     """activation(x) of an MLP without a gate; see `gated_mul`."""
     del memory, cores
     return pack(_ACTIVATIONS[activation](x), out_format)
 
 
 @activate.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _elementwise(call["activation"], call, machine)
 
 
-@op
-def multiply(x, y, *, out_format, memory="dram"):
+@op(like=0)
+def multiply(x: Array, y: Array, *, out_format: str, memory: Memory = "dram") -> Array:
     """x * y, where y's axes are x's or 1; `memory` as in `add`."""
     del memory
     return pack(x * y, out_format)
 
 
 @multiply.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _elementwise("multiply", call, machine)
 
 
-@op
-def scale(x, *, factor, out_format, memory="dram"):
+@op(like=0)
+def scale(x: Array, *, factor: float, out_format: str, memory: Memory = "dram") -> Array:
     """x * factor; `memory` as in `add`."""
     del memory
     return pack(x * factor, out_format)
 
 
 @scale.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _elementwise("multiply", call, machine)
 
 
 @op
-def softcap(x, *, cap, out_format, memory="dram"):
+def softcap(x: Array, *, cap: float, out_format: str, memory: Memory = "dram") -> Array:
     """cap * tanh(x / cap), three kernels on the device; `memory` as in `add`."""
     del memory
     return pack(cap * jnp.tanh(x / cap), out_format)
 
 
 @softcap.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [kernel for name in ("multiply", "tanh", "multiply") for kernel in _elementwise(name, call, machine)]
 
 
-def _elementwise(name, call, machine, operands=1):
+def _elementwise(name: str, call: OpCall, machine: Machine, operands: int = 1) -> list[Kernel]:
     """The kernel of an op on tensors of the first input's shape; a fused activation costs what SiLU's does."""
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "l1":
@@ -172,7 +176,7 @@ def _elementwise(name, call, machine, operands=1):
 
 
 @op
-def typecast(x, *, in_format, out_format, precise=True, memory="dram"):
+def typecast(x: Array, *, in_format: str, out_format: str, precise: bool = True, memory: Memory = "dram") -> Array:
     """x converted to another format; the only op that packs bfp8 from all of bf16's bits.
 
     `precise=False` packs as every other op does, and bfp4 is packed so in any case (ttnn 0.81.1 on the simulator);
@@ -183,7 +187,7 @@ def typecast(x, *, in_format, out_format, precise=True, memory="dram"):
 
 
 @typecast.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "l1":
         check_l1("typecast", rows, columns, "bf16", 2, machine.chip)
@@ -192,7 +196,7 @@ def _(call, machine):
     return [stream("typecast", moved, machine.chip)]
 
 
-def _sum(x, y, out_format):
+def _sum(x: Array, y: Array, out_format: str) -> Array:
     """x + y before it is packed: exact, or through the matrix unit's alignment of both."""
     exact = out_format == "fp32" or not switches.current().addition
     return x + y if exact else elementwise.add(x.astype(jnp.float32), y.astype(jnp.float32))

@@ -17,7 +17,7 @@ from ttsim.hardware.later import BLACKHOLE_REPLICAS, SERVER_PROMPT, SERVER_PROMP
 from ttsim.hardware.quantities import Terms
 from ttsim.kernels.kernel import Kernel, host_work
 from ttsim.kernels.machine import Machine
-from ttsim.ops.core import op
+from ttsim.ops.core import Array, OpCall, op
 
 TRACED = "traced"
 WORK = ("step", "prompt")
@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 @op(on_host=True)
-def copy_to_device(*arrays, work):
+def copy_to_device(*arrays: Array, work: str) -> tuple[Array, ...]:
     """The inputs of a step or of a prompt, on their way to the device; returns them as they are.
 
     Args:
@@ -41,7 +41,7 @@ def copy_to_device(*arrays, work):
 
 
 @copy_to_device.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     source = "tt_transformers tt/generator.py, demo/simple_text_demo.py"
     if call["work"] == "prompt":
         return [host_work("inputs, read-back and argmax of a prompt", 1 * HOST_PROMPT, source), *server_prompt(machine)]
@@ -69,7 +69,7 @@ def server_prompt(machine: Machine) -> list[Kernel]:
 
 
 @op(on_host=True)
-def read_back(x, *, work):
+def read_back(x: Array, *, work: str) -> Array:
     """Tokens or logits that the host reads from every chip of a replica; returns them as they are.
 
     Args:
@@ -81,7 +81,7 @@ def read_back(x, *, work):
 
 
 @read_back.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     source = "tt_transformers tt/generator.py, read_decode_output"
     if call["work"] == "prompt":
         return [host_work("read-back of a prompt", Terms(), "part of host_prompt: see copy_to_device", waits=True)]

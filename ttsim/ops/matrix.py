@@ -11,12 +11,13 @@ from ttsim.hardware.constants import EMBEDDING_BANDWIDTH, INTERLEAVED_BANDWIDTH,
 from ttsim.kernels import links, matmul
 from ttsim.kernels.activations import fixed, stream_rows
 from ttsim.kernels.kernel import Kernel
+from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity, switches
 from ttsim.numerics.formats import TILE, dequantize, round_to
 from ttsim.numerics.noise import destination_roundings, rounding
 from ttsim.numerics.noise import fidelity as fidelity_noise
-from ttsim.ops.core import OpNoise, array_shape, op
+from ttsim.ops.core import Array, OpCall, OpNoise, Weight, array_shape, op
 
 _GRID_ROWS = 8  # of the 2-D kernels' grid on Wormhole
 KERNELS = ("dram_sharded", "mcast_1d", "mcast_2d")
@@ -24,8 +25,18 @@ KERNELS = ("dram_sharded", "mcast_1d", "mcast_2d")
 
 @op(weights=(1,))
 def linear(
-    x, w, *, kernel, weight_format, setting, out_format, in_format="bf16", cores=None, pass_rows=None, columns=None
-):
+    x: Array,
+    w: Weight,
+    *,
+    kernel: str,
+    weight_format: str,
+    setting: str,
+    out_format: str,
+    in_format: str = "bf16",
+    cores: int | None = None,
+    pass_rows: int | None = None,
+    columns: int | None = None,
+) -> Array:
     """y[..., n] = sum_k x[..., k] w[k, n], as the matrix engine computes it.
 
     Args:
@@ -59,11 +70,11 @@ def linear(
 
 
 @linear.noise
-def _(call):
+def _(call: OpCall) -> OpNoise:
     return _product_noise(call)
 
 
-def _k_block(k, cores):
+def _k_block(k: int, cores: int) -> int:
     """Values of K in one block of the kernel: the most tiles, at most 8, that divide a core's share of K.
 
     Source: tt_transformers model_config.py, `find_largest_divisor(k // (tile * cores))`; 2-D kernels count the grid's
@@ -73,7 +84,7 @@ def _k_block(k, cores):
 
 
 @linear.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     x, w = call.inputs
     rows, k = rows_and_columns(x)
     n = math.prod(w.shape[1:])
@@ -103,7 +114,17 @@ def _(call, machine):
 
 
 @op(weights=(1,), in_l1=True)
-def all_gather_matmul(x, w, *, axis, weight_format, setting, out_format, in_format="bf16", cores=8):
+def all_gather_matmul(
+    x: Array,
+    w: Weight,
+    *,
+    axis: str,
+    weight_format: str,
+    setting: str,
+    out_format: str,
+    in_format: str = "bf16",
+    cores: int = 8,
+) -> Array:
     """all_gather(x, axis) @ w in one kernel: y[..., n] = sum over the whole K of x[..., k] w[k, n].
 
     Args:
@@ -128,12 +149,12 @@ def all_gather_matmul(x, w, *, axis, weight_format, setting, out_format, in_form
 
 
 @all_gather_matmul.noise
-def _(call):
+def _(call: OpCall) -> OpNoise:
     return _product_noise(call)
 
 
 @all_gather_matmul.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     x, w = call.inputs
     rows, k = rows_and_columns(x)
     (k_all, n), devices, cores = w.shape, call.num_devices, call["cores"]
@@ -160,7 +181,7 @@ def _(call, machine):
 
 
 @op(weights=(1,))
-def embedding(tokens, table, *, out_format):
+def embedding(tokens: Array, table: Array, *, out_format: str) -> Array:
     """Row lookup: y[i] = table[tokens[i]].
 
     Args:
@@ -174,18 +195,18 @@ def embedding(tokens, table, *, out_format):
 
 
 @embedding.describe
-def _(call):
+def _(call: OpCall) -> str:
     return f"{math.prod(call.inputs[0].shape)} x {call.inputs[1].shape[-1]}"
 
 
 @embedding.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows = math.prod(call.inputs[0].shape)
     moved = tensor_bytes(rows, call.inputs[1].shape[-1], call["out_format"])
     return [stream_rows("embedding", moved, rows, machine.chip, rate=EMBEDDING_BANDWIDTH)]
 
 
-def _product_noise(call):
+def _product_noise(call: OpCall) -> OpNoise:
     """Noise of a product: its weights' format, its fidelity, its result's rounding, once for each result.
 
     A weight of several projections side by side (Q, K and V in the trailing axes) makes results that enter the model

@@ -14,15 +14,19 @@ from ttsim.hardware.constants import (
     TO_INTERLEAVED_TIME,
 )
 from ttsim.kernels.activations import check_l1, small, stream_rows
+from ttsim.kernels.kernel import Kernel
+from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import switches
 from ttsim.numerics.fidelity import MathFidelity, mask_activations
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import op
+from ttsim.ops.core import Array, Memory, OpCall, op
 
 
-@op(weights=(1,))
-def rms_norm(x, weight, *, eps, out_format, memory="dram", cores=None):
+@op(weights=(1,), like=0)
+def rms_norm(
+    x: Array, weight: Array | None, *, eps: float, out_format: str, memory: Memory = "dram", cores: int | None = None
+) -> Array:
     """y = x / sqrt(mean(x^2) + eps) * weight over the last axis.
 
     Args:
@@ -40,7 +44,7 @@ def rms_norm(x, weight, *, eps, out_format, memory="dram", cores=None):
 
 
 @rms_norm.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "l1":
         check_l1("rms_norm", rows, columns, "bf16", 3, machine.chip)
@@ -51,7 +55,7 @@ def _(call, machine):
 
 
 @op
-def center(x, *, axis=None, out_format, memory="dram"):
+def center(x: Array, *, axis: str | None = None, out_format: str, memory: Memory = "dram") -> Array:
     """x - mean(x) over the last axis: what a layer norm does before it is an RMS norm.
 
     Args:
@@ -65,7 +69,7 @@ def center(x, *, axis=None, out_format, memory="dram"):
 
 
 @center.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "l1":
         return [small("center", 1 * NORM_HALF_TIME)]
@@ -74,7 +78,7 @@ def _(call, machine):
 
 
 @op
-def rms_norm_stats(x, *, out_format, memory="dram", cores=None):
+def rms_norm_stats(x: Array, *, out_format: str, memory: Memory = "dram", cores: int | None = None) -> Array:
     """The local part of a distributed norm: mean(x^2) over this device's slice of the hidden size.
 
     Args:
@@ -89,7 +93,7 @@ def rms_norm_stats(x, *, out_format, memory="dram", cores=None):
 
 
 @rms_norm_stats.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "l1":  # a Galaxy keeps the residual stream interleaved; half a norm each here and below
         check_l1("rms_norm_stats", rows, columns, "bf16", 2, machine.chip)
@@ -101,8 +105,18 @@ def _(call, machine):
     return [stream_rows("rms_norm_pre_all_gather", moved, rows, machine.chip, rate=NORM_BANDWIDTH)]
 
 
-@op(weights=(2,))
-def rms_norm_apply(x, stats, weight, *, axis, eps, out_format, memory="dram", cores=None):
+@op(weights=(2,), like=0)
+def rms_norm_apply(
+    x: Array,
+    stats: Array,
+    weight: Array,
+    *,
+    axis: str,
+    eps: float,
+    out_format: str,
+    memory: Memory = "dram",
+    cores: int | None = None,
+) -> Array:
     """The second part of a distributed norm: normalise with every device's statistics.
 
     Args:
@@ -123,7 +137,7 @@ def rms_norm_apply(x, stats, weight, *, axis, eps, out_format, memory="dram", co
 
 
 @rms_norm_apply.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "l1":
         check_l1("rms_norm_apply", rows, columns, "bf16", 3, machine.chip)
@@ -139,16 +153,16 @@ def _(call, machine):
 _FIDELITY = MathFidelity.HIFI2
 
 
-def _as_the_kernel(out_format):
+def _as_the_kernel(out_format: str) -> bool:
     return out_format != "fp32" and switches.current().norms
 
 
-def _second(x, out_format):
+def _second(x: Array, out_format: str) -> Array:
     """What the second operand of a product contributes in the norms' fidelity: 6 fraction bits."""
     return mask_activations(x, _FIDELITY) if _as_the_kernel(out_format) else x
 
 
-def _normalise(x, mean_square, weight, eps, out_format):
+def _normalise(x: Array, mean_square: Array, weight: Array | None, eps: float, out_format: str) -> Array:
     """x / sqrt(mean_square + eps) * weight; the kernel keeps the root and the first product as bf16 tiles.
 
     Equal to ttnn 0.81.1's norm without a weight in all bits (tests/numerics/test_device_operations.py).
@@ -161,7 +175,7 @@ def _normalise(x, mean_square, weight, eps, out_format):
     return pack(y if row is None else y * _second(row, out_format), out_format)
 
 
-def _mean_square(x, out_format):
+def _mean_square(x: Array, out_format: str) -> Array:
     """mean(x^2) over the last axis, [..., 1].
 
     A matmul with ones: XLA's CPU reduction sums fewer than 8 rows in another order than more of them, and a user's
@@ -171,6 +185,6 @@ def _mean_square(x, out_format):
     return jnp.matmul(x * _second(x, out_format), ones, precision=jax.lax.Precision.HIGHEST)[..., :1] / x.shape[-1]
 
 
-def _row(weight, x):
+def _row(weight: Array, x: Array) -> Array:
     """The weight as a row that multiplies every row of x."""
     return weight.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -10,30 +10,30 @@ from ttsim.hardware.later import HOST_SAMPLING, TUNNEL_READ_BANDWIDTH
 from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels import links, matmul
 from ttsim.kernels.activations import small, stream
-from ttsim.kernels.kernel import host_work
+from ttsim.kernels.kernel import Kernel, host_work
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics.formats import TILE
-from ttsim.ops.core import op
+from ttsim.ops.core import Array, Memory, OpCall, op
 from ttsim.ops.host import replicated
 
 _UNTILIZED = 128_256  # columns that HOST_UNTILIZE was measured with
 
 
 @op(in_l1=True)
-def reshard(x, *, format, cores=None):
+def reshard(x: Array, *, format: str, cores: int | None = None) -> Array:
     """The same values in another sharding of L1."""
     del format, cores
     return x
 
 
 @reshard.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [small("reshard", RESHARD_TIME)]
 
 
 @op
-def untilize(x, *, format, memory="dram"):
+def untilize(x: Array, *, format: str, memory: Memory = "dram") -> Array:
     """From tiles to rows, as a row-major op or the host reads it.
 
     Args:
@@ -44,7 +44,7 @@ def untilize(x, *, format, memory="dram"):
 
 
 @untilize.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     moved = tensor_bytes(rows, columns, call["format"]) + tensor_bytes(rows, columns, "bf16")
     if call["memory"] == "host":
@@ -56,20 +56,20 @@ def _(call, machine):
 
 
 @op
-def take_rows(x, row, *, rows, format):
+def take_rows(x: Array, row: Array, *, rows: int, format: str) -> Array:
     """The tile of rows that contains `row`: rows [row // rows * rows, + rows) of x [S, ...]."""
     del format
     return jax.lax.dynamic_slice_in_dim(x, row // rows * rows, rows, axis=0)
 
 
 @take_rows.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     _, columns = rows_and_columns(call.inputs[0])
     return [stream("slice", 2 * tensor_bytes(call["rows"], columns, call["format"]), machine.chip)]
 
 
 @op(in_l1=True)
-def select_users(x, *, axis, format):
+def select_users(x: Array, *, axis: str, format: str) -> Array:
     """This column's users: rows [i * B/n, (i+1) * B/n) of x [B, ...] on device i of the axis.
 
     The device multiplies by a selection matrix. A batch that the axis doesn't divide is replicated: x unchanged.
@@ -83,7 +83,7 @@ def select_users(x, *, axis, format):
 
 
 @select_users.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     # A product with a bfp4 selection matrix, then a cast to bf16 (tt_transformers tt/attention.py, TG branch).
     _, columns = rows_and_columns(call.inputs[0])
     return [
@@ -93,14 +93,14 @@ def _(call, machine):
 
 
 @op(in_l1=True)
-def select_rows(x, *, rows, format):
+def select_rows(x: Array, *, rows: int, format: str) -> Array:
     """The first `rows` rows of what was gathered from all columns, by a selection matrix: drops the padding."""
     del format
     return x[:rows]
 
 
 @select_rows.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     return [
         small("sharded_to_interleaved", TO_INTERLEAVED_TIME),
@@ -109,7 +109,7 @@ def _(call, machine):
 
 
 @op
-def mesh_partition(x, *, axis, format, memory="dram"):
+def mesh_partition(x: Array, *, axis: str, format: str, memory: Memory = "dram") -> Array:
     """This device's slice of the last axis of what all of them hold whole. [..., N] -> [..., N / devices].
 
     tt_transformers has no such op: it sums the equal copies by a reduce-scatter, and divides by their number
@@ -124,7 +124,7 @@ def mesh_partition(x, *, axis, format, memory="dram"):
 
 
 @mesh_partition.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     devices = call.num_devices
     summed = links.reduce_scatter(tensor_bytes(rows, columns, call["format"]), devices, "dram", machine)
@@ -134,7 +134,7 @@ def _(call, machine):
 
 
 @op
-def argmax(logits, *, ties="first", memory="dram"):
+def argmax(logits: Array, *, ties: str = "first", memory: Memory = "dram") -> Array:
     """The index of the largest logit of each row, the first or the last one on a tie. [..., V] -> [...] int32.
 
     Args:
@@ -160,7 +160,7 @@ def _sampling(users: int, columns: int, machine: Machine) -> Terms:
 
 
 @argmax.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "host":
         time = replicated(_sampling(rows, columns, machine), machine)

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ttsim.hardware.constants import SMALL_KERNEL_SCALE, TYPECAST_TIME
 from ttsim.hardware.later import TOPK_COLUMN, TOPK_MANY_CORES, TOPK_SAMPLING, TOPK_USER
 from ttsim.kernels.activations import stream
 from ttsim.kernels.kernel import Kernel
+from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import tensor_bytes
-from ttsim.ops.core import op
+from ttsim.ops.core import Array, OpCall, op
 
 TOPK = 32  # what the sampling kernel takes of each share: a row of one tile
 
 
 @op
-def topk(logits, *, k, vocab_size, axis=None):
+def topk(logits: Array, *, k: int, vocab_size: int, axis: str | None = None) -> tuple[Array, Array]:
     """The k largest logits of this device's columns, with their index in the whole vocabulary.
 
     Args:
@@ -38,7 +40,7 @@ def topk(logits, *, k, vocab_size, axis=None):
 
 
 @topk.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     columns = call.inputs[0].shape[-1]
     axis = call.attributes.get("axis")
     chips = 1 if axis is None else call.axis_sizes[axis]
@@ -51,16 +53,16 @@ def _(call, machine):
 
 
 @op
-def choose(values, indices, *, ties="first"):
+def choose(values: Array, indices: Array, *, ties: str = "first") -> Array:
     """The index of the largest value of each row, the lowest or the highest index on a tie. [B, n] -> [B] int32."""
     best = values == jnp.max(values, axis=-1, keepdims=True)
     if ties == "first":
-        return jnp.min(jnp.where(best, indices, jnp.iinfo(jnp.int32).max), axis=-1)
+        return jnp.min(jnp.where(best, indices, np.iinfo(np.int32).max), axis=-1)
     return jnp.max(jnp.where(best, indices, -1), axis=-1)
 
 
 @choose.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     users = call.inputs[0].shape[0]
     names = (
         "typecast",

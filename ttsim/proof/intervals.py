@@ -131,10 +131,8 @@ def residuals(figure: Figure, fold: Fold) -> Residuals:
     every = [row for row in _later() if row["figure"] == figure]
     family = [row for row in every if row["family"] == fold.family]
     same = [row for row in family if row["served"] == str(fold.served) or fold.family == OWN_CODE]
-    if fold.family == OWN_CODE:
-        found = family
-    else:
-        found = next((rows for rows in (same, family) if len(rows) >= LEAST), every)
+    enough = (rows for rows in (same, family) if len(rows) >= LEAST or fold.family == OWN_CODE)
+    found = next(enough, every)
     return Residuals(np.array([float(row["log_ratio"]) for row in found]), tuple(row["source"] for row in found))
 
 
