@@ -25,7 +25,7 @@ from ttsim.scenarios.timing import Breakdown, OpTime
 
 NOT_MODELLED = (
     "queueing and mixed lengths of a server, sampling other than argmax, the host's own speed, "
-    "clock throttling under long loads"
+    "clock throttling under long loads, kernels that don't fit L1 beside what lies there"
 )
 
 

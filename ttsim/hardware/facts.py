@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Any
 
 from ttsim.dates import parse_date
-from ttsim.precision.text import unknown
+from ttsim.errors import unknown
 from ttsim.precision.values import base_model_name
 
 SERVER = "vllm"  # runs on top of one of the other stacks

@@ -81,6 +81,13 @@ SDPA_FUSED_MERGE = _fitted(
     "merging one more core of a KV head since tt-metal #32501 (one correction kernel in place of six)",
     log_width=0.5,
 )
+BLACKHOLE_SHARDED_BANDWIDTH = _sourced(
+    "blackhole_sharded_bandwidth",
+    281.25e9,
+    "B/s",
+    "dram",
+    "sharded reads of Blackhole's DRAM, 500 of 512 GB/s (tt-metal PR #47885), as that share of Wormhole's peak",
+)
 LINE_GATHER_START = _sourced("line_gather_start", 4.47e-6, "s", "hop", f"all-gather at no hop: {_CCL}")
 LINE_GATHER_HOP = _sourced("line_gather_hop", 1.91e-6, "s", "hop", f"all-gather on a line, a hop: {_CCL}")
 RING_GATHER_HOP = _sourced("ring_gather_hop", 2.50e-6, "s", "hop", f"all-gather on a ring, a hop: {_CCL}")

@@ -19,6 +19,7 @@ from ttsim.hardware.constants import (
     TILE_OVERHEAD,
     TILE_PACK,
 )
+from ttsim.hardware.later import BLACKHOLE_SHARDED_BANDWIDTH
 from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.shapes import largest_divisor, tensor_bytes, tiles
@@ -75,7 +76,7 @@ def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, chip: Ch
         "matmul (DRAM-sharded)",
         start=1 * DRAM_SHARDED_START,
         limits={
-            "dram": moved / DRAM_SHARDED_BANDWIDTH,
+            "dram": moved / (DRAM_SHARDED_BANDWIDTH if chip.family == "wormhole" else BLACKHOLE_SHARDED_BANDWIDTH),
             "compute": latency + math + pack * 0.5,
             "pack": latency + pack + math * 0.5,
         },

@@ -277,6 +277,6 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
 
     def ranks(x: Sequence[float]) -> np.ndarray:
         values = np.round(np.asarray(x, float), 2)
-        return (values[:, None] > values).sum(1) + (values[:, None] == values).sum(1) / 2
+        return np.asarray((values[:, None] > values).sum(1) + (values[:, None] == values).sum(1) / 2)
 
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])

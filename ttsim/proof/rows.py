@@ -55,7 +55,7 @@ def compilations(row: Row) -> float:
 
 def row_ttft(row: Row, constants: Mapping[str, Any]) -> float:
     """Seconds to the first token as the row's clock measured them."""
-    return scenario_of(row, "ttft").ttft(constants) + compilations(row) * constants["program_one_off"]
+    return scenario_of(row, "ttft").ttft(constants) + compilations(row) * float(constants["program_one_off"])
 
 
 def estimate_row(row: Row, constants: Mapping[str, float] | None = None) -> AccuracyEstimate:
