@@ -34,7 +34,7 @@ def _fitted(name: str, value: float, unit: Unit, scales_with: ScalesWith, source
 
 def _calibrated(name: str, value: float, source: str, guess: float) -> Constant:
     """A time that was set once, on the fitted rows of `ttsim.proof.measured`, and is left as it is."""
-    return Constant(name=name, value=value, unit="s", kind="calibrated", source=source, guess=guess)
+    return Constant(name=name, value=value, unit="s", kind="calibrated", source=source, guess=guess, rows="measured")
 
 
 # Choosing the next token
