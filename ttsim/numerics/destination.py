@@ -176,5 +176,10 @@ def accumulate(
 
 
 @accumulate.defjvp
-def _accumulate_jvp(product, registers, primals, tangents):
+def _accumulate_jvp(
+    product: Callable[[jax.Array, jax.Array], jax.Array],
+    registers: Registers,
+    primals: tuple[jax.Array, jax.Array],
+    tangents: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
     return accumulate(product, *primals, registers), jax.jvp(product, primals, tangents)[1]

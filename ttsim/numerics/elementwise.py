@@ -50,7 +50,9 @@ def add(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 @add.defjvp
-def _add_jvp(primals, tangents):
+def _add_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     return add(*primals), tangents[0] + tangents[1]
 
 
@@ -70,7 +72,7 @@ def silu(x: jax.Array) -> jax.Array:
 
 
 @silu.defjvp
-def _silu_jvp(primals, tangents):
+def _silu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     return silu(x), jax.jvp(jax.nn.silu, (x,), (dx,))[1]
 
@@ -97,6 +99,6 @@ def approximate_exponential(x: jax.Array) -> jax.Array:
 
 
 @approximate_exponential.defjvp
-def _approximate_exponential_jvp(primals, tangents):
+def _approximate_exponential_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     value = approximate_exponential(primals[0])
     return value, value * tangents[0]

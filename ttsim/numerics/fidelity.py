@@ -109,7 +109,9 @@ def _truncate(x: jax.Array, fraction_bits: int) -> jax.Array:
 
 
 @_truncate.defjvp
-def _truncate_jvp(fraction_bits, primals, tangents):
+def _truncate_jvp(
+    fraction_bits: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     return _truncate(primals[0], fraction_bits), tangents[0]
 
 

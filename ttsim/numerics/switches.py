@@ -90,9 +90,11 @@ def get_numerics(numerics: str | Numerics) -> Numerics:
 
 def using(numerics: str | Numerics) -> AbstractContextManager[None]:
     """Returns a context in which ops are traced with these switches, by name ("device", "masked") or value."""
-    return _current(get_numerics(numerics))
+    context: AbstractContextManager[None] = _current(get_numerics(numerics))
+    return context
 
 
 def current() -> Numerics:
     """Returns the switches in force, `DEVICE` outside of any `using`."""
-    return _current.value
+    numerics: Numerics = _current.value
+    return numerics
