@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -134,6 +135,12 @@ def test_unknown_confidence_is_marked():
     assert str(e).endswith("out of range")
     assert "estimated" in str(e)
     assert "\n" not in str(e)
+
+
+def test_the_file_holds_what_the_rows_of_the_fit_are_like():
+    held = json.loads((resources.files("ttsim.data") / "accuracy_fitted_on.json").read_text())
+    for name, values in calibration.fitted_on().items():
+        np.testing.assert_allclose(held[name], values, rtol=1e-4, err_msg="run `ttsim calibrate --accuracy --write`")
 
 
 def test_published_models_are_in_range():

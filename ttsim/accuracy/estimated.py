@@ -41,7 +41,6 @@ from ttsim.numerics.formats import get_format
 from ttsim.numerics.noise import rounding
 from ttsim.precision.values import Precision, base_model_name, resolve
 from ttsim.pricing.program import Program
-from ttsim.proof import published as tables
 from ttsim.proof.published import Row
 
 POSITIONS = 511  # of the accuracy test
@@ -63,6 +62,8 @@ _HEAD_GAIN = 40.0
 # Share of misses of the first choice that are hits of the other four, in text that is not known by heart; only for a
 # confidence given without its Top-5.
 _SECOND_HITS = 0.34
+
+_ROUNDED = 1 + 1e-4  # a ratio to what a data file holds in six digits
 
 
 @dataclass(frozen=True)
@@ -340,28 +341,22 @@ def _range(
 ) -> tuple[bool, tuple[str, ...]]:
     """Whether the fitted rows surround this case, and the notes."""
     noises, confidences = _fitted_on()
-    if contested(confidence, constants) > max(contested(c, constants) for c in confidences) + 1e-9:
+    most_contested = max(contested(c, constants) for c in confidences)
+    if contested(confidence, constants) > most_contested * _ROUNDED:
         notes += ("more contested than any text and model the constants were fitted on",)
     variances = [n.variance(constants) for n in noises]
-    if noise.variance(constants) > max(variances) + 1e-9:
+    if noise.variance(constants) > max(variances) * _ROUNDED:
         notes += ("noisier than any precision the constants were fitted on",)
-    if 0 < noise.variance(constants) < min(variances) - 1e-9:
+    if 0 < noise.variance(constants) < min(variances) / _ROUNDED:
         notes += ("less noisy than any precision the constants were fitted on",)
     return not notes, notes
 
 
 @functools.cache
-def _fitted_on() -> tuple[frozenset[Noise], frozenset[tuple[float, float]]]:
-    rows = [row for row in tables.published() if row.top1 is not None]
-    noises = frozenset(
-        noise_on(
-            get_config(row.model),
-            get_system(row.device, row.data_parallel),
-            resolve(row.precision, row.model, row.accuracy_date),
-        )
-        for row in rows
-    )
-    return noises, frozenset(reference_confidence()[row.model.lower()] for row in rows)
+def _fitted_on() -> tuple[tuple[Noise, ...], tuple[tuple[float, float], ...]]:
+    """Noises and confidences of the rows of the fit, as `ttsim.proof.fit_accuracy.fitted_on` writes them."""
+    data = json.loads((resources.files("ttsim.data") / "accuracy_fitted_on.json").read_text(encoding="utf-8"))
+    return tuple(Noise(*values) for values in data["noises"]), tuple((c[0], c[1]) for c in data["confidences"])
 
 
 @functools.cache

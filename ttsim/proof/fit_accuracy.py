@@ -95,6 +95,30 @@ class Error:
     top5: float
 
 
+def fitted_on() -> dict[str, list[list[float]]]:
+    """What the rows of the fit are like: their noises and confidences, each once, in six digits.
+
+    An estimate beyond them says so (`ttsim.accuracy.estimated`), and reads them from a file, since each costs a trace.
+    """
+    rows = [row for row in tables.published() if row.top1 is not None]
+    noises = {
+        dataclasses.astuple(
+            noise_on(
+                get_config(row.model),
+                get_system(row.device, row.data_parallel),
+                resolve(row.precision, row.model, row.accuracy_date),
+            )
+        )
+        for row in rows
+    }
+    confidences = {reference_confidence()[row.model.lower()] for row in rows}
+
+    def rounded(values: set[tuple[float, ...]]) -> list[list[float]]:
+        return [list(each) for each in sorted({tuple(float(f"{x:.6g}") for x in value) for value in values})]
+
+    return {"noises": rounded(noises), "confidences": rounded(confidences)}
+
+
 def measured_rows() -> tuple[Row, ...]:
     """The published rows with an accuracy of their own: not the row that repeats another model's figures."""
     rows = tables.published()

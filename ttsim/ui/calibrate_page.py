@@ -120,8 +120,19 @@ def accuracy() -> tuple[Document, dict[str, str]]:
     blocks.append(_smollm2(constants, sweep))
     rounded = {name: float(f"{value:.4g}") for name, value in constants.items()}
     return Document("Fit of the accuracy estimate", blocks), {
-        "accuracy_constants": json.dumps(rounded, indent=2) + "\n"
+        "accuracy_constants": json.dumps(rounded, indent=2) + "\n",
+        "accuracy_fitted_on": fitted_on_json(),
     }
+
+
+def fitted_on_json() -> str:
+    """The rows of the fit as a file: a line each."""
+
+    def lines(values: Sequence[Sequence[float]]) -> str:
+        return ",\n".join(f"    {json.dumps(value)}" for value in values)
+
+    parts = [f'  "{name}": [\n{lines(values)}\n  ]' for name, values in fit_accuracy.fitted_on().items()]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _accuracy_constants(constants: dict[str, float], folds: dict[str, Any]) -> Table:
