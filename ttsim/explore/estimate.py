@@ -20,6 +20,7 @@ from ttsim.scenarios.memory import DoesNotFitError
 from ttsim.scenarios.question import Question, as_scenario
 from ttsim.scenarios.report import Report
 from ttsim.scenarios.scenario import Scenario
+from ttsim.scenarios.shown import Shown
 from ttsim.scenarios.simulate import report_of
 from ttsim.scenarios.timing import Breakdown, OpTime
 
@@ -34,8 +35,8 @@ def not_modelled(config: ModelConfig) -> str:
     return "; ".join((NOT_MODELLED, *model_gaps(config)))
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, repr=False)
+class Estimate(Shown):
     """A report, and what a reader wants to know beside it.
 
     Attributes:
@@ -58,6 +59,9 @@ class Estimate:
     @property
     def phases(self) -> tuple[tuple[str, Breakdown], ...]:
         return ("decode", self.report.decode), ("prefill", self.report.prefill)
+
+    def __repr__(self) -> str:
+        return f"<Estimate of {self.report.scenario.label}: {self.report!r}>"
 
 
 def estimate(

@@ -22,6 +22,7 @@ from ttsim.pricing.describe import formats_of, shape_of
 from ttsim.pricing.price import Cost, PricedKernel, kernel_seconds, price, totals
 from ttsim.pricing.program import Program
 from ttsim.scenarios.scenario import Scenario
+from ttsim.scenarios.shown import Shown
 
 PHASES = {fidelity.name: fidelity.value for fidelity in MathFidelity}  # passes of the matrix engine by fidelity
 
@@ -84,7 +85,7 @@ class OpTime:
 
 
 @dataclass(frozen=True)
-class Breakdown:
+class Breakdown(Shown):
     """Where the time of a phase goes.
 
     Attributes:
@@ -107,11 +108,6 @@ class Breakdown:
         for op in self.ops:
             totals[op.limit] = totals.get(op.limit, 0.0) + op.time
         return dict(sorted(totals.items(), key=lambda item: -item[1]))
-
-    def __str__(self) -> str:
-        from ttsim.ui.report_text import breakdown_text  # what people see is drawn above what is known
-
-        return breakdown_text(self)
 
 
 def time_decode(scenario: Scenario, constants: Mapping[str, Any]) -> Breakdown:

@@ -95,6 +95,11 @@ def document(item: Estimate, rows: int = 14) -> Document:
     return Document(title(scenario), blocks, record=record(item), rows=kernels)
 
 
+def breakdown_document(phase: Breakdown) -> Document:
+    """The largest parts of a breakdown, as a table."""
+    return Document("total", [ops_table("total", phase, 20)], rows=[op_record(op) for op in phase.ops])
+
+
 def _chart(name: str, phase: Breakdown) -> Figure:
     """The longest ops of a phase as bars, coloured by what binds; on pages only."""
     shown = op_lines(phase)[:12]
