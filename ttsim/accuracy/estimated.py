@@ -74,6 +74,7 @@ class AccuracyEstimate:
       top1: positions where the device's choice is the reference's first.
       top5: positions where it is among the reference's five.
       top1_sigma, top5_sigma: sampling error of a test of that many positions, points (binomial).
+      top1_held_out, top5_held_out: mean error for models that were left out of the fit, points.
       positions: how many the test compares.
       in_range: whether model and precision are like those that the constants were fitted on.
       notes: what was assumed.
@@ -86,11 +87,15 @@ class AccuracyEstimate:
     positions: int
     in_range: bool
     notes: tuple[str, ...] = ()
+    top1_held_out: float = 0.0
+    top5_held_out: float = 0.0
 
     def __str__(self) -> str:
+        held_out = f"models left out of the fit are off by {self.top1_held_out:.1f} and {self.top5_held_out:.1f}"
         return (
             f"Top-1 {self.top1:.1f} ± {self.top1_sigma:.1f} %, Top-5 {self.top5:.1f} ± {self.top5_sigma:.1f} % "
-            f"(estimated; sampling error of {self.positions} positions)" + ("" if self.in_range else ", out of range")
+            f"(estimated; sampling error of {self.positions} positions; {held_out} in the mean)"
+            + ("" if self.in_range else ", out of range")
         )
 
 
@@ -130,7 +135,7 @@ def estimate_accuracy(
     top1, top5 = (float(100 * x) for x in accuracy(noise, known, early, constants))
     in_range, notes = _range(noise, known, notes, constants)
     sigmas = sampling_sigma(top1, positions), sampling_sigma(top5, positions)
-    return AccuracyEstimate(top1, top5, *sigmas, positions, in_range, notes)
+    return AccuracyEstimate(top1, top5, *sigmas, positions, in_range, notes, *_fitted_on().held_out)
 
 
 def estimate_row(row: Row, constants: Mapping[str, float] | None = None) -> AccuracyEstimate:
@@ -340,11 +345,11 @@ def _range(
     noise: Noise, confidence: tuple[float, float], notes: tuple[str, ...], constants: Mapping[str, float]
 ) -> tuple[bool, tuple[str, ...]]:
     """Whether the fitted rows surround this case, and the notes."""
-    noises, confidences = _fitted_on()
-    most_contested = max(contested(c, constants) for c in confidences)
+    fitted = _fitted_on()
+    most_contested = max(contested(c, constants) for c in fitted.confidences)
     if contested(confidence, constants) > most_contested * _ROUNDED:
         notes += ("more contested than any text and model the constants were fitted on",)
-    variances = [n.variance(constants) for n in noises]
+    variances = [n.variance(constants) for n in fitted.noises]
     if noise.variance(constants) > max(variances) * _ROUNDED:
         notes += ("noisier than any precision the constants were fitted on",)
     if 0 < noise.variance(constants) < min(variances) / _ROUNDED:
@@ -352,11 +357,28 @@ def _range(
     return not notes, notes
 
 
+@dataclass(frozen=True)
+class _FittedOn:
+    """What the rows of the fit are like, and how well it predicts models that it did not see.
+
+    Attributes:
+      noises, confidences: of the rows, each once. held_out: mean errors of Top-1 and Top-5, points.
+    """
+
+    noises: tuple[Noise, ...]
+    confidences: tuple[tuple[float, float], ...]
+    held_out: tuple[float, float]
+
+
 @functools.cache
-def _fitted_on() -> tuple[tuple[Noise, ...], tuple[tuple[float, float], ...]]:
-    """Noises and confidences of the rows of the fit, as `ttsim.proof.fit_accuracy.fitted_on` writes them."""
+def _fitted_on() -> _FittedOn:
+    """As `ttsim calibrate --accuracy` writes it."""
     data = json.loads((resources.files("ttsim.data") / "accuracy_fitted_on.json").read_text(encoding="utf-8"))
-    return tuple(Noise(*values) for values in data["noises"]), tuple((c[0], c[1]) for c in data["confidences"])
+    return _FittedOn(
+        noises=tuple(Noise(*values) for values in data["noises"]),
+        confidences=tuple((c[0], c[1]) for c in data["confidences"]),
+        held_out=(data["held_out"]["top1"], data["held_out"]["top5"]),
+    )
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from ttsim.hardware.constants import load_constants
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import describe_identity
 from ttsim.models.placement import model_gaps
+from ttsim.numerics.switches import LEFT_OUT
 from ttsim.proof.intervals import Interval, fold_of, interval, outside
 from ttsim.scenarios.capacity import Capacity, capacity_of
 from ttsim.scenarios.memory import DoesNotFitError
@@ -134,12 +135,15 @@ def record(item: Estimate) -> dict[str, Any]:
         "energy_bound": energy_bound(scenario.system.name, report.throughput),
         "top1": accuracy.top1,
         "top1_error": accuracy.top1_sigma,
+        "top1_held_out_error": accuracy.top1_held_out,
         "top5": accuracy.top5,
         "top5_error": accuracy.top5_sigma,
+        "top5_held_out_error": accuracy.top5_held_out,
         "accuracy_kind": "estimated",
         "accuracy_in_range": accuracy.in_range,
         "outside_checked_range": list(item.outside),
         "not_modelled": not_modelled(scenario.config),
+        "numerics_left_out": list(LEFT_OUT),
         "memory": {**dataclasses.asdict(memory), "used": memory.used, "free": memory.free},
         "capacity": dataclasses.asdict(item.capacity),
         "decode": _phase_record(report.decode),

@@ -121,18 +121,20 @@ def accuracy() -> tuple[Document, dict[str, str]]:
     rounded = {name: float(f"{value:.4g}") for name, value in constants.items()}
     return Document("Fit of the accuracy estimate", blocks), {
         "accuracy_constants": json.dumps(rounded, indent=2) + "\n",
-        "accuracy_fitted_on": fitted_on_json(),
+        "accuracy_fitted_on": fitted_on_json(kinds["leave-one-model-out"]),
     }
 
 
-def fitted_on_json() -> str:
-    """The rows of the fit as a file: a line each."""
+def fitted_on_json(held_out: Sequence[Error]) -> str:
+    """The rows of the fit as a file, a line each, and the mean errors of rows whose model was left out."""
 
     def lines(values: Sequence[Sequence[float]]) -> str:
         return ",\n".join(f"    {json.dumps(value)}" for value in values)
 
     parts = [f'  "{name}": [\n{lines(values)}\n  ]' for name, values in fit_accuracy.fitted_on().items()]
-    return "{\n" + ",\n".join(parts) + "\n}\n"
+    size = {figure: np.abs([getattr(each, figure) for each in held_out]) for figure in ("top1", "top5")}
+    errors = {figure: round(float(values.mean()), 2) for figure, values in size.items()}
+    return "{\n" + ",\n".join([*parts, f'  "held_out": {json.dumps(errors)}']) + "\n}\n"
 
 
 def _accuracy_constants(constants: dict[str, float], folds: dict[str, Any]) -> Table:
