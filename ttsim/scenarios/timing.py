@@ -136,7 +136,7 @@ def decode_limits(scenarios: Sequence[Scenario], constants: Mapping[str, Any]) -
     times = kernel_seconds(costs, constants)
     steps = _means(totals(costs, constants, times).round(replicas), positions, len(scenarios))
     limits = _limits(costs, constants, times, replicas, positions, len(scenarios))
-    return [Limits(float(time), each) for time, each in zip(steps, limits, strict=True)]
+    return [Limits(time, each) for time, each in zip(steps, limits, strict=True)]
 
 
 def prefill_limits(scenario: Scenario, constants: Mapping[str, Any]) -> Limits:
@@ -163,12 +163,12 @@ def _limits(
 
     for item in (item for cost in costs for item in cost.kernels):
         on_host = item.kernel.place == "host"
-        seconds = _means(times[id(item.kernel)], positions, parts) * item.count * (rounds if on_host else 1)
+        runs = item.count * (rounds if on_host else 1)
+        seconds = _means(times[id(item.kernel)], positions, parts)
         candidates = {**item.kernel.limits, "latency": item.kernel.start}
-        values = np.stack([_means(terms.value(constants), positions, parts) for terms in candidates.values()])
-        longest = values.argmax(0)
-        for part in range(parts):
-            add(part, "host" if on_host else [*candidates][longest[part]], float(seconds[part]))
+        values = [_means(terms.value(constants), positions, parts) for terms in candidates.values()]
+        for part, each in enumerate(zip(*values, strict=True)):
+            add(part, "host" if on_host else [*candidates][each.index(max(each))], runs * seconds[part])
     stretches = [stretch for cost in costs for stretch in cost.stretches if stretch.kind == "eager"]
     eager = sum(item.count for stretch in stretches for segment in stretch.segments for item in segment.kernels)
     machine = costs[0].machine
@@ -179,9 +179,12 @@ def _limits(
     return limits
 
 
-def _means(values: Any, positions: np.ndarray, parts: int) -> np.ndarray:
+def _means(values: Any, positions: np.ndarray, parts: int) -> list[float]:
     """The means over each of `parts` equal parts of the positions."""
-    return np.broadcast_to(values, positions.shape).reshape(parts, -1).mean(axis=1)
+    if np.ndim(values) == 0:
+        return [float(values)] * parts
+    means: list[float] = np.broadcast_to(values, positions.shape).reshape(parts, -1).mean(axis=1).tolist()
+    return means
 
 
 def time_prefill(scenario: Scenario, constants: Mapping[str, Any]) -> Breakdown:

@@ -58,7 +58,7 @@ def _record(p: Point, best: bool) -> tuple[Any, ...]:
 
 def _cells(p: Point, best: bool, positions: int) -> tuple[Any, ...]:
     error = sampling_sigma(p.top1, positions)
-    mark = Cell(best, "front" if best else "", "bad" if best else "")
+    mark = Cell(best, "front" if best else "", "good" if best else "")
     return (p.index, p.speed, p.ttft, p.top1, error, p.top5, mark, describe(p))
 
 
