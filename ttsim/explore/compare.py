@@ -104,6 +104,13 @@ class Comparison(Shown):
     right: Mapping[str, Any]
     ops: Mapping[str, list[OpPair]]
 
+    @property
+    def regression(self) -> float:
+        """What the second run loses against the first, in speed or TTFT, as a fraction; negative if it gains in both."""
+        slower = self.left["speed"] / self.right["speed"]
+        later = self.right["ttft"] / self.left["ttft"]
+        return float(max(slower, later)) - 1
+
     def __repr__(self) -> str:
         return f"<Comparison: {name_of(self.left)} and {name_of(self.right)}>"
 

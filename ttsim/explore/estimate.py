@@ -106,7 +106,12 @@ def _what_fits(scenario: Scenario, capacity: Capacity) -> str:
     if not capacity.context:
         return "its weights alone leave no room: take more chips or smaller formats"
     batch = f"batch {capacity.batch} at this length, or " if capacity.batch else ""
-    return f"what fits: {batch}{capacity.context:,} tokens at batch {scenario.batch_size}"
+    padded = scenario.padded_prompt
+    padding = (
+        f"; a prompt of {scenario.prompt_length:,} is padded to {padded:,}" if padded > scenario.prompt_length else ""
+    )
+    longest = f"a prompt of {capacity.prompt:,} in {capacity.context:,} tokens at batch {scenario.batch_size}"
+    return f"what fits: {batch}{longest}{padding}"
 
 
 def record(item: Estimate) -> dict[str, Any]:

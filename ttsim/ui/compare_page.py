@@ -46,7 +46,8 @@ def document(comparison: Comparison) -> Document:
         for phase, each in found.items()
     }
     title = f"A: {name_of(left)}, B: {name_of(right)}"
-    return Document(title, blocks, record={"a": left, "b": right, "ops": ops}, rows=rows)
+    record = {"a": left, "b": right, "regression": comparison.regression, "ops": ops}
+    return Document(title, blocks, record=record, rows=rows)
 
 
 def _headline(left: Mapping[str, Any], right: Mapping[str, Any]) -> Table:
@@ -66,7 +67,7 @@ def _figure(run: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
     value: Any = run
     for name in path:
         value = value.get(name)
-    return value
+    return None if value is None else float(value)
 
 
 def _ops(phase: str, found: list[OpPair], left: Mapping[str, Any], right: Mapping[str, Any]) -> Table:

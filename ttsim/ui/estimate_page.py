@@ -228,7 +228,8 @@ def capacity_note(item: Estimate) -> str:
     why_context = "the model's own limit" if capacity.context_limit == "model" else "DRAM"
     return (
         f"largest batch at {scenario.sequence_length:,} tokens: {capacity.batch} ({why_batch}); "
-        f"longest context at batch {scenario.batch_size}: {capacity.context:,} tokens ({why_context})"
+        f"longest context at batch {scenario.batch_size}: {capacity.context:,} tokens ({why_context}), "
+        f"with a prompt of at most {capacity.prompt:,}"
     )
 
 

@@ -366,6 +366,7 @@ def diff(scenario: Scenario, constants: Mapping[str, Any], path: str, phase: str
         "phase": phase,
         "simulated": {"time": ours, "ops": len(simulated), "gaps": gaps[0]},
         "measured": {"time": theirs, "ops": len(measured), "gaps": gaps[1], "file": path},
+        "regression": theirs / ours - 1,
         "where": where,
         "ops": ops,
     }
