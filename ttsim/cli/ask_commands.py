@@ -36,8 +36,8 @@ _DIFF = Flag("diff", "Line the run up with the ops CSV of a device's profiler, o
 _PHASE = Flag("phase", "Which phase --diff compares.", default="decode", choices=("decode", "prefill"))
 _MAX_REGRESSION = Flag(
     "max_regression",
-    "Per cent. --compare: how much B may lose in speed or TTFT against A; --diff: how much longer the profile's kernels "
-    f"may take than simulated. Exit code {REGRESSED} if it is more.",
+    "Per cent. --compare: how much B may lose in speed or TTFT against A; --diff: how much longer than simulated the "
+    f"profile's kernels may take. Exit code {REGRESSED} if it is more.",
     "real",
     least=0,
 )

@@ -106,7 +106,7 @@ class Comparison(Shown):
 
     @property
     def regression(self) -> float:
-        """What the second run loses against the first, in speed or TTFT, as a fraction; negative if it gains in both."""
+        """What the second run loses against the first, in speed or TTFT: a fraction, negative if it gains in both."""
         slower = self.left["speed"] / self.right["speed"]
         later = self.right["ttft"] / self.left["ttft"]
         return float(max(slower, later)) - 1
