@@ -76,7 +76,7 @@ def _run(values: Any) -> int:
     console.show(document, given["format"], given["out"])
     if request.goal is not None and not any(each["meets"] for each in document.record["answers"]):
         return NOTHING_MEETS
-    regression, most = document.values().get("regression"), given["max_regression"]
+    regression, most = document.values().get("regression"), given.get("max_regression")
     if most is not None and regression is None:
         raise ValueError("--max_regression goes with --compare or --diff")
     return REGRESSED if most is not None and 100 * regression > most else 0

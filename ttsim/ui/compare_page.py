@@ -29,7 +29,7 @@ def document(comparison: Comparison) -> Document:
     blocks: list[Block] = [Paragraph(f"A: {name_of(left)}", "strong"), Paragraph(f"B: {name_of(right)}", "strong")]
     for mark, run, other in (("A", left, right), ("B", right, left)):
         if run["precision"] != other["precision"]:
-            blocks.append(Paragraph(f"{mark}: {run['precision']}", "faint"))
+            blocks.append(Paragraph(f"{mark}: {text.precision_text(run['precision'])}", "faint"))
     blocks.append(_headline(left, right))
     blocks += [_ops(phase, found[phase], left, right) for phase in PHASES]
     rows = [

@@ -87,7 +87,7 @@ def document(item: Estimate, rows: int = 14) -> Document:
     blocks: list[Block] = [Paragraph(title(scenario), level=1), Paragraph(details(scenario), "faint")]
     headlines = headline(item)
     cards = Figure(html=charts.cards(headlines.rows), table=headlines)
-    blocks += [Paragraph(str(scenario.precision), "faint"), cards, *_remarks(item), *_memory(item)]
+    blocks += [Paragraph(text.precision_text(str(scenario.precision)), "faint"), cards, *_remarks(item), *_memory(item)]
     for name, phase in item.phases:
         blocks += [ops_table(name, phase, rows), _chart(name, phase)]
     blocks.append(Paragraph(legend(item), "faint"))
