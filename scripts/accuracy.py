@@ -1,6 +1,6 @@
 """`ttsim accuracy` from a clone: `python scripts/accuracy.py --help`."""
 
-from ttsim.cli.main import script
+from ttsim.__main__ import script
 
 if __name__ == "__main__":
     script("accuracy")

@@ -2,7 +2,7 @@
 
 import sys
 
-from ttsim.cli.main import script
+from ttsim.__main__ import script
 
 if __name__ == "__main__":
     sys.argv.insert(1, "--accuracy")

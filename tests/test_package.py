@@ -86,7 +86,7 @@ def test_the_sdist_holds_the_project(built):
 def test_the_wheel_names_its_terms_and_its_command(wheel):
     (info,) = wheel.glob("*.dist-info")
     assert {path.name for path in (info / "licenses").iterdir()} == {"LICENSE", "NOTICE"}
-    assert "ttsim = ttsim.cli.main:main" in (info / "entry_points.txt").read_text()
+    assert "ttsim = ttsim.__main__:main" in (info / "entry_points.txt").read_text()
     metadata = (info / "METADATA").read_text()
     assert "License-Expression: Apache-2.0" in metadata
     assert "Classifier: Typing :: Typed" in metadata

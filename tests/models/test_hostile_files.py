@@ -7,7 +7,7 @@ import os
 import pickle
 import resource
 import struct
-import time
+import tracemalloc
 import zipfile
 
 import gguf
@@ -158,10 +158,12 @@ def test_a_storage_has_exactly_the_bytes_that_its_tensors_need(tmp_path):
         with pytest.raises(CheckpointError, match=r"x\.pth"):
             np.asarray(read_torch_file(archive(tmp_path / "x.pth", pickled, members, method)))
     bomb = archive(tmp_path / "b.pth", bytes(2**25), method=zipfile.ZIP_DEFLATED)
-    began = time.perf_counter()
+    tracemalloc.start()
     with pytest.raises(CheckpointError, match="compressed"):
         read_torch_file(bomb)
-    assert time.perf_counter() - began < 0.5
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**22  # it was not unpacked
 
 
 @given(DAMAGE)
@@ -304,10 +306,8 @@ def test_counts_that_a_file_can_t_hold_cost_nothing(tmp_path, good, at, count):
     data[at : at + 8] = struct.pack("<Q", count)
     path = tmp_path / "x.gguf"
     path.write_bytes(data)
-    began = time.perf_counter()
-    with pytest.raises(CheckpointError, match=r"x\.gguf is cut short or broken"):
+    with pytest.raises(CheckpointError, match=r"x\.gguf is cut short or broken"):  # at once: 2^31 of them take minutes
         GGUFFile(path)
-    assert time.perf_counter() - began < 0.5
 
 
 def test_the_head_agrees_with_the_gguf_package(tmp_path, good):

@@ -8,6 +8,7 @@ from typing import Any
 
 from ttsim.cli.flags import DEVICE, MODEL, Flag
 from ttsim.cli.main import Command
+from ttsim.files import interrupts
 
 _FLAGS = (
     Flag("run", "Commands to run without the screen, separated by commas; 'help' lists them."),
@@ -32,7 +33,9 @@ def _run(values: Any) -> int | None:
         if error.name is None or error.name.partition(".")[0] not in ("textual", "rich"):
             raise
         raise ValueError("lt's screen needs textual: pip install 'ttsim-jax[lt]'; --run works without it") from None
-    LT(folder).run()
+    screen = LT(folder)
+    with interrupts.undoing(screen.abandon):
+        screen.run()
     return None
 
 
@@ -59,7 +62,8 @@ def _without_screen(values: Any, folder: Path) -> int:
         jobs = []
         jobs += runner.submit(wanted)
         try:
-            runner.wait()
+            with interrupts.undoing(runner.kill):
+                runner.wait()
         finally:
             runner.close()
         console.warn([*state.notes, *filter(None, [runner.problem])])

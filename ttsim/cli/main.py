@@ -13,7 +13,6 @@ from typing import Any
 
 import ttsim
 from ttsim.cli.flags import Flag, described
-from ttsim.files import interrupts
 
 # Name: (module with a `COMMAND`, what it does).
 COMMANDS = {
@@ -76,11 +75,6 @@ def load(name: str) -> Command:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`ttsim NAME --flag=value ...`; ends with an exit code."""
-    with interrupts.ending():
-        _main(arguments)
-
-
-def _main(arguments: Sequence[str] | None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         if len(arguments) > 1 and arguments[1] in COMMANDS:
@@ -101,8 +95,7 @@ def _main(arguments: Sequence[str] | None) -> None:
 
 def script(name: str) -> None:
     """What a script of scripts/ does: the subcommand, with the script's own arguments."""
-    with interrupts.ending():
-        execute(load(name), sys.argv[1:], program=f"python {sys.argv[0]}")
+    execute(load(name), sys.argv[1:], program=f"python {sys.argv[0]}")
 
 
 def execute(command: Command, arguments: Sequence[str], program: str = "") -> None:

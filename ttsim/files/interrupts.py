@@ -1,40 +1,47 @@
-"""Ctrl-C and its kin always end the process, soon, with nothing left behind.
+"""Ctrl-C and its kin always end the process, soon, without a word and with nothing left behind.
 
-Python delivers a signal to the main thread between two bytecodes. That is too late while a compiler runs for a minute,
-and too early inside a garbage collector's callback, where an exception is dropped. So a signal also wakes a thread of
-its own, which lets the main thread unwind for a moment and then ends the process.
+An exception out of a signal handler is no way to end a program: Python drops and prints it where it lands in a garbage
+collector's callback, a `__del__` or a weak reference's callback, a library may catch it, and it comes too late while a
+compiler runs for a minute. So a signal raises nothing. It wakes a thread of its own, which undoes what was registered
+here and ends the process, while the main thread, wherever it is, stands still.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-GRACE = 0.5  # seconds that the main thread has for its `finally` blocks
+GRACE = 0.75  # seconds after which the process ends, whatever is not undone by then
 INTERRUPTED = 128 + signal.SIGINT  # 130, what shells expect
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _cleanups: list[Callable[[], None]] = []
-_installed = False
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal that ends the process; `code` is its exit code, 128 + the signal's number."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.code = 128 + number
+_wake: int | None = None  # the end of a pipe that the thread doesn't read; None until `install`
 
 
 def on_end(cleanup: Callable[[], None]) -> Callable[[], None]:
-    """Registers what to do before the process is ended by force; it must not wait for anything."""
+    """Registers what to do when a signal ends the process.
+
+    It runs in another thread while the main one stands still, for three quarters of a second at most.
+    """
     _cleanups.append(cleanup)
     return cleanup
+
+
+@contextlib.contextmanager
+def undoing(cleanup: Callable[[], None]) -> Iterator[None]:
+    """What to do if a signal ends the process within (see `on_end`)."""
+    on_end(cleanup)
+    try:
+        yield
+    finally:
+        _cleanups.remove(cleanup)
 
 
 def install() -> None:
@@ -43,17 +50,16 @@ def install() -> None:
     For programs, not for libraries; in other threads than the main one, and the second time, it does nothing. Signals
     that the parent has set to be ignored (`nohup`) stay ignored.
     """
-    global _installed
-    if _installed or threading.current_thread() is not threading.main_thread():
+    global _wake
+    if _wake is not None or threading.current_thread() is not threading.main_thread():
         return
-    _installed = True
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    read, _wake = os.pipe()
+    os.set_blocking(_wake, False)
+    threading.Thread(target=_watch, args=(read,), name="signals", daemon=True).start()
+    signal.set_wakeup_fd(_wake, warn_on_full_buffer=False)  # also while the main thread runs no bytecode
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _unwind)
-    threading.Thread(target=_watch, args=(read,), name="signals", daemon=True).start()
+            signal.signal(number, _stand_still)
 
 
 @contextlib.contextmanager
@@ -62,24 +68,43 @@ def ending() -> Iterator[None]:
     install()
     try:
         yield
-    except KeyboardInterrupt as error:
-        raise SystemExit(getattr(error, "code", INTERRUPTED)) from None
+    except KeyboardInterrupt:  # from where no handler of ours stands: another thread's program, an embedding one
+        raise SystemExit(INTERRUPTED) from None
 
 
-def _unwind(number: int, frame: FrameType | None) -> None:
-    raise Interrupted(number)
+# The names are bound here: a signal may come when the interpreter has begun to take modules apart.
+def _stand_still(
+    number: int,
+    frame: FrameType | None,
+    write: Callable[[int, bytes], int] = os.write,
+    wait: Callable[[float], None] = time.sleep,
+    end: Callable[[int], None] = os._exit,
+) -> None:
+    """Keeps the main thread from saying or doing anything more, and ends the process if the other thread can't."""
+    try:
+        if _wake is not None:
+            write(_wake, bytes([number]))  # again: an event loop may have taken the wakeup descriptor
+        wait(GRACE)
+    finally:
+        end(128 + number)
 
 
 def _watch(read: int) -> None:
-    """Ends the process some time after a signal, unless it has ended by then."""
-    while True:
+    """Waits for a signal that is ours, undoes what is registered, ends the process."""
+    number = 0
+    while number not in _SIGNALS or signal.getsignal(number) is not _stand_still:
         number = os.read(read, 1)[0]
-        if number in _SIGNALS and signal.getsignal(number) is _unwind:
-            break
-    threading.Event().wait(GRACE)
-    for cleanup in _cleanups:
+    undone = threading.Event()
+    try:
+        # Not by `threading`: the main thread may stand still with the lock that its threads start under.
+        _thread.start_new_thread(_undo, (undone,))
+        undone.wait(GRACE)
+    finally:
+        os._exit(128 + number)
+
+
+def _undo(undone: threading.Event) -> None:
+    for cleanup in reversed(_cleanups):
         with contextlib.suppress(Exception):
             cleanup()
-    with contextlib.suppress(Exception):
-        sys.stderr.flush()
-    os._exit(128 + number)
+    undone.set()

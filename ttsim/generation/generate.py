@@ -12,6 +12,7 @@ rows in the same order whatever their number, so decode never has fewer than two
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -62,8 +63,12 @@ class Generation:
 
 
 def keep_compiled() -> None:
-    """Keeps compiled steps in the user's cache, so that the same model and shapes start at once the next time."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    """Keeps compiled steps where JAX is told to (JAX_COMPILATION_CACHE_DIR), or else in the user's cache.
+
+    The same model and shapes start at once the next time.
+    """
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_dir() / "compiled")
+    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def cache_length(max_seq_len: int) -> int:

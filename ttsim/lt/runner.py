@@ -113,6 +113,12 @@ class Runner:
             self._thread.join(timeout=5)
         self.state.release()
 
+    def kill(self) -> None:
+        """Ends the running job's process, at once and whatever else is going on; the list stays as it is saved."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     # The thread
 
     def _run(self) -> None:

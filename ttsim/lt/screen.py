@@ -39,6 +39,8 @@ HELP = {
     "jobs": "Enter: Log | x: Cancel, or remove | X: All of them | r: Restart | p: Reparse log\n"
     "m: Export | Up/Down: Entries, fields | Esc: Quit (a running job is ended)",
 }
+# Textual's driver switches it off in the main thread only.
+_MOUSE_OFF = "".join(f"\x1b[?{mode}l" for mode in (1000, 1003, 1015, 1006))
 _COLOURS = {"Waiting": "grey50", "Cancelled": "grey50", "Exiting": "grey50", "Finished": "green", "Error": "red"}
 
 
@@ -204,6 +206,14 @@ class LT(App[None]):
     def _close(self) -> None:
         self.runner.close()
         self.call_from_thread(self.exit)
+
+    def abandon(self) -> None:
+        """Ends the running job and gives the terminal back, at once and from any thread."""
+        self.runner.kill()
+        if self._driver is not None:
+            self._driver.write(_MOUSE_OFF)
+            self._driver.stop_application_mode()
+            self._driver.close()
 
     # The line under the cursor
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, ove
 import jax
 
 from ttsim.numerics.formats import BlockArray
-from ttsim.precision.slots import is_placeholder, neutral
+from ttsim.precision.slots import Slot, neutral
 
 if TYPE_CHECKING:
     from ttsim.kernels.kernel import Kernel
@@ -249,7 +249,7 @@ def _register(body: Callable[P, R], **known: Any) -> Op[P, R]:
 @functools.cache
 def _named_jit(op: Op[..., Any], attributes: Attributes, structure: Any) -> Callable[..., Any]:
     numeric = {key: neutral(value) for key, value in attributes}
-    shapes_only = any(is_placeholder(value) for _, value in attributes)
+    shapes_only = any(isinstance(value, Slot) for _, value in attributes)
 
     def body(*args: Any) -> Any:
         if shapes_only and op.like is not None:

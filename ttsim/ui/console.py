@@ -27,6 +27,13 @@ _COLLECT_AFTER = 100_000
 STDOUT = "standard output"
 
 
+@interrupts.on_end
+def _say_what_was_said() -> None:
+    """Lines that were printed before a signal and still stand in the buffer."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Runs a script: bad input ends in one line on stderr and exit code 2, an interrupt in 130 within a second."""
     interrupts.install()
@@ -64,8 +71,8 @@ def guard() -> Iterator[None]:
         raise SystemExit(_fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))) from None
     except ValueError as error:
         raise SystemExit(_fail(str(error))) from None
-    except KeyboardInterrupt as error:
-        raise SystemExit(getattr(error, "code", interrupts.INTERRUPTED)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(interrupts.INTERRUPTED) from None
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
