@@ -71,6 +71,10 @@ def parse_sweep(text: str) -> tuple[str, tuple[Any, ...]]:
     `a..b` is every whole number from a to b, `a..b:s` every s-th. Two or more numbers before "..." go on by their
     common factor, or else by their common difference, up to the last: "1,2,...,32" is 1, 2, 4, 8, 16, 32.
 
+    Example:
+      >>> parse_sweep("prompt_length=128,256,...,1k")
+      ('prompt_length', (128, 256, 512, 1024))
+
     Raises:
       ValueError: an unknown field, or values that are none.
     """

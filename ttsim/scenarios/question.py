@@ -123,6 +123,10 @@ def read_question(path: str) -> dict[str, Any]:
 def parse_changes(text: str) -> dict[str, Any]:
     """Fields from "name=value,name=value"; commas within braces belong to the value.
 
+    Example:
+      >>> parse_changes("device=T3K,batch_size=32,prompt_length=64k")
+      {'device': 'T3K', 'batch_size': 32, 'prompt_length': 65536}
+
     Raises:
       ValueError: an unknown field, or a value that is none.
     """

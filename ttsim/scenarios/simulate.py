@@ -46,6 +46,13 @@ def simulate(
       constants: of the cost model, by default the calibrated ones.
       images: (width, height) in pixels of each image in a prompt, for a model that sees.
 
+    Example:
+      >>> report = simulate("Llama3.2-1B", "N150", batch_size=32)
+      >>> report.memory.free > 0, report.throughput == 32 * report.speed
+      (True, True)
+      >>> report.decode.largest(1)[0].label
+      'linear ff1_3'
+
     Returns:
       A report: speed (tokens/s/user), ttft (s), throughput (tokens/s), memory (bytes of DRAM of one chip) and the
       per-op breakdown of a decode step and of prefill. `print` shows it.

@@ -99,7 +99,12 @@ def _axis(values: Sequence[float], cells: int):
 
 
 def number(value: float) -> str:
-    """A short number: 65536 is "64k", 0.0153 stays."""
+    """A short number.
+
+    Example:
+      >>> number(65536), number(0.0153), number(12345.6)
+      ('64k', '0.0153', '12,346')
+    """
     if value >= 1024 and value == int(value) and int(value) % 1024 == 0:
         return f"{int(value) // 1024}k"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

@@ -82,7 +82,12 @@ def size(amount: float, unit: str = "B") -> str:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers with runs joined: "0-4, 7"."""
+    """Whole numbers with runs joined.
+
+    Example:
+      >>> ranges([7, 0, 1, 2, 3, 4])
+      '0-4, 7'
+    """
     parts = []
     for _, run in itertools.groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
         each = [number for _, number in run]
