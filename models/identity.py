@@ -47,6 +47,8 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
         return identify(_read(path), path)
     if isinstance(model, str) and (cached := hub_snapshot(model)):
         return identify(_read(cached), cached)
+    if isinstance(model, str) and _normalise(model).startswith("smollm2135m"):
+        return _smollm2()
     if not isinstance(model, str):
         raise ValueError(f"no Hugging Face config at {model}: expected a config.json or the directory of one")
     close = difflib.get_close_matches(_normalise(model[:80]), _aliases(), n=6)
@@ -55,6 +57,16 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
         f"unknown model {shown(model)}: it is not a path, and the "
         + (f"nearest names are {', '.join(names)}" if names else f"known names are {', '.join(known_models())}")
     )
+
+
+def _smollm2() -> ModelConfig:
+    """The small model that `ttsim fetch-model` obtains, by its file."""
+    from ttsim.models.checkpoints.fetch import smollm2_path  # which reads checkpoints, whose configurations are these
+
+    path = smollm2_path()
+    if not path.is_file():
+        raise ValueError("SmolLM2-135M is not here yet: `ttsim fetch-model` obtains it (98 MB)")
+    return identify(_read(path), path)
 
 
 def find_known(name: str) -> KnownModel | None:
