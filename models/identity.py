@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ttsim.files.reading import shown
+from ttsim.files.reading import printable, shown
 from ttsim.models.config import ModelConfig
 from ttsim.models.presets import PRESETS, SAME_SIZES, SHORT_NAMES, KnownModel, known_models
 
@@ -49,6 +49,8 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
         return identify(_read(cached), cached)
     if isinstance(model, str) and _normalise(model).startswith("smollm2135m"):
         return _smollm2()
+    if isinstance(model, str) and re.match(r"[/~]|\.\.?/|.*\.(json|gguf|safetensors)$", model):
+        raise ValueError(f"{printable(model)}: No such file or directory")
     if not isinstance(model, str):
         raise ValueError(f"no Hugging Face config at {model}: expected a config.json or the directory of one")
     close = difflib.get_close_matches(_normalise(model[:80]), _aliases(), n=6)
@@ -84,7 +86,8 @@ def identify(config: ModelConfig, path: Path) -> ModelConfig:
     stem = path.resolve()
     place = stem if path.is_dir() else stem.parent if stem.name in ("config.json", "params.json") else stem
     names = ((repository, "repository in the hub's cache"), (place.name.removesuffix(".gguf"), "name"))
-    shown = repository.rsplit("/", 1)[-1] if repository else config.name
+    own = path.stem if path.suffix == ".json" and place == stem and path.is_file() else config.name
+    shown = repository.rsplit("/", 1)[-1] if repository else own
     for name, what in names:
         known = find_known(name) if name else None
         if known and _same_sizes(known, config):
