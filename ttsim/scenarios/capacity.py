@@ -92,7 +92,7 @@ def activations_by_length(scenario: Scenario) -> Callable[[int], float]:
     return lambda positions: size * max(min(positions, limit), rows) / rows
 
 
-def _largest(fits, most: int) -> int:
+def _largest(fits: Callable[[int], bool], most: int) -> int:
     """The largest n <= most for which `fits(n)`, 0 if there is none; `fits` is true up to some n."""
     low, high = 0, most
     while low < high:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 MARKS = "ox+*#@%&"
 
@@ -87,7 +87,7 @@ def is_log(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) / min(values) > 8
 
 
-def _axis(values: Sequence[float], cells: int):
+def _axis(values: Sequence[float], cells: int) -> tuple[Callable[[float], int], tuple[float, float]]:
     low, high = min(values), max(values)
     scale = math.log if is_log(values) else float
     span = scale(high) - scale(low)
