@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ttsim.files.progress import Progress
 from ttsim.files.reading import printable, read_json, shown
 from ttsim.models.checkpoints.fetch import COMMAND, smollm2_path
 from ttsim.models.checkpoints.gguf_files import GGUFFile
@@ -43,7 +44,6 @@ from ttsim.models.storage import parameter_format
 from ttsim.models.transformer import Transformer
 from ttsim.numerics.formats import get_format, quantize, round_to
 from ttsim.precision.values import LayerPrecision, Precision
-from ttsim.ui.progress import Progress
 
 Storage = Literal["float32", "bfloat16", "packed"]
 

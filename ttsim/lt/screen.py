@@ -102,7 +102,7 @@ class LT(App[None]):
     .field Input { border: none; height: 1; padding: 0; background: $surface; }
     .field Input:focus { border: none; background: $boost; }
     Rule { margin: 0; }
-    JobTable { height: 1fr; }
+    JobTable { height: 1fr; scrollbar-size-horizontal: 0; }  /* arrow keys scroll; a bar of one row is a stray block */
     #help { dock: bottom; height: 2; background: $panel; }
     """
 

@@ -58,8 +58,8 @@ def run(job: dict[str, Any], log: TextIO, say: Say) -> None:
     from ttsim.models.identity import get_config
     from ttsim.precision.values import Precision, preset
 
-    name = {**commands.MODELS, **commands.MORE_MODELS}[job["model"]]
-    config = get_config("Llama3.1-70B" if name.startswith("DeepSeek-R1-Llama-70B") else name)
+    name = commands.NAMES[job["model"]]
+    config = get_config("Llama3.1-70B" if name.startswith("DeepSeek-R1-") else name)
     if task.sweep is not None:
         from ttsim.explore.front import published_settings
 

@@ -121,7 +121,7 @@ def accuracy() -> tuple[Document, dict[str, str]]:
     rounded = {name: float(f"{value:.4g}") for name, value in constants.items()}
     return Document("Fit of the accuracy estimate", blocks), {
         "accuracy_constants": json.dumps(rounded, indent=2) + "\n",
-        "accuracy_range": json.dumps(fit_accuracy.range_of(rounded), indent=2) + "\n",
+        "accuracy_range": json.dumps(fit_accuracy.range_of(rounded, kinds["leave-one-model-out"]), indent=2) + "\n",
     }
 
 
