@@ -133,6 +133,7 @@ def estimate_accuracy(
     notes += outside(noise, known)
     in_range = not notes
     sigmas = sampling_sigma(top1, positions), sampling_sigma(top5, positions)
+    fitted = fitted_range()
     return AccuracyEstimate(
         top1,
         top5,
@@ -140,8 +141,8 @@ def estimate_accuracy(
         positions,
         in_range,
         notes,
-        fitted_range()["held_out_top1"],
-        fitted_range()["held_out_top5"],
+        fitted["held_out_top1"],
+        fitted["held_out_top5"],
     )
 
 

@@ -34,9 +34,9 @@ def curves(
             first, last = x_of(x0), x_of(x1)
             for column in range(first, last + 1):
                 share = (column - first) / max(last - first, 1)
-                row = round(y_of(y0) + share * (y_of(y1) - y_of(y0)))
-                if grid[height - 1 - row][column] == " ":
-                    grid[height - 1 - row][column] = "."
+                level = round(y_of(y0) + share * (y_of(y1) - y_of(y0)))
+                if grid[height - 1 - level][column] == " ":
+                    grid[height - 1 - level][column] = "."
         for x, y in each:
             grid[height - 1 - y_of(y)][x_of(x)] = MARKS[index % len(MARKS)]
     margin = max(len(number(y)) for y in y_ends)
