@@ -54,9 +54,9 @@ NUMBERS = ["0", "-1", "1", "2", "3", "33", "1.5", "1e9", "nan", "inf", "x", "", 
 JUNK = [
     line.split(" ")
     for line in (
-        "junk|--junk|--junk=1|-x|--|-|--flagfile=bytes|--undefok=junk|--nomodel|--model|--help=3|--no|--=1|=1|\x1b[2J"
-        "|--format=xml|-v 9|--only_check_args"
-    ).split("|")
+        *("junk", "--junk", "--junk=1", "-x", "--", "-", "--flagfile=bytes", "--undefok=junk", "--nomodel", "--model"),
+        *("--help=3", "--no", "--=1", "=1", "\x1b[2J", "--format=xml", "-v 9", "--only_check_args"),
+    )
 ]
 
 
