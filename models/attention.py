@@ -16,7 +16,7 @@ from ttsim.models.layout import Layout
 from ttsim.models.parallel import Galaxy, OneAxis
 from ttsim.models.parameters import parameter
 from ttsim.models.rope import inverse_frequencies
-from ttsim.precision.slots import AnyLayerPrecision
+from ttsim.precision.values import LayerPrecision
 
 Stage = OneAxis | Galaxy
 
@@ -35,7 +35,7 @@ class Rotary(NamedTuple):
 
 
 def rotary_tables(
-    positions, layout: Layout, precision: AnyLayerPrecision, memory: Literal["l1", "host"]
+    positions, layout: Layout, precision: LayerPrecision, memory: Literal["l1", "host"]
 ) -> tuple[Rotary, ...]:
     """The tables of each embedding of `ModelConfig.ropes`: of one token a user ("l1"), or of a prompt ("host")."""
     axis = 1 if memory == "l1" else 0  # where the axis of heads goes
@@ -65,10 +65,12 @@ class Attention(nnx.Module):
         group = c.num_heads // heads
         fused = (heads, group + 2, kind.head_dim)
         cut = ("kv_heads", None, None)
-        self.wqkv_dkgh = parameter((c.hidden_size, *fused), ("embed", *cut), rngs)
-        self.bias_kgh = parameter(fused, cut, rngs, scale=0.02) if c.qkv_bias else None
+        self.wqkv_dkgh = parameter((c.hidden_size, *fused), ("embed", *cut), rngs, group="wqkv", storage="banks")
+        self.bias_kgh = parameter(fused, cut, rngs, group="bias", scale=0.02) if c.qkv_bias else None
         gate = (c.hidden_size, heads, group, kind.head_dim)
-        self.gate_dkgh = parameter(gate, ("embed", *cut), rngs) if c.output_gate else None
+        self.gate_dkgh = (
+            parameter(gate, ("embed", *cut), rngs, group="wqkv", storage="banks") if c.output_gate else None
+        )
         norms = {
             "head": ((kind.head_dim,), (kind.head_dim,)),
             "width": ((heads, group, kind.head_dim), (heads, kind.head_dim)),
@@ -77,8 +79,10 @@ class Attention(nnx.Module):
         self.q_norm = parameter(norms[c.qk_norm][0], axes[c.qk_norm][0], rngs, scale=0) if c.qk_norm else None
         self.k_norm = parameter(norms[c.qk_norm][1], axes[c.qk_norm][1], rngs, scale=0) if c.qk_norm else None
         self.sinks_kg = parameter((heads, group), ("kv_heads", None), rngs, scale=1) if c.sinks else None
-        self.wo_qd = parameter((c.num_heads * kind.head_dim, c.hidden_size), ("wo_in", "wo_out"), rngs)
-        self.bias_d = parameter((c.hidden_size,), ("residual",), rngs, scale=0.02) if c.out_bias else None
+        self.wo_qd = parameter(
+            (c.num_heads * kind.head_dim, c.hidden_size), ("wo_in", "wo_out"), rngs, group="wo", storage="banks"
+        )
+        self.bias_d = parameter((c.hidden_size,), ("residual",), rngs, group="bias", scale=0.02) if c.out_bias else None
 
     def decode(self, x_bd, rotary: Rotary | None, positions, keys, values, stage: Stage, kind: LayerKind):
         """One token of each user: x [B, d] -> (its attention in the residual stream's sharding, keys, values)."""

@@ -245,7 +245,7 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, source: Mapping[str, Any] | str | os.PathLike[str], *, name: str | None = None) -> ModelConfig:
-        """Read a Hugging Face `config.json` (see `ttsim.models.hf_config.read_config`)."""
-        from ttsim.models.hf_config import read_config  # which needs this class
+        """Read a Hugging Face `config.json` (see `ttsim.models.hf.reading.read_config`)."""
+        from ttsim.models.hf.reading import read_config  # which needs this class
 
         return read_config(source, name=name)

@@ -29,15 +29,17 @@ class DeltaNet(nnx.Module):
         hidden, g = layout.config.hidden_size, layout.delta
         channels = 2 * g.key_dim + g.value_heads // g.key_heads * g.value_dim
         heads = (g.value_heads,)
-        self.wqkv_djc = parameter((hidden, g.key_heads, channels), ("embed", "kv_heads", None), rngs)
-        self.wz_dnv = parameter((hidden, g.value_heads, g.value_dim), ("embed", "kv_heads", None), rngs)
-        self.wa_dn = parameter((hidden, g.value_heads), ("embed", "kv_heads"), rngs)
-        self.wb_dn = parameter((hidden, g.value_heads), ("embed", "kv_heads"), rngs)
+        self.wqkv_djc = parameter((hidden, g.key_heads, channels), ("embed", "kv_heads", None), rngs, group="wqkv")
+        self.wz_dnv = parameter((hidden, g.value_heads, g.value_dim), ("embed", "kv_heads", None), rngs, group="wqkv")
+        self.wa_dn = parameter((hidden, g.value_heads), ("embed", "kv_heads"), rngs, group="wqkv")
+        self.wb_dn = parameter((hidden, g.value_heads), ("embed", "kv_heads"), rngs, group="wqkv")
         self.conv_jcw = parameter((g.key_heads, channels, g.conv_width), ("kv_heads", None, None), rngs, scale=0.5)
-        self.decay_log_n = parameter(heads, ("kv_heads",), rngs, scale=0)
-        self.dt_bias_n = parameter(heads, ("kv_heads",), rngs, scale=0)
+        self.decay_log_n = parameter(heads, ("kv_heads",), rngs, group="float32", scale=0)
+        self.dt_bias_n = parameter(heads, ("kv_heads",), rngs, group="float32", scale=0)
         self.norm_v = parameter((g.value_dim,), (None,), rngs, scale=0)
-        self.wo_qd = parameter((g.value_heads * g.value_dim, hidden), ("mlp", "w2_out"), rngs)
+        self.wo_qd = parameter(
+            (g.value_heads * g.value_dim, hidden), ("mlp", "w2_out"), rngs, group="wo", storage="banks"
+        )
 
     def decode(self, x_bd, rotary: None, positions, state, conv, stage: OneAxis, kind: LayerKind):
         """x [B, d] whole; state [B, n, k, v] float32; conv [B, channels, taps - 1]."""

@@ -31,8 +31,8 @@ class Router(nnx.Module):
 
     def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
         c, e = layout.config, layout.experts
-        self.router_de = parameter((c.hidden_size, e.count), (None, None), rngs)
-        self.bias_e = parameter((e.count,), (None,), rngs, scale=0.02) if e.bias else None
+        self.router_de = parameter((c.hidden_size, e.count), (None, None), rngs, group="router")
+        self.bias_e = parameter((e.count,), (None,), rngs, group="bias", scale=0.02) if e.bias else None
         self.selection_bias_e = parameter((e.count,), (None,), rngs, scale=0.02) if e.selection_bias else None
         # Gemma-4 normalises the residual stream itself, and scales its columns and the experts' weights.
         self.scale_d = parameter((c.hidden_size,), (None,), rngs, scale=0) if e.beside_dense else None
@@ -79,10 +79,10 @@ class SharedMLP(nnx.Module):
 
     def __init__(self, layout: Layout, inner: int, rngs: nnx.Rngs | None, *, gated: bool = False):
         hidden = layout.config.hidden_size
-        self.shared_w1_df = parameter((hidden, inner), ("embed", "mlp"), rngs)
-        self.shared_w3_df = parameter((hidden, inner), ("embed", "mlp"), rngs)
-        self.shared_w2_fd = parameter((inner, hidden), ("mlp", "w2_out"), rngs)
-        self.shared_gate_d1 = parameter((hidden, 1), (None, None), rngs) if gated else None
+        self.shared_w1_df = parameter((hidden, inner), ("embed", "mlp"), rngs, group="shared")
+        self.shared_w3_df = parameter((hidden, inner), ("embed", "mlp"), rngs, group="shared")
+        self.shared_w2_fd = parameter((inner, hidden), ("mlp", "w2_out"), rngs, group="shared")
+        self.shared_gate_d1 = parameter((hidden, 1), (None, None), rngs, group="router") if gated else None
 
     def __call__(self, x_td, stage: OneAxis):
         p, activation = stage.precision, stage.layout.config.activation
@@ -118,12 +118,14 @@ class Experts(nnx.Module):
         inner, hidden = e.intermediate_size, c.hidden_size
         self.router = Router(layout, rngs)
         wide = ("experts", None, "expert_mlp")
-        self.w1_edf = parameter((e.count, hidden, inner), wide, rngs, scale=hidden**-0.5)
-        self.w3_edf = parameter((e.count, hidden, inner), wide, rngs, scale=hidden**-0.5)
-        self.w2_efd = parameter((e.count, inner, hidden), ("experts", "expert_mlp", None), rngs, scale=inner**-0.5)
+        self.w1_edf = parameter((e.count, hidden, inner), wide, rngs, group="ff1_3", scale=hidden**-0.5)
+        self.w3_edf = parameter((e.count, hidden, inner), wide, rngs, group="ff1_3", scale=hidden**-0.5)
+        self.w2_efd = parameter(
+            (e.count, inner, hidden), ("experts", "expert_mlp", None), rngs, group="ff2", scale=inner**-0.5
+        )
 
         def bias(width: int, axis: str | None) -> nnx.Param | None:
-            return parameter((e.count, width), ("experts", axis), rngs, scale=0.02) if e.bias else None
+            return parameter((e.count, width), ("experts", axis), rngs, group="bias", scale=0.02) if e.bias else None
 
         self.bias1_ef, self.bias3_ef = bias(inner, "expert_mlp"), bias(inner, "expert_mlp")
         self.bias2_ed = bias(hidden, None)

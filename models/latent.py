@@ -31,17 +31,19 @@ class LatentAttention(nnx.Module):
         del kind
         c, m = layout.config, layout.latent
         hidden, heads, rank = c.hidden_size, c.num_heads, m.kv_rank
-        bottleneck = m.query_rank is not None
-        self.wq_da = parameter((hidden, m.query_rank), (None, None), rngs) if bottleneck else None
-        self.q_norm_a = parameter((m.query_rank,), (None,), rngs, scale=0) if bottleneck else None
+        rank_q = m.query_rank or 0
+        self.wq_da = parameter((hidden, rank_q), (None, None), rngs, group="wqkv") if rank_q else None
+        self.q_norm_a = parameter((rank_q,), (None,), rngs, scale=0) if rank_q else None
         head = m.nope_dim + m.rope_dim
-        self.wq_ahn = parameter((m.query_rank or hidden, heads, head), (None, "kv_heads", None), rngs)
-        self.wkv_dr = parameter((hidden, rank + m.rope_dim), (None, None), rngs)
+        self.wq_ahn = parameter((rank_q or hidden, heads, head), (None, "kv_heads", None), rngs, group="wqkv")
+        self.wkv_dr = parameter((hidden, rank + m.rope_dim), (None, None), rngs, group="wqkv")
         self.kv_norm_r = parameter((rank,), (None,), rngs, scale=0)
-        self.wkv_b1_hnr = parameter((heads, m.nope_dim, rank), ("kv_heads", None, None), rngs, scale=m.nope_dim**-0.5)
+        self.wkv_b1_hnr = parameter(
+            (heads, m.nope_dim, rank), ("kv_heads", None, None), rngs, group="wqkv", scale=m.nope_dim**-0.5
+        )
         # Every chip holds the values' weights of all heads: it makes the values of its users.
-        self.wkv_b2_hrv = parameter((heads, rank, m.value_dim), (None, None, None), rngs, scale=rank**-0.5)
-        self.wo_qd = parameter((heads * m.value_dim, hidden), (None, "latent_out"), rngs)
+        self.wkv_b2_hrv = parameter((heads, rank, m.value_dim), (None, None, None), rngs, group="wo", scale=rank**-0.5)
+        self.wo_qd = parameter((heads * m.value_dim, hidden), (None, "latent_out"), rngs, group="wo", storage="banks")
 
     def decode(self, x_bd, rotary: Rotary, positions, latents, unused, stage: OneAxis, kind: LayerKind):
         """x [B, d] whole; latents [b, 1, S, r + p]: b = B, or this chip's share of B users; `unused` is empty."""

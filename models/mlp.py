@@ -22,14 +22,18 @@ class MLP(nnx.Module):
     def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None):
         c = layout.config
         hidden, inner = c.hidden_size, layout.intermediate_size
-        self.w1_df = parameter((hidden, inner), ("embed", "mlp"), rngs)
-        self.w3_df = parameter((hidden, inner), ("embed", "mlp"), rngs) if c.gated_mlp else None
-        self.w2_fd = parameter((inner, hidden), ("mlp", "w2_out"), rngs)
+        self.w1_df = parameter((hidden, inner), ("embed", "mlp"), rngs, group="ff1_3", storage="banks")
+        self.w3_df = (
+            parameter((hidden, inner), ("embed", "mlp"), rngs, group="ff1_3", storage="banks") if c.gated_mlp else None
+        )
+        self.w2_fd = parameter((inner, hidden), ("mlp", "w2_out"), rngs, group="ff2", storage="banks")
         if c.mlp_bias and layout.two_d and layout.composite_reduce:
             raise ShardingError(f"{c.name}: biases of the MLP are not supported on {layout.system.label}")
-        self.bias1_f = parameter((inner,), ("mlp",), rngs, scale=0.02) if c.mlp_bias else None
-        self.bias3_f = parameter((inner,), ("mlp",), rngs, scale=0.02) if c.mlp_bias and c.gated_mlp else None
-        self.bias2_d = parameter((hidden,), ("residual",), rngs, scale=0.02) if c.mlp_bias else None
+        self.bias1_f = parameter((inner,), ("mlp",), rngs, group="bias", scale=0.02) if c.mlp_bias else None
+        self.bias3_f = (
+            parameter((inner,), ("mlp",), rngs, group="bias", scale=0.02) if c.mlp_bias and c.gated_mlp else None
+        )
+        self.bias2_d = parameter((hidden,), ("residual",), rngs, group="bias", scale=0.02) if c.mlp_bias else None
 
     def __call__(self, h, stage: Stage, residual):
         """MLP of the normalised h; `residual` is what the norm was given."""

@@ -24,14 +24,14 @@ from ttsim.models.cache import KVCache, users_partition
 from ttsim.models.layout import PAD_MLP_CORES, Layout
 from ttsim.models.parameters import partition_specs, shardings
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER, Sample, Transformer
-from ttsim.precision.slots import AnyPrecision, PrecisionPlaceholder, abstract_precision
+from ttsim.precision.slots import PrecisionSlots, abstract_precision
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program, trace
 
 
 def decode_step(
     layout: Layout,
-    precision: AnyPrecision,
+    precision: Precision,
     batch: int,
     *,
     sample: Sample = "none",
@@ -60,7 +60,7 @@ def decode_step(
 
 def prefill_step(
     layout: Layout,
-    precision: AnyPrecision,
+    precision: Precision,
     batch: int,
     *,
     start: int = 0,
@@ -130,8 +130,8 @@ def _model_specs(layout: Layout) -> Transformer:
 
 def decode_program(layout: Layout, precision: Precision, batch: int, *, sample: Sample = "none") -> Program:
     """What one device and its host run for one token of each user."""
-    placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
-    return _trace_decode(_nameless(layout), placeholder, batch, sample).fill(value)
+    slots, value = abstract_precision(precision, len(layout.config.self_attention_layers))
+    return _trace_decode(_nameless(layout), slots, batch, sample).fill(value)
 
 
 def prefill_program(
@@ -153,9 +153,9 @@ def prefill_program(
       first_chunk: whether the host copies the prompt's inputs before it.
       traced, untilize: see `Transformer.prefill`.
     """
-    placeholder, value = abstract_precision(precision, len(layout.config.self_attention_layers))
+    slots, value = abstract_precision(precision, len(layout.config.self_attention_layers))
     return _trace_prefill(
-        _nameless(layout), placeholder, batch, length, start, last_chunk, first_chunk, traced, untilize
+        _nameless(layout), slots, batch, length, start, last_chunk, first_chunk, traced, untilize
     ).fill(value)
 
 
@@ -177,7 +177,7 @@ def _nameless(layout: Layout) -> Layout:
 
 
 @functools.lru_cache(maxsize=512)
-def _trace_decode(layout: Layout, precision: PrecisionPlaceholder, batch: int, sample: Sample) -> Program:
+def _trace_decode(layout: Layout, precision: PrecisionSlots, batch: int, sample: Sample) -> Program:
     layout, precision, counts = _one_layer_a_run(layout, precision)
     row = jax.ShapeDtypeStruct((batch * layout.system.data_parallel,), jnp.int32)
     step = decode_step(layout, precision, batch, sample=sample)
@@ -188,7 +188,7 @@ def _trace_decode(layout: Layout, precision: PrecisionPlaceholder, batch: int, s
 @functools.lru_cache(maxsize=512)
 def _trace_prefill(
     layout: Layout,
-    precision: PrecisionPlaceholder,
+    precision: PrecisionSlots,
     batch: int,
     length: int,
     start: int,
@@ -208,9 +208,7 @@ def _trace_prefill(
     return program.repeat(PREFILL_LAYER, counts)
 
 
-def _one_layer_a_run(
-    layout: Layout, precision: PrecisionPlaceholder
-) -> tuple[Layout, PrecisionPlaceholder, tuple[int, ...]]:
+def _one_layer_a_run(layout: Layout, precision: PrecisionSlots) -> tuple[Layout, PrecisionSlots, tuple[int, ...]]:
     """The same model with one layer for each run of equal layers; and the runs' lengths.
 
     On one replica, unless the experts of a layer lie on the chips of all.
@@ -222,7 +220,7 @@ def _one_layer_a_run(
         config, num_layers=len(runs), layers=kinds if config.layers else (), cross_attention_layers=()
     )
     system = layout.system if layout.experts_over_replicas else dataclasses.replace(layout.system, data_parallel=1)
-    return dataclasses.replace(layout, config=one, system=system), PrecisionPlaceholder(classes), counts
+    return dataclasses.replace(layout, config=one, system=system), PrecisionSlots(classes), counts
 
 
 def _runs(layers: tuple[Any, ...]) -> list[tuple[Any, int]]:

@@ -31,7 +31,7 @@ from ttsim.models.layout import Layout
 from ttsim.models.mlp import MLP
 from ttsim.models.parallel import Galaxy, OneAxis, decode_stage, prefill_stage
 from ttsim.models.parameters import parameter
-from ttsim.precision.slots import AnyPrecision
+from ttsim.precision.values import Precision
 
 Stage = OneAxis | Galaxy
 Sample = Literal["device", "topk", "host", "none"]
@@ -72,11 +72,11 @@ class CrossAttentionLayer(nnx.Module):
     def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
         c = layout.config
         self.attention_norm_d = parameter((c.hidden_size,), ("norm",), rngs, scale=0)
-        self.wq_dq = parameter((c.hidden_size, c.q_size), ("embed", "kv_heads"), rngs)
+        self.wq_dq = parameter((c.hidden_size, c.q_size), ("embed", "kv_heads"), rngs, group="wqkv")
         self.wkv_dkh = parameter(
-            (c.hidden_size, c.num_kv_heads, 2, c.head_dim), ("embed", "kv_heads", None, None), rngs
+            (c.hidden_size, c.num_kv_heads, 2, c.head_dim), ("embed", "kv_heads", None, None), rngs, group="wqkv"
         )
-        self.wo_qd = parameter((c.q_size, c.hidden_size), ("heads", "w2_out"), rngs)
+        self.wo_qd = parameter((c.q_size, c.hidden_size), ("heads", "w2_out"), rngs, group="wo", storage="banks")
         self.q_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.k_norm_h = parameter((c.head_dim,), (None,), rngs, scale=0)
         self.attention_gate = parameter((1,), (None,), rngs, scale=0)
@@ -98,7 +98,14 @@ class Transformer(nnx.Module):
 
     def __init__(self, layout: Layout, rngs: nnx.Rngs | None = None):
         config = layout.config
-        self.embedding_vd = parameter((config.vocab_size, config.hidden_size), (None, "residual"), rngs, scale=0.02)
+        self.embedding_vd = parameter(
+            (config.vocab_size, config.hidden_size),
+            (None, "residual"),
+            rngs,
+            group="embedding",
+            storage="rows",
+            scale=0.02,
+        )
         self.layers = nnx.List(
             [
                 CrossAttentionLayer(layout, rngs)
@@ -109,7 +116,9 @@ class Transformer(nnx.Module):
         )
         self.norm_d = parameter((config.hidden_size,), ("norm",), rngs, scale=0)
         columns = layout.vocab_share[1] * layout.ways
-        self.lm_head_dv = parameter((config.hidden_size, columns), ("embed", "vocab"), rngs)
+        self.lm_head_dv = parameter(
+            (config.hidden_size, columns), ("embed", "vocab"), rngs, group="lm_head", storage="banks"
+        )
 
     def decode(
         self,
@@ -118,7 +127,7 @@ class Transformer(nnx.Module):
         cache: KVCache,
         *,
         layout: Layout,
-        precision: AnyPrecision,
+        precision: Precision,
         sample: Sample = "none",
     ):
         """One token for every user (inside `shard_map`).
@@ -142,9 +151,7 @@ class Transformer(nnx.Module):
             result = tt.argmax(result, ties=precision.argmax_ties, memory="host")
         return result, cache
 
-    def device_step(
-        self, tokens_b, positions, cache: KVCache, *, layout: Layout, precision: AnyPrecision, sample: Sample
-    ):
+    def device_step(self, tokens_b, positions, cache: KVCache, *, layout: Layout, precision: Precision, sample: Sample):
         """What the device runs of `decode`, from tokens to logits or, where it chooses them, tokens."""
         first = decode_stage(layout, precision.layer(0))
         x = self.embed(tokens_b, layout=layout, precision=precision)
@@ -174,7 +181,7 @@ class Transformer(nnx.Module):
         cache: KVCache,
         *,
         layout: Layout,
-        precision: AnyPrecision,
+        precision: Precision,
         start: int = 0,
         logits: Literal["none", "last", "all"] = "last",
         numerics: Literal["prefill", "decode"] = "prefill",
@@ -227,7 +234,7 @@ class Transformer(nnx.Module):
         cache: KVCache,
         *,
         layout: Layout,
-        precision: AnyPrecision,
+        precision: Precision,
         start: int,
         logits: Literal["none", "last", "all"],
         numerics: Literal["prefill", "decode"],
@@ -255,14 +262,14 @@ class Transformer(nnx.Module):
         row = last if logits == "last" else None
         return self.prompt_logits(x, row, layout=layout, precision=precision, untilize=untilize), cache
 
-    def embed(self, tokens, *, layout: Layout, precision: AnyPrecision):
+    def embed(self, tokens, *, layout: Layout, precision: Precision):
         """The residual stream [T, d / devices] that enters the first layer."""
         residual, factor = precision.layer(0).residual, layout.config.embedding_scale
         x = tt.embedding(tokens, self.embedding_vd[...], out_format=residual)
         return x if factor == 1 else tt.scale(x, factor=factor, out_format=residual)
 
     def prompt_logits(
-        self, x, last, *, layout: Layout, precision: AnyPrecision, untilize: Literal["dram", "host"] = "dram"
+        self, x, last, *, layout: Layout, precision: Precision, untilize: Literal["dram", "host"] = "dram"
     ):
         """Logits of the 32 rows around `last`, or of all rows. [T, d / devices] -> [rows, V / devices]."""
         last_layer = precision.layer(len(layout.config.self_attention_layers) - 1)
@@ -272,7 +279,7 @@ class Transformer(nnx.Module):
         y = self.head(x, stage, precision, gather=False)
         return tt.untilize(y, format=precision.logits) if untilize == "dram" else y
 
-    def head(self, x, stage: Stage, precision: AnyPrecision, *, gather: bool):
+    def head(self, x, stage: Stage, precision: Precision, *, gather: bool):
         """The last norm, the LM head, and the model's scale and cap of logits."""
         c = stage.layout.config
         y = stage.logits(_centered(x, stage), self.norm_d, self.lm_head_dv, precision, gather=gather)
@@ -282,7 +289,7 @@ class Transformer(nnx.Module):
             y = tt.softcap(y, cap=c.logit_softcap, out_format=precision.logits)
         return y
 
-    def text_layers(self, config: ModelConfig, precision: AnyPrecision):
+    def text_layers(self, config: ModelConfig, precision: Precision):
         """The layers that text runs through, with their kind and precision."""
         for slot, index in enumerate(config.self_attention_layers):
             yield self.layers[index], config.layer_kinds[index], precision.layer(slot)
@@ -293,7 +300,7 @@ def table_of(kind: LayerKind, tables: tuple[Rotary, ...], layout: Layout) -> Rot
     return None if kind.rope is None else tables[layout.config.ropes.index((kind.rope, kind.head_dim))]
 
 
-def choose_by_topk(logits, layout: Layout, precision: AnyPrecision):
+def choose_by_topk(logits, layout: Layout, precision: Precision):
     """The greedy token of each row by the largest logits of each chip's columns. [B, V / devices] -> [B] int32."""
     axis = layout.axis if layout.ways > 1 else None
     best, indices = tt.topk(logits, k=tt.TOPK, vocab_size=layout.config.vocab_size, axis=axis)

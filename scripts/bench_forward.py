@@ -22,7 +22,7 @@ from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
-from ttsim.models.parameters import is_variable, key_names
+from ttsim.models.parameters import is_variable, key_names, traits
 from ttsim.models.run import decode_step, prefill_step
 from ttsim.models.storage import parameter_format
 from ttsim.models.transformer import Transformer
@@ -45,7 +45,7 @@ def rounded(model: Transformer, precision: Precision) -> Transformer:
     def convert(keys, param):
         names = key_names(keys)
         layer = precision.layer(int(names[1])) if names[0] == "layers" else None
-        fmt = parameter_format(names[-1], layer, precision)
+        fmt = parameter_format(traits(param), layer, precision)
         return param.replace(round_to(param.get_value(), fmt))
 
     return jax.tree.map_with_path(convert, model, is_leaf=is_variable)

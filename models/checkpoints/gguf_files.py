@@ -21,7 +21,7 @@ from ttsim.models.checkpoints.gguf_header import GGUFHeader, GGUFTensor, Order, 
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.config import ModelConfig
 from ttsim.models.features import RopeConfig
-from ttsim.models.hf_config import FAMILIES
+from ttsim.models.hf import FAMILIES
 
 ARCHITECTURES = ("llama", "qwen2", "phi3")
 

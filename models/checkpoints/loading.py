@@ -37,7 +37,7 @@ from ttsim.models.checkpoints.source import (
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
-from ttsim.models.parameters import is_replicated, is_variable, key_names, shardings
+from ttsim.models.parameters import Traits, is_replicated, is_variable, key_names, shardings, traits
 from ttsim.models.presets import HF_REPOS
 from ttsim.models.storage import parameter_format
 from ttsim.models.transformer import Transformer
@@ -46,12 +46,6 @@ from ttsim.precision.values import LayerPrecision, Precision
 from ttsim.ui.progress import Progress
 
 Storage = Literal["float32", "bfloat16", "packed"]
-
-# Parameters that are weights of `tt.linear`, which takes block arrays.
-_LINEAR = (
-    *("wqkv_dkgh", "gate_dkgh", "wo_qd", "w1_df", "w3_df", "w2_fd", "lm_head_dv"),
-    *("w1_edf", "w3_edf", "w2_efd", "shared_w1_df", "shared_w3_df", "shared_w2_fd", "wq_da", "wq_ahn", "wkv_dr"),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,13 +199,12 @@ def load_model(
 
     with Progress(f"loading {config.name}", 7 * config.num_layers + 3, progress) as bar:
 
-        def convert(value: np.ndarray, path: str) -> Any:
-            name = path.rpartition(".")[2]
-            fmt = parameter_format(name, _layer_precision(path, config, precision), precision)
+        def convert(value: np.ndarray, path: str, kind: Traits) -> Any:
+            fmt = parameter_format(kind, _layer_precision(path, config, precision), precision)
             array = place_parameter(value, fmt, where[path])
-            kind: Storage = "bfloat16" if storage == "packed" and name not in _LINEAR else storage
+            held: Storage = "bfloat16" if storage == "packed" and not kind.is_weight else storage
             bar.advance(path)
-            return _stored(array, fmt, kind, where[path], keep=value.dtype == jnp.bfloat16)
+            return _stored(array, fmt, held, where[path], keep=value.dtype == jnp.bfloat16)
 
         model = from_hf_tensors(layout, checkpoint.tensors, convert)
     check_sharding(model, layout, mesh)
@@ -281,7 +274,7 @@ def check_sharding(model: Transformer, layout: Layout, mesh: Mesh) -> None:
     """
     expected = _expected_shardings(layout, mesh)
     leaves = jax.tree.leaves_with_path(Transformer(layout), is_leaf=is_variable)
-    axes = {_path(keys): parameter.get_metadata()["axes"] for keys, parameter in leaves}
+    axes = {_path(keys): traits(parameter).axes for keys, parameter in leaves}
     values = jax.tree.leaves(model, is_leaf=lambda x: hasattr(x, "sharding"))
     for (path, sharding), value in zip(expected, values, strict=True):
         name = _path(path)

@@ -19,7 +19,7 @@ from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.checkpoints.torch_files import SavedTensor, read_torch_file
 from ttsim.models.config import ModelConfig
 from ttsim.models.features import RopeConfig
-from ttsim.models.hf_config import FAMILIES
+from ttsim.models.hf import FAMILIES
 
 _LARGEST = 2**31  # of a size in params.json
 

@@ -20,12 +20,13 @@ from flax import nnx
 from ttsim.models.checkpoints.expert_tensors import delta_readers, expert_readers, latent_readers
 from ttsim.models.config import ModelConfig
 from ttsim.models.features import LayerKind
-from ttsim.models.hf_config import families
+from ttsim.models.hf import FAMILIES
 from ttsim.models.layout import Layout
+from ttsim.models.parameters import Traits, traits
 from ttsim.models.transformer import CrossAttentionLayer, Transformer
 
 # (value in the parameter's global shape, its path in the model: "layers.0.mlp.w1_df") -> its array
-Convert = Callable[[np.ndarray, str], Any]
+Convert = Callable[[np.ndarray, str, Traits], Any]  # (value, path, what is known about it) -> the stored value
 
 
 class CheckpointError(ValueError):
@@ -76,7 +77,7 @@ class MappedTensors:
 
     def __init__(self, tensors: Mapping[str, Any], family: str = "llama"):
         self._tensors = tensors
-        traits = families()[family]
+        traits = FAMILIES[family]
         self.interleaved, self.plus_one, self.norms = traits.interleaved, traits.plus_one, traits.norms
         prefix = next((p for p in self._PREFIXES if f"{p}embed_tokens.weight" in tensors), None)
         if prefix is None:
@@ -164,7 +165,7 @@ def from_hf_tensors(
       CheckpointError: a tensor is missing or has the wrong shape (the message names it and both shapes), or one is
         used by nothing.
     """
-    convert = convert or (lambda value, path: jnp.asarray(value, jnp.float32))
+    convert = convert or (lambda value, path, kind: jnp.asarray(value, jnp.float32))
     config = layout.config
     source = _Recorded(MappedTensors(tensors, config.family) if isinstance(tensors, Mapping) else tensors)
     model = Transformer(layout)
@@ -173,7 +174,7 @@ def from_hf_tensors(
         shape = param.get_value().shape
         padding = [(0, want - have) for want, have in zip(shape, value.shape, strict=True)]
         value = np.pad(value, padding) if any(p for _, p in padding) else value
-        param.set_value(convert(value, path))
+        param.set_value(convert(value, path, traits(param)))
 
     vocab, hidden = config.vocab_size, config.hidden_size
     table = "embed_tokens.weight"

@@ -12,19 +12,19 @@ from ttsim.models.parallel.galaxy import Galaxy
 from ttsim.models.parallel.one_axis import OneAxis
 from ttsim.models.parallel.replicated import Replicated
 from ttsim.models.parallel.stage import Stage
-from ttsim.precision.slots import AnyLayerPrecision
+from ttsim.precision.values import LayerPrecision
 
 __all__ = ["Galaxy", "OneAxis", "Replicated", "Stage", "decode_stage", "prefill_stage"]
 
 
-def decode_stage(layout: Layout, precision: AnyLayerPrecision) -> OneAxis | Galaxy:
+def decode_stage(layout: Layout, precision: LayerPrecision) -> OneAxis | Galaxy:
     """A layer's decode step: one row of tiles in L1."""
     return _program(layout)(layout, precision, "l1", "decode")
 
 
 def prefill_stage(
     layout: Layout,
-    precision: AnyLayerPrecision,
+    precision: LayerPrecision,
     users_axis: str | None,
     numerics: Literal["prefill", "decode"] = "prefill",
 ) -> OneAxis | Galaxy:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from ttsim import ops as tt
 from ttsim.meshes.systems import COLUMN_AXIS, ROW_AXIS
 from ttsim.models.parallel.stage import Stage
-from ttsim.precision.slots import AnyPrecision
+from ttsim.precision.values import Precision
 
 
 class Galaxy(Stage):
@@ -77,7 +77,7 @@ class Galaxy(Stage):
         x = tt.all_gather(x, axis=COLUMN_AXIS, dim=0, format=fmt, memory=self.memory)
         return tt.select_rows(x, rows=rows, format=fmt)
 
-    def logits(self, x, norm, lm_head, precision: AnyPrecision, *, gather: bool):
+    def logits(self, x, norm, lm_head, precision: Precision, *, gather: bool):
         """The last norm and the LM head. [rows, d / columns] -> [rows, V], or [rows, V / rows of chips]."""
         layout = self.layout
         y = self.tail_logits(x, norm, lm_head, precision)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ttsim import ops as tt
 from ttsim.models.parallel.stage import Stage
-from ttsim.precision.slots import AnyPrecision
+from ttsim.precision.values import Precision
 
 
 class OneAxis(Stage):
@@ -86,7 +86,7 @@ class OneAxis(Stage):
         """The rows of all users again: as they are."""
         return x
 
-    def logits(self, x, norm, lm_head, precision: AnyPrecision, *, gather: bool):
+    def logits(self, x, norm, lm_head, precision: Precision, *, gather: bool):
         """The last norm and the LM head. [rows, d / devices] -> [rows, V], or [rows, V / devices] without `gather`."""
         layout = self.layout
         y = self.tail_logits(x, norm, lm_head, precision)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ttsim import ops as tt
 from ttsim.models.layout import LM_HEAD_COLUMNS, Layout
-from ttsim.precision.slots import AnyLayerPrecision, AnyPrecision
+from ttsim.precision.values import LayerPrecision, Precision
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(abc.ABC):
     """One phase of one layer on one layout; its subclasses say what its devices exchange.
 
     Attributes:
@@ -25,7 +26,7 @@ class Stage:
     """
 
     layout: Layout
-    precision: AnyLayerPrecision
+    precision: LayerPrecision
     memory: Literal["l1", "dram"]
     numerics: Literal["prefill", "decode"]
     users_axis: str | None = None
@@ -123,7 +124,7 @@ class Stage:
         """The same values on other cores' L1; rows in DRAM stay where they are."""
         return tt.reshard(x, format=fmt, cores=cores) if self.memory == "l1" else x
 
-    def tail_logits(self, x, norm, lm_head, precision: AnyPrecision):
+    def tail_logits(self, x, norm, lm_head, precision: Precision):
         """The last norm and the LM head, which see at most 32 rows: decode's kernels in both phases.
 
         [rows, d / devices] -> [rows, V / devices].
@@ -145,6 +146,8 @@ class Stage:
         )
         return y[..., :share] if stored > share else y
 
+    # What a layout exchanges.
+
+    @abc.abstractmethod
     def norm(self, x, weight, *, cores: int | None = None, move: bool = True):
-        """From the residual stream to what a column-parallel weight multiplies (see the layouts)."""
-        raise NotImplementedError
+        """From the residual stream to what a column-parallel weight multiplies."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,14 +16,16 @@ import numpy as np
 
 from ttsim.models.checkpoints.loading import resolve_weights
 from ttsim.models.checkpoints.safetensors_files import SafetensorsFiles
-from ttsim.models.checkpoints.source import CheckpointError, from_hf_tensors, interleave
-from ttsim.models.vision.config import VISION_TYPES, LlamaTower, QwenTower, SiglipTower, VisionConfig
+from ttsim.models.checkpoints.source import CheckpointError, Convert, from_hf_tensors, interleave
+from ttsim.models.parameters import traits
+from ttsim.models.vision.config import LlamaTower, QwenTower, SiglipTower, VisionConfig
 from ttsim.models.vision.layers import LayerNorm, TowerLayout, VisionAttention
 from ttsim.models.vision.llama import LlamaVisionTower, VisionLayer
 from ttsim.models.vision.meta import is_meta_vision, open_meta_vision
 from ttsim.models.vision.model import VisionLanguageModel, VisionLayout
 from ttsim.models.vision.prompt import PromptVisionModel
 from ttsim.models.vision.qwen import QwenVisionTower
+from ttsim.models.vision.reading import VISION_TYPES
 from ttsim.models.vision.siglip import SiglipVisionTower
 
 Tensors = Mapping[str, Any]
@@ -43,7 +45,7 @@ def open_vision_checkpoint(weights: str | os.PathLike[str]) -> tuple[VisionConfi
     try:
         config = VisionConfig.from_hf(directory)
     except ValueError as error:
-        raise CheckpointError(f"{directory}: {error}") from None
+        raise CheckpointError(str(error)) from None
     if config is None:
         raise CheckpointError(
             f"{directory} holds no model that sees: its config.json must have a vision_config and one of the "
@@ -73,9 +75,7 @@ class TensorReader:
         return np.asarray(value, np.float32)
 
 
-def vision_model(
-    layout: VisionLayout, tensors: Tensors, convert: Callable[[np.ndarray, str], Any] | None = None
-) -> VisionLanguageModel:
+def vision_model(layout: VisionLayout, tensors: Tensors, convert: Convert | None = None) -> VisionLanguageModel:
     """The model with a checkpoint's values.
 
     Args:
@@ -85,10 +85,10 @@ def vision_model(
     Raises:
       CheckpointError: a tensor is missing, has the wrong shape, or belongs to no part of the model.
     """
-    convert = convert or (lambda value, path: jnp.asarray(value, jnp.float32))
+    convert = convert or (lambda value, path, kind: jnp.asarray(value, jnp.float32))
     read = TensorReader(tensors)
     model = VisionLanguageModel(layout)
-    model.text = from_hf_tensors(layout.text, tensors, lambda value, path: convert(value, f"text.{path}"))
+    model.text = from_hf_tensors(layout.text, tensors, lambda value, path, kind: convert(value, f"text.{path}", kind))
     fill = ParameterFiller(convert)
     config, text = layout.config, layout.config.text
     table = next((n for n in _EMBEDDINGS if n in tensors), _EMBEDDINGS[0])
@@ -114,14 +114,14 @@ _EMBEDDINGS = (
 class ParameterFiller:
     """Sets parameters by name, padding each with zeros to the shape that the layout gives it."""
 
-    def __init__(self, convert: Callable[[np.ndarray, str], Any]):
+    def __init__(self, convert: Convert):
         self._convert = convert
 
     def __call__(self, module: Any, name: str, value: np.ndarray) -> None:
         param = getattr(module, name)
         shape = param.get_value().shape
         padding = [(0, want - have) for want, have in zip(shape, value.shape, strict=True)]
-        param.set_value(self._convert(np.pad(value, padding), name))
+        param.set_value(self._convert(np.pad(value, padding), name, traits(param)))
 
 
 def llama_weights(
@@ -196,14 +196,12 @@ def attention_weights(
         fill(attention, "wo_bias_d", wo_bias)
 
 
-def prompt_vision_model(
-    layout: VisionLayout, tensors: Tensors, convert: Callable[[np.ndarray, str], Any] | None = None
-) -> PromptVisionModel:
+def prompt_vision_model(layout: VisionLayout, tensors: Tensors, convert: Convert | None = None) -> PromptVisionModel:
     """The same for a model in whose prompt the image's tokens stand."""
-    convert = convert or (lambda value, path: jnp.asarray(value, jnp.float32))
+    convert = convert or (lambda value, path, kind: jnp.asarray(value, jnp.float32))
     read, fill = TensorReader(tensors), ParameterFiller(convert)
     model = PromptVisionModel(layout)
-    model.text = from_hf_tensors(layout.text, tensors, lambda value, path: convert(value, f"text.{path}"))
+    model.text = from_hf_tensors(layout.text, tensors, lambda value, path, kind: convert(value, f"text.{path}", kind))
     weights: Any = siglip_weights if isinstance(layout.config.tower, SiglipTower) else qwen_weights
     weights(model.tower, layout.tower, read, fill, layout.config.text.hidden_size)
     _no_stray(tensors, read)

@@ -9,22 +9,17 @@ The three are separate choices. A tower turns pixels into states; the fusion say
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
-from ttsim.files.reading import read_json
 from ttsim.models.config import ModelConfig
 
 Fusion = Literal["cross_attention", "embeddings", "deepstack"]
 
 # [height, width] in tiles that Llama-3.2-Vision's checkpoints list (vision_config.supported_aspect_ratios).
-_ASPECT_RATIOS = ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1))
+ASPECT_RATIOS = ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1))
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -79,7 +74,7 @@ class LlamaTower(TowerConfig):
     max_tiles: int = 4
     num_global_layers: int
     kept_layers: tuple[int, ...]
-    aspect_ratios: tuple[tuple[int, int], ...] = _ASPECT_RATIOS
+    aspect_ratios: tuple[tuple[int, int], ...] = ASPECT_RATIOS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -198,180 +193,14 @@ class VisionConfig:
     def from_hf(
         cls, source: Mapping[str, Any] | str | os.PathLike[str], *, name: str | None = None
     ) -> VisionConfig | None:
-        """Reads the vision part of a Hugging Face `config.json`; None if the model has none that is known here.
+        """Reads the vision part of a Hugging Face `config.json` (see `ttsim.models.vision.reading`)."""
+        from ttsim.models.vision.reading import read_vision_config  # which needs this class
 
-        Args:
-            source: the parsed JSON, the path of a config.json or the directory of a checkpoint.
-            name: what reports call the text model.
-        """
-        if isinstance(source, Mapping):
-            data = dict(source)
-        else:
-            path = Path(source)
-            path = path / "config.json" if path.is_dir() else path
-            if not path.is_file():
-                return None
-            data = read_json(path)
-        reader = _READERS.get(str(data.get("model_type")))
-        return reader(data, name) if reader and data.get("vision_config") is not None else None
+        return read_vision_config(source, name=name)
 
     @classmethod
     def published(cls, text: ModelConfig) -> VisionConfig | None:
         """The vision part of a published model, by its text model; None if it has none."""
-        entry = _published().get(text.name)
-        return None if entry is None else _llama(entry["config"], text.name, text)
+        from ttsim.models.vision.reading import published_vision_config
 
-
-@functools.cache
-def _published() -> dict[str, Any]:
-    """{published name: {source, config}}; each config has the vision keys of the repository's config.json."""
-    return json.loads((resources.files("ttsim.data") / "vision_models.json").read_text(encoding="utf-8"))
-
-
-PUBLISHED = ("Llama3.2-11B", "Llama3.2-90B")
-
-
-def _llama(data: Mapping[str, Any], name: str | None, text: ModelConfig | None = None) -> VisionConfig:
-    vision = {
-        "hidden_size": 1280,
-        "intermediate_size": 5120,
-        "num_hidden_layers": 32,
-        "num_global_layers": 8,
-        "attention_heads": 16,
-        "patch_size": 14,
-        "image_size": 448,
-        "max_num_tiles": 4,
-        "num_channels": 3,
-        "norm_eps": 1e-5,
-        "hidden_act": "gelu",
-        "intermediate_layers_indices": (3, 7, 15, 23, 30),
-        "supported_aspect_ratios": _ASPECT_RATIOS,
-        **data["vision_config"],
-    }
-    _only(vision, "hidden_act", "gelu")
-    tower = LlamaTower(
-        hidden_size=vision["hidden_size"],
-        intermediate_size=vision["intermediate_size"],
-        num_layers=vision["num_hidden_layers"],
-        num_heads=vision["attention_heads"],
-        patch_size=vision["patch_size"],
-        channels=vision["num_channels"],
-        norm_eps=vision["norm_eps"],
-        image_size=vision["image_size"],
-        max_tiles=vision["max_num_tiles"],
-        num_global_layers=vision["num_global_layers"],
-        kept_layers=tuple(vision["intermediate_layers_indices"]),
-        aspect_ratios=tuple((h, w) for h, w in vision["supported_aspect_ratios"]),
-    )
-    output = vision.get("vision_output_dim", tower.feature_size)
-    if output != tower.feature_size:
-        raise ValueError(
-            f"vision_output_dim={output} is not hidden_size x (1 + {len(tower.kept_layers)} kept layers) = "
-            f"{tower.feature_size}"
-        )
-    text = text or ModelConfig.from_hf(data, name=name)
-    return VisionConfig(
-        tower=tower,
-        fusion="cross_attention",
-        text=text,
-        image_token=data.get("image_token_index", text.vocab_size),
-        extra_tokens=8,
-    )
-
-
-def siglip_tower(data: Mapping[str, Any], image_tokens: int = 256) -> SiglipTower:
-    """The tower of a Gemma-3 `vision_config`, and how many tokens it leaves (`mm_tokens_per_image`)."""
-    vision = {
-        "hidden_size": 1152,
-        "intermediate_size": 4304,
-        "num_hidden_layers": 27,
-        "num_attention_heads": 16,
-        "patch_size": 14,
-        "image_size": 896,
-        "num_channels": 3,
-        "layer_norm_eps": 1e-6,
-        "hidden_act": "gelu_pytorch_tanh",
-        **data,
-    }
-    _only(vision, "hidden_act", "gelu_pytorch_tanh")
-    return SiglipTower(
-        hidden_size=vision["hidden_size"],
-        intermediate_size=vision["intermediate_size"],
-        num_layers=vision["num_hidden_layers"],
-        num_heads=vision["num_attention_heads"],
-        patch_size=vision["patch_size"],
-        channels=vision["num_channels"],
-        norm_eps=vision["layer_norm_eps"],
-        activation="gelu_tanh",
-        image_size=vision["image_size"],
-        image_tokens=image_tokens,
-        projector_eps=vision["layer_norm_eps"],
-    )
-
-
-def _gemma3(data: Mapping[str, Any], name: str | None) -> VisionConfig:
-    return VisionConfig(
-        tower=siglip_tower(data["vision_config"], data.get("mm_tokens_per_image", 256)),
-        fusion="embeddings",
-        text=ModelConfig.from_hf(data, name=name),
-        image_token=data.get("image_token_index", data.get("image_token_id", 262144)),
-    )
-
-
-def qwen_tower(data: Mapping[str, Any]) -> QwenTower:
-    """The tower of a Qwen2.5-VL `vision_config`."""
-    vision = {
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "depth": 32,
-        "num_heads": 16,
-        "patch_size": 14,
-        "in_channels": 3,
-        "hidden_act": "silu",
-        "window_size": 112,
-        "fullatt_block_indexes": (7, 15, 23, 31),
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "out_hidden_size": 3584,
-        **data,
-    }
-    _only(vision, "hidden_act", "silu")
-    return QwenTower(
-        hidden_size=vision["hidden_size"],
-        intermediate_size=vision["intermediate_size"],
-        num_layers=vision["depth"],
-        num_heads=vision["num_heads"],
-        patch_size=vision["patch_size"],
-        channels=vision.get("in_chans", vision["in_channels"]),
-        window=vision["window_size"],
-        full_layers=tuple(vision["fullatt_block_indexes"]),
-        merge=vision["spatial_merge_size"],
-        frames=vision["temporal_patch_size"],
-        out_size=vision["out_hidden_size"],
-    )
-
-
-def _qwen(data: Mapping[str, Any], name: str | None) -> VisionConfig:
-    text = dict(data.get("text_config") or {k: v for k, v in data.items() if k != "vision_config"})
-    rope = dict(text.get("rope_scaling") or text.get("rope_parameters") or {})
-    section = tuple(rope.pop("mrope_section", ()))
-    if rope.get("rope_type", rope.get("type")) in ("mrope", "default"):
-        rope.pop("rope_type", None)
-        rope.pop("type", None)
-    text |= {"model_type": "qwen2", "rope_scaling": rope or None}
-    return VisionConfig(
-        tower=qwen_tower(data["vision_config"]),
-        fusion="embeddings",
-        text=ModelConfig.from_hf(text, name=name),
-        image_token=data.get("image_token_id", 151655),
-        mrope_section=section,
-    )
-
-
-_READERS = {"mllama": _llama, "gemma3": _gemma3, "qwen2_5_vl": _qwen}
-VISION_TYPES = tuple(_READERS)
-
-
-def _only(vision: Mapping[str, Any], field: str, supported: str) -> None:
-    if vision[field] != supported:
-        raise ValueError(f"vision {field}={vision[field]!r} is not supported; supported: {supported}")
+        return published_vision_config(text)

@@ -113,7 +113,7 @@ class LlamaVisionTower(nnx.Module):
             x = global_layer(layer, x, mask, stage=stage)
         states = [x, *(kept[index] for index in tower.kept_layers)]
         rows = [tt.slice_rows(s.reshape(tiles, padded, -1), rows=tower.tokens, format=fmt) for s in states]
-        return tt.join_columns(*rows, format=fmt)
+        return tt.concat_columns(*rows, format=fmt)
 
     def project(self, features: Any, stage: TowerStage) -> Any:
         """Features [..., feature_size] -> this device's columns of the vision tokens [..., d / devices]."""

@@ -26,8 +26,7 @@ from ttsim.models.vision.config import LlamaTower, VisionConfig
 from ttsim.models.vision.cross import VisionCache, cross_decode_layer, cross_prefill_layer, vision_rows
 from ttsim.models.vision.layers import TowerLayout, TowerStage, VisionPrecision
 from ttsim.models.vision.llama import REFERENCE_ROWS, LlamaVisionTower
-from ttsim.precision.slots import AnyPrecision
-from ttsim.precision.values import TABLE_DATE
+from ttsim.precision.values import TABLE_DATE, Precision
 
 TABLE_SOFTWARE = vision_software(TABLE_DATE, "")  # that of the published tables
 
@@ -125,7 +124,7 @@ class VisionLanguageModel(nnx.Module):
         vision_cache: VisionCache,
         *,
         layout: VisionLayout,
-        precision: AnyPrecision,
+        precision: Precision,
         vision_precision: VisionPrecision,
         logits: Literal["last", "all"] = "last",
     ) -> Any:
@@ -180,7 +179,7 @@ class VisionLanguageModel(nnx.Module):
         vision_cache: VisionCache,
         *,
         layout: VisionLayout,
-        precision: AnyPrecision,
+        precision: Precision,
         vision_precision: VisionPrecision,
     ) -> Any:
         """One token for every user.
@@ -210,7 +209,7 @@ class VisionLanguageModel(nnx.Module):
         vision_cache: VisionCache,
         *,
         layout: VisionLayout,
-        precision: AnyPrecision,
+        precision: Precision,
         vision_precision: VisionPrecision,
     ) -> Any:
         """What the device runs of `decode`, from embeddings and masks to logits."""
@@ -264,7 +263,7 @@ class VisionLanguageModel(nnx.Module):
             out_format=fmt,
         )
 
-    def _layers(self, layout: VisionLayout, precision: AnyPrecision) -> Iterator[tuple[Any, int, bool, Any]]:
+    def _layers(self, layout: VisionLayout, precision: Precision) -> Iterator[tuple[Any, int, bool, Any]]:
         """(layer, its place among those of its kind, whether it attends to images, its precision) in order.
 
         A cross layer has the precision of the text layer after it.
@@ -288,7 +287,7 @@ def _filled(cache: Any, parts: tuple[list[Any], list[Any]]) -> Any:
 LM_HEAD_PIECES = 8  # of the vocabulary, over all devices
 
 
-def vision_logits(x: Any, norm_d: Any, lm_head_dv: Any, stage: Stage, precision: AnyPrecision) -> Any:
+def vision_logits(x: Any, norm_d: Any, lm_head_dv: Any, stage: Stage, precision: Precision) -> Any:
     """Logits [B, V] of a decode step: not the DRAM-sharded LM head but pieces of the vocabulary by 2-D multicast.
 
     Each device computes its share in 8 / devices pieces; each piece is gathered by itself.
@@ -316,4 +315,4 @@ def vision_logits(x: Any, norm_d: Any, lm_head_dv: Any, stage: Stage, precision:
         parts.append(y.reshape(y.shape[0], layout.ways, -1))
     # Each device's pieces side by side, device by device: the order of the vocabulary.
     columns = [part[:, device] for device in range(layout.ways) for part in parts]
-    return tt.join_columns(*columns, format=precision.logits) if len(columns) > 1 else columns[0]
+    return tt.concat_columns(*columns, format=precision.logits) if len(columns) > 1 else columns[0]

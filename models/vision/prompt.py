@@ -25,7 +25,7 @@ from ttsim.models.vision.layers import TowerStage, VisionPrecision
 from ttsim.models.vision.model import VisionLayout
 from ttsim.models.vision.qwen import QwenVisionTower
 from ttsim.models.vision.siglip import SiglipVisionTower
-from ttsim.precision.slots import AnyPrecision
+from ttsim.precision.values import Precision
 
 _TOWERS: dict[type, Any] = {SiglipTower: SiglipVisionTower, QwenTower: QwenVisionTower}
 
@@ -83,7 +83,7 @@ class PromptVisionModel(nnx.Module):
         cache: KVCache,
         *,
         layout: VisionLayout,
-        precision: AnyPrecision,
+        precision: Precision,
         logits: Literal["last", "all"] = "last",
         deep: tuple[Any, ...] = (),
     ) -> Any:
@@ -130,7 +130,7 @@ class PromptVisionModel(nnx.Module):
         cache: KVCache,
         *,
         layout: VisionLayout,
-        precision: AnyPrecision,
+        precision: Precision,
     ) -> Any:
         """One token for every user.
 
@@ -176,6 +176,6 @@ def rotary_tables(
     parts = [
         tt.rotary_tables(positions[i], frequencies[bounds[i] : bounds[i + 1]], **options) for i in range(len(section))
     ]
-    cos, sin = (tt.join_columns(*(part[k] for part in parts), format=precision.rope_in) for k in (0, 1))
+    cos, sin = (tt.concat_columns(*(part[k] for part in parts), format=precision.rope_in) for k in (0, 1))
     axis = 1 if memory == "l1" else 0
     return (Rotary(jnp.expand_dims(cos, axis), jnp.expand_dims(sin, axis)),)

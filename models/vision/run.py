@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from ttsim import ops as tt
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache
-from ttsim.models.parameters import map_parameters
+from ttsim.models.parameters import map_parameters, traits
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER
 from ttsim.models.vision.config import LlamaTower, QwenTower, SiglipTower, TowerConfig
 from ttsim.models.vision.cross import CROSS_DECODE_LAYER, CROSS_PREFILL_LAYER, VisionCache
@@ -28,7 +28,7 @@ from ttsim.models.vision.layers import TowerLayout, VisionPrecision
 from ttsim.models.vision.model import VisionLanguageModel, VisionLayout
 from ttsim.models.vision.prompt import PromptVisionModel
 from ttsim.models.vision.qwen import QwenImage
-from ttsim.precision.slots import AnyPrecision, PrecisionPlaceholder, abstract_precision
+from ttsim.precision.slots import PrecisionSlots, abstract_precision
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program, trace
 
@@ -50,7 +50,7 @@ def model_specs(layout: VisionLayout) -> VisionLanguageModel:
 
 
 def _spec(rules: Any, param: Any) -> PartitionSpec:
-    return rules.spec(*param.get_metadata()["axes"])
+    return rules.spec(*traits(param).axes)
 
 
 def encode_step(layout: VisionLayout, precision: VisionPrecision, mesh: AnyMesh = None) -> Callable[..., Any]:
@@ -61,7 +61,7 @@ def encode_step(layout: VisionLayout, precision: VisionPrecision, mesh: AnyMesh 
 
 def vision_prefill_step(
     layout: VisionLayout,
-    precision: AnyPrecision,
+    precision: Precision,
     vision_precision: VisionPrecision,
     batch: int,
     *,
@@ -85,7 +85,7 @@ def vision_prefill_step(
 
 def vision_decode_step(
     layout: VisionLayout,
-    precision: AnyPrecision,
+    precision: Precision,
     vision_precision: VisionPrecision,
     batch: int,
     mesh: AnyMesh = None,
@@ -109,7 +109,7 @@ def _mapped(step: Any, layout: VisionLayout, mesh: AnyMesh, in_specs: Any, out_s
 
 
 def prompt_step(
-    layout: VisionLayout, precision: AnyPrecision, vision_precision: VisionPrecision, batch: int
+    layout: VisionLayout, precision: Precision, vision_precision: VisionPrecision, batch: int
 ) -> Callable[..., Any]:
     """A whole prompt: its images and its text.
 
@@ -145,14 +145,14 @@ def vision_prompt_program(
     layout: VisionLayout, precision: Precision, vision_precision: VisionPrecision, length: int
 ) -> Program:
     """What one device, and the host, run for one user's prompt of `length` padded rows."""
-    small, placeholder, counts, value = _one_layer_a_run(layout, precision)
+    small, slots, counts, value = _one_layer_a_run(layout, precision)
     tower, full = small.config.tower, layout.config.tower
     assert isinstance(tower, LlamaTower)
     assert isinstance(full, LlamaTower)
     images, tiles = layout.images, layout.tiles
     shape, scalar = jax.ShapeDtypeStruct, jax.ShapeDtypeStruct((), jnp.int32)
     program = trace(
-        prompt_step(small, placeholder, vision_precision, 1),
+        prompt_step(small, slots, vision_precision, 1),
         vision_skeleton(small),
         shape((images, tiles, tower.channels, tower.image_size, tower.image_size), jnp.float32),
         shape((images,), jnp.int32),
@@ -176,10 +176,10 @@ def vision_decode_program(
     layout: VisionLayout, precision: Precision, vision_precision: VisionPrecision, batch: int
 ) -> Program:
     """What one device, and the host, run for one token of each user."""
-    small, placeholder, counts, value = _one_layer_a_run(layout, precision)
+    small, slots, counts, value = _one_layer_a_run(layout, precision)
     row = jax.ShapeDtypeStruct((batch,), jnp.int32)
     program = trace(
-        vision_decode_step(small, placeholder, vision_precision, batch),
+        vision_decode_step(small, slots, vision_precision, batch),
         vision_skeleton(small),
         row,
         row,
@@ -192,16 +192,16 @@ def vision_decode_program(
 
 
 def _one_layer_a_run(layout: VisionLayout, precision: Precision) -> Any:
-    """The same model with one layer of each kind: (layout, precision's placeholder, counts by kind, its values)."""
+    """The same model with one layer of each kind: (layout, precision's slots, counts by kind, its values)."""
     config, tower = layout.config.text, layout.config.tower
     assert isinstance(tower, LlamaTower)
     text_layers = len(config.self_attention_layers)
-    placeholder, value = abstract_precision(precision, text_layers)
+    slots, value = abstract_precision(precision, text_layers)
     kinds: list[tuple[int, bool]] = []  # (class, whether it attends to images); a cross layer has the next one's class
     slot = 0
     for index in range(config.num_layers):
         cross = index in config.cross_attention_layers
-        kinds.append((placeholder.classes[min(slot, text_layers - 1)], cross))
+        kinds.append((slots.classes[min(slot, text_layers - 1)], cross))
         slot += not cross
     distinct = sorted(set(kinds), key=lambda kind: (kind[0], not kind[1]))
     small = dataclasses.replace(
@@ -221,7 +221,7 @@ def _one_layer_a_run(layout: VisionLayout, precision: Precision) -> Any:
         for name, cross in (("cross", True), ("text", False))
     }
     classes = tuple(kind[0] for kind in distinct if not kind[1])
-    return layout, PrecisionPlaceholder(classes), counts, value
+    return layout, PrecisionSlots(classes), counts, value
 
 
 # Models in whose prompt the image's tokens stand
@@ -236,8 +236,8 @@ def image_prompt_program(
     Args:
       grids: (rows, columns) of patches of each image.
     """
-    placeholder, value = abstract_precision(precision, len(layout.config.text.self_attention_layers))
-    runs = [(key, len(list(group))) for key, group in itertools.groupby(placeholder.classes)]
+    slots, value = abstract_precision(precision, len(layout.config.text.self_attention_layers))
+    runs = [(key, len(list(group))) for key, group in itertools.groupby(slots.classes)]
     classes, counts = zip(*runs, strict=True)
     tower, tower_counts = _one_layer_a_kind(layout.config.tower)
     text = dataclasses.replace(layout.config.text, num_layers=len(runs))
@@ -254,7 +254,7 @@ def image_prompt_program(
         vision = [model.encode(image, layout=small, precision=vision_precision) for image in images]
         vision_nd = tt.join_rows(*vision, format=vision_precision.activation) if len(vision) > 1 else vision[0]
         tokens_t, positions = tt.copy_to_device(tokens_t, positions, work="prompt")
-        options = {"layout": small, "precision": PrecisionPlaceholder(classes)}
+        options = {"layout": small, "precision": PrecisionSlots(classes)}
         logits, cache = model.prefill(tokens_t, positions, vision_nd, places, user, last, cache, **options)
         return tt.read_back(logits, work="prompt"), cache
 

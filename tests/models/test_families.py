@@ -19,7 +19,7 @@ from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.loading import Checkpoint
 from ttsim.models.checkpoints.source import CheckpointError, MappedTensors, from_hf_tensors
 from ttsim.models.config import ModelConfig
-from ttsim.models.hf_config import FAMILIES
+from ttsim.models.hf import FAMILIES
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place, place_cache
 from ttsim.precision.values import preset

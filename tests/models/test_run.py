@@ -132,7 +132,7 @@ def test_replicas_give_what_each_gives_alone(device, case):
 # Numerics
 
 
-def _quantise(value, path):
+def _quantise(value, path, kind):
     """What a device holds: matrices in bfp8, vectors in bf16."""
     value = jnp.asarray(value, jnp.float32)
     return round_to(value, "bf16" if value.ndim == 1 or path == "embedding_vd" else "bfp8")

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from ttsim import ops as tt
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
+from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import shardings
 from ttsim.models.presets import PRESETS
@@ -222,6 +223,34 @@ def test_programs_equal_the_trace_of_the_whole_step(model, device, precision):
     prefill = trace(prefill_step(layout, precision, batch), model_sds, tokens, positions, user, last, cache)
     assert unrolled(decode_program(layout, precision, batch)) == unrolled(decode)
     assert unrolled(prefill_program(layout, precision, batch, length)) == unrolled(prefill)
+
+
+@pytest.mark.parametrize(
+    ("model", "device"),
+    [
+        ("gpt-oss-20b", "N150"),
+        ("Qwen3-30B-A3B", "N150"),
+        ("gemma-4-12B", "N150"),
+        ("Qwen3.6-27B", "P300x2"),
+        ("70b", "T3K"),
+    ],
+)
+def test_an_op_like_an_input_is_like_it(model, device):
+    """A trace with placeholders takes a result's shape from `like`; this trace, with values, looks into the bodies."""
+    config = get_config(model)
+    config = dataclasses.replace(config, num_layers=4, layers=config.layers[:4], cross_attention_layers=())
+    layout, batch, length = Layout(config, get_system(device)), 1, 128
+    row, tokens, user = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((batch,), (length,), ()))
+    sds, cache = Transformer(layout), KVCache.abstract(layout, batch)
+    programs = (
+        trace(decode_step(layout, EXACT, batch), sds, row, row, cache),
+        trace(prefill_step(layout, EXACT, batch), sds, tokens, tokens, user, row, cache),
+    )
+    calls = [call for program in programs for call, _ in program.ops() if call.op.like is not None]
+    assert len({call.name for call in calls}) >= 6
+    for call in calls:
+        like = call.inputs[call.op.like]
+        assert [(out.shape, out.dtype) for out in call.outputs] == [(like.shape, like.dtype)], call.name
 
 
 def unrolled(program):

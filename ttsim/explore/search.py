@@ -24,7 +24,7 @@ from ttsim.models.checkpoints.loading import Checkpoint, load_model
 from ttsim.models.checkpoints.tokenizers import load_tokenizer
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
-from ttsim.models.parameters import key_names
+from ttsim.models.parameters import is_variable, key_names, traits
 from ttsim.precision.values import Precision, preset
 from ttsim.scenarios.scenario import Scenario
 
@@ -96,7 +96,11 @@ class Mixes:
         model, other = (load_model(measured._checkpoint, measured._layout, p, progress=False) for p in (base, coarse))
         self._leaves, self._structure = jax.tree.flatten(model)
         self._coarse = jax.tree.leaves(other)
-        self._owners = [_owner(keys, self._config) for keys, _ in jax.tree.leaves_with_path(model)]
+        self._owners = [
+            _owner(keys, traits(param).group, self._config)
+            for keys, param in jax.tree.leaves_with_path(model, is_leaf=is_variable)
+            for _ in jax.tree.leaves(param)
+        ]
 
     def run(self, moved: Collection[tuple[str, int]]) -> Outputs:
         """One pass with these (group, layer) in bfp4."""
@@ -127,15 +131,11 @@ class Mixes:
         return noise
 
 
-_GROUP_OF = {"wqkv_dkgh": "wqkv", "wo_qd": "wo", "w1_df": "ff1_3", "w3_df": "ff1_3", "w2_fd": "ff2"}
-
-
-def _owner(keys: Sequence[Any], config: ModelConfig) -> tuple[str, int] | None:
+def _owner(keys: Sequence[Any], group: str, config: ModelConfig) -> tuple[str, int] | None:
     """(group, layer as `Precision.layer` counts) of a parameter, or None if no search moves it."""
     names = key_names(keys)
-    group = next((_GROUP_OF[name] for name in names if name in _GROUP_OF), None)
     layers = config.self_attention_layers
-    if group is None or names[0] != "layers" or int(names[1]) not in layers:
+    if group not in GROUPS or names[0] != "layers" or int(names[1]) not in layers:
         return None
     return group, layers.index(int(names[1]))
 

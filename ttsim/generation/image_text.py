@@ -25,6 +25,7 @@ from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.layout import Layout
+from ttsim.models.parameters import Traits
 from ttsim.models.storage import parameter_format
 from ttsim.models.vision.checkpoint import open_vision_checkpoint, vision_model
 from ttsim.models.vision.config import LlamaTower, VisionConfig
@@ -163,10 +164,9 @@ def _put(tree: Any, specs: Any, *, mesh: Any) -> Any:
 
 
 def _rounded(
-    value: np.ndarray, path: str, *, config: VisionConfig, precision: Precision, vision: VisionPrecision
+    value: np.ndarray, path: str, kind: Traits, *, config: VisionConfig, precision: Precision, vision: VisionPrecision
 ) -> Any:
     """A parameter on the grid of its group's format."""
-    name = path.rpartition(".")[2]
     if not path.startswith("text."):
         fmt = vision.weights
     else:
@@ -175,7 +175,7 @@ def _rounded(
         layer = (
             None if index is None else precision.layer(layers.index(index)) if index in layers else precision.default
         )
-        fmt = parameter_format(name, layer, precision)
+        fmt = parameter_format(kind, layer, precision)
     value = np.asarray(value, np.float32)
     return value if fmt == "fp32" or value.ndim < 2 else np.asarray(round_to(value, fmt))
 

@@ -112,7 +112,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return 2 * lookups  # cos and sin
 
 
-@op
+@op(like=0)
 def rotary(x: Array, cos: Array, sin: Array, *, out_format: str, memory: Memory = "dram") -> Array:
     """Rotates each pair (x[2i], x[2i+1]) by its angle.
 
@@ -170,7 +170,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [small(name, 1 * TABLE_LOOKUP_TIME) for name in ("embedding", "transpose", "interleaved_to_sharded")]
 
 
-@op(caches=(0,), in_l1=True)
+@op(caches=(0,), in_l1=True, like=0)
 def update_cache(cache: Array, x: Array, positions: Array, *, format: str) -> Array:
     """Writes one token per user into the KV cache.
 
@@ -201,7 +201,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [fixed("paged_update_cache", UPDATE_CACHE_TIME + kv_heads * tiles(head_dim) * UPDATE_CACHE_TILE_TIME)]
 
 
-@op(caches=(0,))
+@op(caches=(0,), like=0)
 def fill_cache(cache: Array, x: Array, user: Array, *, start: int, format: str, users_axis: str | None = None) -> Array:
     """Writes one user's prompt (or a chunk of it) into the KV cache.
 
@@ -256,7 +256,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return []  # chunked attention reads the pages in place; sdpa_prefill pays for them
 
 
-@op(weights=(4,), caches=(1, 2), in_l1=True)
+@op(weights=(4,), caches=(1, 2), in_l1=True, like=0)
 def sdpa_decode(
     q: Array,
     keys: Array,
@@ -318,7 +318,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [flash.flash_decode(users, heads, kv_heads, head_dim, **options)]
 
 
-@op(weights=(3,))
+@op(weights=(3,), like=0)
 def sdpa_prefill(
     q: Array,
     keys: Array,

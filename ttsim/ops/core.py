@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, ove
 import jax
 
 from ttsim.numerics.formats import BlockArray
-from ttsim.precision.slots import neutral
+from ttsim.precision.slots import Slot, neutral
 
 if TYPE_CHECKING:
     from ttsim.kernels.kernel import Kernel
@@ -128,6 +128,8 @@ class Op(Generic[P, R]):
       name: its name.
       weights, caches: which positional inputs are parameters, and which are caches that live in DRAM.
       on_host: whether it is always work of the host. in_l1: whether its activations always lie in L1.
+      like: the positional input whose shape and type the result always has, None if there is none; a trace that stands
+        for any precision then needn't look into the body, whose numerics it could not know.
       rule: (call, machine) -> the kernels that one device launches; None until `cost` attaches it.
       noise_rule: call -> the noise that it brings into a model; by default none.
       describe_rule: call -> its shapes in words; by default those of its first input.
@@ -140,6 +142,7 @@ class Op(Generic[P, R]):
         caches: tuple[int, ...] = (),
         on_host: bool = False,
         in_l1: bool = False,
+        like: int | None = None,
     ):
         self.body = body
         self.name = body.__name__
@@ -147,6 +150,7 @@ class Op(Generic[P, R]):
         self.caches = caches
         self.on_host = on_host
         self.in_l1 = in_l1
+        self.like = like
         self.rule: CostRule | None = None
         self.noise_rule: NoiseRule = lambda call: OpNoise()
         self.describe_rule: Callable[[OpCall], str] = _describe
@@ -209,7 +213,12 @@ OPS: dict[str, Op[..., Any]] = {}
 def op(body: Callable[P, R], /) -> Op[P, R]: ...
 @overload
 def op(
-    *, weights: tuple[int, ...] = (), caches: tuple[int, ...] = (), on_host: bool = False, in_l1: bool = False
+    *,
+    weights: tuple[int, ...] = (),
+    caches: tuple[int, ...] = (),
+    on_host: bool = False,
+    in_l1: bool = False,
+    like: int | None = None,
 ) -> Callable[[Callable[P, R]], Op[P, R]]: ...
 def op(body: Any = None, /, **known: Any) -> Any:
     """Registers a function as a device op (see the module's docstring).
@@ -219,6 +228,7 @@ def op(body: Any = None, /, **known: Any) -> Any:
       caches: positions of the inputs that are caches, read or updated in DRAM.
       on_host: whether it is always work of the host.
       in_l1: whether its activations always lie in L1.
+      like: position of the input whose shape and type the result always has.
 
     Raises:
       ValueError: there is an op of this name.
@@ -239,8 +249,11 @@ def _register(body: Callable[P, R], **known: Any) -> Op[P, R]:
 @functools.cache
 def _named_jit(op: Op[..., Any], attributes: Attributes, structure: Any) -> Callable[..., Any]:
     numeric = {key: neutral(value) for key, value in attributes}
+    shapes_only = any(isinstance(value, Slot) for _, value in attributes)
 
     def body(*args: Any) -> Any:
+        if shapes_only and op.like is not None:
+            return args[op.like]
         with jax.named_scope(op.name):
             return op.body(*args, **numeric)
 

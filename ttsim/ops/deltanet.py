@@ -173,7 +173,7 @@ def _step(state, q, k, v, decay, beta):
     return state, jnp.einsum("nkv,nk->nv", state, q, precision=jax.lax.Precision.HIGHEST)
 
 
-@op(weights=(2,))
+@op(weights=(2,), like=0)
 def gated_norm(x, z, weight, *, eps, out_format, memory):
     """x / sqrt(mean(x^2) + eps) * weight * silu(z) over the last axis. x, z: [..., v]; weight: [v], used as it is."""
     del memory

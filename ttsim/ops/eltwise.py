@@ -17,7 +17,7 @@ from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, op
 
 
-@op
+@op(like=0)
 def add(x: Array, y: Array, *, out_format: str, memory: Memory = "dram", cores: int | None = None) -> Array:
     """x + y, the residual connection. Shapes are equal; float32 on `out_format`'s grid.
 
@@ -60,7 +60,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [stream("add", moved, machine.chip)]
 
 
-@op
+@op(like=0)
 def silu_mul(gate: Array, up: Array, *, out_format: str, memory: Memory = "dram", cores: int | None = None) -> Array:
     """silu(gate) * up, one kernel with the activation fused into the first operand; `memory` as in `add`."""
     del memory, cores
@@ -95,7 +95,7 @@ _ACTIVATIONS = {
 }
 
 
-@op
+@op(like=0)
 def gated_mul(
     gate: Array, up: Array, *, activation: str, out_format: str, memory: Memory = "dram", cores: int | None = None
 ) -> Array:
@@ -126,7 +126,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _elementwise(call["activation"], call, machine)
 
 
-@op
+@op(like=0)
 def multiply(x: Array, y: Array, *, out_format: str, memory: Memory = "dram") -> Array:
     """x * y, where y's axes are x's or 1; `memory` as in `add`."""
     del memory
@@ -138,7 +138,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _elementwise("multiply", call, machine)
 
 
-@op
+@op(like=0)
 def scale(x: Array, *, factor: float, out_format: str, memory: Memory = "dram") -> Array:
     """x * factor; `memory` as in `add`."""
     del memory

@@ -73,7 +73,7 @@ def _(call, machine):
     return [small("multiply", ADD_TIME)]
 
 
-@op(weights=(1,))
+@op(weights=(1,), like=0)
 def route(
     logits_te,
     selection_bias_e,
@@ -230,7 +230,7 @@ def _(call, machine):
     return [kernels.on_experts("add", experts, rows, columns, 1, machine.chip)]
 
 
-@op
+@op(like=0)
 def expert_gate(gate, up, *, activation, clamp=None, out_format):
     """act(gate) * up; with a clamp (gpt-oss) (up + 1) * g * sigmoid(1.702 g), g = min(gate, clamp), |up| <= clamp.
 

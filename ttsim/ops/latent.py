@@ -75,10 +75,10 @@ def _(call, machine):
 
 
 @op
-def concat_columns(x, y, *, format, memory):
-    """x and y side by side along the last axis."""
+def concat_columns(*parts, format, memory="dram"):
+    """The parts side by side along the last axis, in L1 or DRAM."""
     del format, memory
-    return jnp.concatenate([x, y], axis=-1)
+    return jnp.concatenate(parts, axis=-1)
 
 
 @concat_columns.cost
@@ -91,7 +91,8 @@ def _(call, machine):
 def local_heads(w_hkn, *, axis):
     """This device's heads of a weight that all hold whole: a view, no bytes move. [H, ...] -> [H / n, ...]."""
     local = w_hkn.shape[0] // jax.lax.axis_size(axis)
-    return jax.lax.dynamic_slice_in_dim(w_hkn, jax.lax.axis_index(axis) * local, local)
+    first = jax.lax.axis_index(axis) * local
+    return jax.tree.map(lambda part: jax.lax.dynamic_slice_in_dim(part, first, local), w_hkn)
 
 
 @local_heads.cost

@@ -23,7 +23,7 @@ from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, op
 
 
-@op(weights=(1,))
+@op(weights=(1,), like=0)
 def rms_norm(
     x: Array, weight: Array | None, *, eps: float, out_format: str, memory: Memory = "dram", cores: int | None = None
 ) -> Array:
@@ -105,7 +105,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [stream_rows("rms_norm_pre_all_gather", moved, rows, machine.chip, rate=NORM_BANDWIDTH)]
 
 
-@op(weights=(2,))
+@op(weights=(2,), like=0)
 def rms_norm_apply(
     x: Array,
     stats: Array,

@@ -362,21 +362,6 @@ def _(call, machine):
 
 
 @op
-def join_columns(*parts, format, memory="dram"):
-    """Concatenates along the last axis, in L1 or DRAM."""
-    del format, memory
-    return jnp.concatenate(parts, axis=-1)
-
-
-@join_columns.cost
-def _(call, machine):
-    rows, columns = rows_and_columns(call.outputs[0])
-    if call["memory"] == "l1":
-        return [small("concat", ADD_TIME)]
-    return [stream("concat", 2 * tensor_bytes(rows, columns, call["format"]), machine.chip)]
-
-
-@op
 def stack_images(*images, format):
     """The tokens of several images of one shape, one after the other: [images, tiles, n, H]."""
     del format

@@ -1,57 +1,87 @@
-"""Precision without values: names in place of formats and settings, so that one trace serves every precision.
+"""Precision without values: slots in place of formats and settings, so that one trace serves every precision.
 
 A program's ops and shapes do not depend on formats and compute settings, which are only attributes of its ops. The
-simulator therefore traces a model once with placeholders ("@0.ff2": group ff2 of the layers of class 0) and fills in
-the values of each precision afterwards (`ttsim.pricing.program.Program.fill`). An op that meets a placeholder computes
-without rounding; its shapes are all that such a trace is for.
+simulator therefore traces a model once with a precision whose every field is a `Slot`, and fills in the values of each
+precision afterwards (`ttsim.pricing.program.Program.fill`). An op that meets a slot computes without rounding; its
+shapes are all that such a trace is for.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-from ttsim.precision.values import OP_GROUPS, LayerPrecision, Precision
+from ttsim.precision.values import LAYER_GROUPS, MODEL_GROUPS, LayerPrecision, Precision
 
-# What a model takes as its precision: values to run with, or placeholders to trace with.
-AnyPrecision: TypeAlias = "Precision | PrecisionPlaceholder"
-AnyLayerPrecision: TypeAlias = "LayerPrecision | LayerPlaceholder"
-
-MARK = "@"
-_MODEL = "model"
-_SETTINGS = frozenset((*OP_GROUPS, "li_router", "li_shared", "li_lm_head", "li_norm"))
+_SETTINGS = frozenset(group for group in (*LAYER_GROUPS, *MODEL_GROUPS) if group.startswith(("li_", "sdpa_")))
 
 
-@dataclass(frozen=True)
-class LayerPlaceholder:
-    """Stands for a `LayerPrecision`: each of its attributes is a placeholder."""
+class Slot(str):
+    """A format or a setting that is not chosen yet; a string, because it stands where a format's name goes.
 
-    index: int
+    Attributes:
+      layer: which class of decoder layers it belongs to; None for those of the whole model.
+      group: the field or property of `LayerPrecision` or `Precision` that it stands for.
+    """
 
-    def __getattr__(self, name: str) -> str:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return f"{MARK}{self.index}.{name}"
+    layer: int | None
+    group: str
 
+    def __new__(cls, layer: int | None, group: str) -> Slot:
+        slot = super().__new__(cls, f"<{group} of {'the model' if layer is None else f'layers {layer}'}>")
+        slot.layer, slot.group = layer, group
+        return slot
 
-@dataclass(frozen=True)
-class PrecisionPlaceholder:
-    """Stands for a `Precision`: which decoder layers share a class, and placeholders for the rest."""
-
-    classes: tuple[int, ...]
-
-    def layer(self, index: int) -> LayerPlaceholder:
-        return LayerPlaceholder(self.classes[min(index, len(self.classes) - 1)])
-
-    def __getattr__(self, name: str) -> str:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return f"{MARK}{_MODEL}.{name}"
+    @property
+    def neutral(self) -> str:
+        """What an op computes with in its place: an exact product, no rounding."""
+        return "exact" if self.group in _SETTINGS else "fp32"
 
 
-def abstract_precision(precision: Precision, num_layers: int) -> tuple[PrecisionPlaceholder, Callable[[Any], Any]]:
-    """A precision's placeholder, and the function that turns its placeholders into values (others unchanged).
+class LayerSlots(LayerPrecision):
+    """The precision of a class of decoder layers: each of its fields and properties is a slot."""
+
+    def __init__(self, layer: int):
+        for field in dataclasses.fields(LayerPrecision):
+            object.__setattr__(self, field.name, Slot(layer, field.name))
+
+
+def _derived(name: str) -> property:
+    return property(lambda self: Slot(self.wqkv.layer, name))
+
+
+for _name, _value in vars(LayerPrecision).items():
+    if isinstance(_value, property):
+        setattr(LayerSlots, _name, _derived(_name))
+
+
+@dataclass(frozen=True, init=False)
+class PrecisionSlots(Precision):
+    """The precision of a model: each of its own fields is a slot.
+
+    Attributes:
+      classes: the class of each decoder layer; layers of one class have equal precisions.
+    """
+
+    classes: tuple[int, ...] = ()
+
+    def __init__(self, classes: tuple[int, ...]):
+        for group in MODEL_GROUPS:
+            object.__setattr__(self, group, Slot(None, group))
+        object.__setattr__(self, "classes", classes)
+
+    def layer(self, index: int) -> LayerPrecision:
+        return _layer_slots(self.classes[min(index, len(self.classes) - 1)])
+
+
+_layer_slots = functools.cache(LayerSlots)
+
+
+def abstract_precision(precision: Precision, num_layers: int) -> tuple[PrecisionSlots, Callable[[Any], Any]]:
+    """A precision's slots, and the function that turns a slot into its value (other attributes unchanged).
 
     Raises:
       ValueError: a layer that the model doesn't have has a precision of its own.
@@ -59,28 +89,15 @@ def abstract_precision(precision: Precision, num_layers: int) -> tuple[Precision
     precision.check_depth(num_layers)
     layers = [precision.layer(index) for index in range(num_layers)]
     distinct = list(dict.fromkeys(layers))
-    placeholder = PrecisionPlaceholder(tuple(distinct.index(layer) for layer in layers))
 
     def value(attribute: Any) -> Any:
-        if not is_placeholder(attribute):
+        if not isinstance(attribute, Slot):
             return attribute
-        owner, _, name = attribute[len(MARK) :].partition(".")
-        return getattr(precision if owner == _MODEL else distinct[int(owner)], name)
+        return getattr(precision if attribute.layer is None else distinct[attribute.layer], attribute.group)
 
-    return placeholder, value
-
-
-def is_placeholder(attribute: Any) -> bool:
-    return isinstance(attribute, str) and attribute.startswith(MARK)
-
-
-def group_of(placeholder: str) -> str:
-    """The tensor or op group that a placeholder stands for ("@0.ff2": "ff2")."""
-    return placeholder.partition(".")[2]
+    return PrecisionSlots(tuple(distinct.index(layer) for layer in layers)), value
 
 
 def neutral(attribute: Any) -> Any:
-    """What an op computes with in place of a placeholder: no rounding, an exact product."""
-    if not is_placeholder(attribute):
-        return attribute
-    return "exact" if group_of(attribute) in _SETTINGS else "fp32"
+    """What an op computes with: in place of a slot no rounding, other attributes as they are."""
+    return attribute.neutral if isinstance(attribute, Slot) else attribute

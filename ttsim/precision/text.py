@@ -30,7 +30,7 @@ OP_GROUPS = (
 EXPERT_GROUPS = ("router", "shared", "li_router", "li_shared")
 LAYER_GROUPS = TENSOR_GROUPS + OP_GROUPS + EXPERT_GROUPS
 # Outside the decoder layers. tt_transformers has one fixed value for each and no name; the names are ours.
-MODEL_GROUPS = ("lm_head", "logits", "embedding", "norm", "bias", "li_lm_head", "li_norm", "argmax_ties")
+MODEL_GROUPS = ("lm_head", "logits", "embedding", "norm", "bias", "li_lm_head", "argmax_ties")
 
 FORMATS = ("bfp4", "bfp8", "bf16", "bfp2", "fp32")  # bfp2 and fp32 (no rounding) are ours; tt_transformers has the rest
 SETTINGS = ("lofi", "hifi2", "hifi2na", "hifi2fp16", "hifi2nol1acc", "hifi4", "hifi4fp32", "exact")  # "exact" is ours

@@ -165,10 +165,9 @@ class Precision:
 
     Model level: formats of the LM head's weights (`lm_head`) and output (`logits`), of the embedding table, the norm
     weights and the biases. `li_lm_head` is HiFi2, approx False, fp32_dest_acc False, packer_l1_acc True, which is
-    hifi2fp16. `li_norm` is HiFi2, fp32_dest_acc True, packer_l1_acc True: hifi2, except that its square root is exact
-    (approx False), a difference no named setting has. Source: tt-metal models/tt_transformers/tt/model_config.py,
-    `compute_kernel_config_hifi2_fp16` for the LM head; models/common/rmsnorm.py for the norm. `argmax_ties` says which
-    of equal logits is chosen, "first" or "last": logits in bfp8 tie often, since 16 neighbours share an exponent.
+    hifi2fp16. Source: tt-metal models/tt_transformers/tt/model_config.py, `compute_kernel_config_hifi2_fp16`.
+    `argmax_ties` says which of equal logits is chosen, "first" or "last": logits in bfp8 tie often, since 16 neighbours
+    share an exponent.
     """
 
     default: LayerPrecision = LayerPrecision()
@@ -179,7 +178,6 @@ class Precision:
     norm: str = "bf16"
     bias: str = "bfp8"
     li_lm_head: str = "hifi2fp16"
-    li_norm: str = "hifi2"
     argmax_ties: str = "first"
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 from ttsim.ops.core import Op, OpCall, marked
-from ttsim.precision.slots import group_of, is_placeholder
+from ttsim.precision.slots import Slot
 
 # Primitives that move no data on the device: views, casts that the next op's unpacker does, and bookkeeping of JAX.
 VIEWS = frozenset(
@@ -136,7 +136,7 @@ def _fill(block: Block, value: Callable[[Any], Any], done: dict[int, tuple[Block
             else dataclasses.replace(
                 item,
                 attributes={key: value(v) for key, v in item.attributes.items()},
-                groups={key: group_of(v) for key, v in item.attributes.items() if is_placeholder(v)},
+                groups={key: v.group for key, v in item.attributes.items() if isinstance(v, Slot)},
             )
             for item in block.body
         )

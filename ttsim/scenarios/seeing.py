@@ -17,13 +17,11 @@ from ttsim.hardware.vision_software import vision_software
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import TILE, round_up
-from ttsim.models.parameters import is_variable, key_names
+from ttsim.models.parameters import is_variable, key_names, traits
 from ttsim.models.run import decode_program
 from ttsim.models.storage import tensor_bytes_of
 from ttsim.models.transformer import Sample
 from ttsim.models.vision.config import (
-    PUBLISHED,
-    VISION_TYPES,
     LlamaTower,
     QwenTower,
     SiglipTower,
@@ -34,6 +32,7 @@ from ttsim.models.vision.images import canvas, check_size, grid_of
 from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLayout
 from ttsim.models.vision.prompt import PromptVisionModel
+from ttsim.models.vision.reading import PUBLISHED, VISION_TYPES
 from ttsim.models.vision.run import (
     image_prompt_program,
     image_tokens,
@@ -157,7 +156,7 @@ def _memory_with_tower(seeing: Seeing) -> Memory:
     sizes = dict(zip(layout.text.system.axis_names, layout.text.system.mesh_shape, strict=True))
     tower = 0
     for _, param in jax.tree.leaves_with_path(PromptVisionModel(layout).tower, is_leaf=is_variable):
-        shape, spec = param.get_value().shape, layout.tower.rules.spec(*param.get_metadata()["axes"])
+        shape, spec = param.get_value().shape, layout.tower.rules.spec(*traits(param).axes)
         local = tuple(size // sizes.get(axis, 1) for size, axis in zip(shape, spec, strict=True))
         tower += tile_padded_bytes(
             (local[0] if len(local) > 1 else 1, prod(local[1:]) if len(local) > 1 else local[0]),
@@ -178,16 +177,17 @@ def vision_weight_bytes(seeing: Seeing) -> int:
     for keys, param in jax.tree.leaves_with_path(vision_skeleton(layout), is_leaf=is_variable):
         names = [name for name in key_names(keys) if name != "value"]
         shape = param.get_value().shape
-        spec = text.rules.spec(*param.get_metadata()["axes"])
+        kind = traits(param)
+        spec = text.rules.spec(*kind.axes)
         local = tuple(size // sizes.get(axis, 1) for size, axis in zip(shape, spec, strict=True))
         local = (local[0], prod(local[1:])) if names[-1].startswith(("wqkv", "wkv")) else local
         if names[0] == "tower":
             fmt = seeing.precision.weights if len(shape) > 1 else "bf16"
             total += tile_padded_bytes((1, *local) if len(local) == 1 else local, fmt)
         elif names[:2] == ["text", "layers"] and names[2] in cross:
-            total += tensor_bytes_of(names[-1], local, s.precision.layer(0), s.precision, text)
+            total += tensor_bytes_of(kind, local, s.precision.layer(0), s.precision, text)
         elif names == ["text", "embedding_vd"]:
-            total -= tensor_bytes_of(names[-1], local, None, s.precision, text)
+            total -= tensor_bytes_of(kind, local, None, s.precision, text)
     return total
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import gc
 import io
 import os
 import sys
@@ -20,6 +21,9 @@ from ttsim.ui.problems import Problems
 from ttsim.ui.table import Document, Form
 
 _LONGEST = 2000  # characters of an error line
+# Objects between two searches for cycles. A trace makes hundreds of thousands that all stay, and with Python's own 700
+# a quarter of a command's time goes into walking them and JAX's modules again and again.
+_COLLECT_AFTER = 100_000
 STDOUT = "standard output"
 
 
@@ -33,6 +37,7 @@ def _say_what_was_said() -> None:
 def run(main: Callable[[], int | None]) -> None:
     """Runs a script: bad input ends in one line on stderr and exit code 2, an interrupt in 130 within a second."""
     interrupts.install()
+    gc.set_threshold(_COLLECT_AFTER)
     _any_outputs()
 
     def guarded(argv: Sequence[str]) -> int | None:

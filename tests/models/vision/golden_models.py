@@ -59,7 +59,7 @@ def golden(case):
     return json.loads(str(data["config"])), SeededWeights(json.loads(str(data["weights"]))), arrays
 
 
-def in_numpy(value, path):
+def in_numpy(value, path, kind):
     """`convert` of the loaders that leaves values on the host: cutting those takes no compilation."""
     return np.asarray(value, np.float32)
 

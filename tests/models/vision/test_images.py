@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttsim.models.config import ModelConfig
+from ttsim.models.hf.keys import Keys
 from ttsim.models.identity import get_config
 from ttsim.models.vision.config import QwenTower, VisionConfig
 from ttsim.models.vision.images import ImageError, canvas, grid_of, image_size, open_image, tiled_image
+from ttsim.models.vision.reading import qwen_tower, siglip_tower
 
 TOWER = VisionConfig.published(get_config("11b")).tower
 QWEN = QwenTower(hidden_size=1280, intermediate_size=3420, num_layers=32, num_heads=16, patch_size=14, out_size=3584)
@@ -102,5 +104,14 @@ def test_vision_configs_say_what_is_wrong():
     assert VisionConfig.published(text) is None
     assert VisionConfig.from_hf({"model_type": "llama"}) is None
     assert isinstance(text, ModelConfig)
-    with pytest.raises(ValueError, match="gelu"):
-        VisionConfig.from_hf({"model_type": "gemma3", "vision_config": {"hidden_act": "relu"}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hidden_act", "relu"), ("hidden_size", "1152"), ("patch_size", 0), ("layer_norm_eps", "small"), ("depth", [])],
+)
+def test_a_tower_refuses_a_key_by_its_name(key, value):
+    read = {"depth": qwen_tower}.get(key, siglip_tower)
+    with pytest.raises(ValueError, match=f"^vision_config.{key}=.*") as error:
+        read(Keys({key: value}, within="vision_config"))
+    assert "\n" not in str(error.value)

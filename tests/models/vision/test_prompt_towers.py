@@ -11,15 +11,17 @@ from jax.sharding import PartitionSpec as P
 
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
+from ttsim.models.hf.keys import Keys
 from ttsim.models.layout import Layout
-from ttsim.models.parameters import map_parameters
+from ttsim.models.parameters import map_parameters, traits
 from ttsim.models.vision.checkpoint import ParameterFiller, TensorReader, prompt_vision_model, siglip_weights
-from ttsim.models.vision.config import VisionConfig, qwen_tower, siglip_tower
+from ttsim.models.vision.config import VisionConfig
 from ttsim.models.vision.images import patched_image, square_image
 from ttsim.models.vision.layers import TowerLayout, TowerStage, VisionPrecision
 from ttsim.models.vision.model import VisionLayout
 from ttsim.models.vision.prompt import PromptVisionModel, positions_3d
 from ttsim.models.vision.qwen import qwen_image
+from ttsim.models.vision.reading import qwen_tower, siglip_tower
 from ttsim.models.vision.siglip import SiglipVisionTower
 
 CLOSE = {"atol": 1e-4, "rtol": 0}
@@ -41,7 +43,7 @@ def qwen_images(layout):
 
 def test_qwen_pixels_and_positions_are_the_processors():
     config, _, arrays = golden("qwen2_5_vl")
-    tower = qwen_tower(config["vision_config"])
+    tower = qwen_tower(Keys(config["vision_config"]))
     images = [patched_image(tower, arrays[f"image_{i}"], min_pixels=64, max_pixels=4096) for i in (0, 1)]
     np.testing.assert_array_equal([grid for _, grid in images], arrays["grids"])
     np.testing.assert_allclose(np.concatenate([pixels for pixels, _ in images]), arrays["pixel_values"], atol=1e-6)
@@ -57,7 +59,7 @@ def test_qwen_tokens_logits_and_next_token(device):
     system = layout.text.system
     mesh = system.mesh()
     model = prompt_vision_model(layout, weights, in_numpy)
-    specs = map_parameters(lambda p: layout.text.rules.spec(*p.get_metadata()["axes"]), model)
+    specs = map_parameters(lambda p: layout.text.rules.spec(*traits(p).axes), model)
     caches = KVCache.specs(layout.text, 1)
     model, cache = put(model, specs, mesh), put(KVCache.zeros(layout.text, 1), caches, mesh)
     columns = P(None, "tp")
@@ -96,12 +98,12 @@ def test_qwen_tokens_logits_and_next_token(device):
 @pytest.mark.parametrize("device", ["N150", "N300"])
 def test_siglip_pixels_and_tokens(device):
     config, weights, arrays = golden("gemma3")
-    layout = TowerLayout(siglip_tower(config["vision_config"], 4), get_system(device))
+    layout = TowerLayout(siglip_tower(Keys(config["vision_config"]), 4), get_system(device))
     pixels = square_image(layout.tower, arrays["image_0"])
     np.testing.assert_allclose(pixels, arrays["pixel_values"][0], atol=1e-6)
     tower = SiglipVisionTower(layout, 64)
     siglip_weights(tower, layout, TensorReader(weights), ParameterFiller(in_numpy), 64)
-    mesh, specs = layout.system.mesh(), map_parameters(lambda p: layout.rules.spec(*p.get_metadata()["axes"]), tower)
+    mesh, specs = layout.system.mesh(), map_parameters(lambda p: layout.rules.spec(*traits(p).axes), tower)
     tower = put(tower, specs, mesh)
     encode = functools.partial(SiglipVisionTower.encode, stage=TowerStage(layout, VISION))
     step = jax.shard_map(encode, mesh=mesh, in_specs=(specs, P()), out_specs=P(None, "tp"), check_vma=False)
