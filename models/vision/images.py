@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +45,16 @@ def open_image(source: str | os.PathLike[str] | np.ndarray | Any) -> Image:
             raise ImageError(f"an image array is uint8 [height, width, 3], not {source.dtype} {list(source.shape)}")
         return Image.fromarray(source)
     path = Path(source).expanduser()
+    bombs = (Image.DecompressionBombWarning, Image.DecompressionBombError)
+    unreadable = (UnidentifiedImageError, *bombs, SyntaxError, ValueError, OSError)  # SyntaxError: a broken PNG
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # of more than 89 million pixels
+            with Image.open(path) as image:
+                return image.convert("RGB")
     except FileNotFoundError:
         raise ImageError(f"no image at {path}: give a JPEG or PNG file, or a size like 512x512") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except unreadable as error:
         reason = " ".join(str(error).split())[:120]
         raise ImageError(f"{path} is no image that pillow can read ({reason}): expected JPEG or PNG") from None
 

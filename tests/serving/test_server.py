@@ -15,6 +15,7 @@ from ttsim.cli.load import Request, answer
 from ttsim.explore import boxes
 from ttsim.hardware.constants import load_constants
 from ttsim.proof import load_rows
+from ttsim.serving import recorded
 from ttsim.serving.cluster import Load, Pool, run
 from ttsim.serving.metrics import Metrics, parse_slo
 from ttsim.serving.requests import Requests
@@ -238,3 +239,15 @@ def test_more_boxes_cost_more():
     assert (several.price, several.power) == (3 * one.price, 3 * one.power)
     assert several.tokens_per_joule == one.tokens_per_joule == one.served.metrics.output_throughput / 160
     assert boxes._rank(one) < boxes._rank(several)
+
+
+_LISTS = ["input_lens", "output_lens", "start_times"]
+
+
+@pytest.mark.parametrize("key", ["completed", "request_rate", "max_concurrency", "burstiness", *_LISTS])
+@pytest.mark.parametrize("value", [{"a": 1}, "x", [None], -1, True, 1e300])
+def test_a_damaged_result_is_one_line(key, value):
+    result = {"completed": 3, "mean_ttft_ms": 9.0, "total_input_tokens": 48, "total_output_tokens": 12}
+    result |= {name: [1, 2, 3] for name in _LISTS if key in _LISTS}
+    with pytest.raises(ValueError, match=f"the result: {key} must be"):
+        recorded.workload_of({**result, key: value}, Serving(model="1b", concurrency=1))

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ttsim.files.reading import read_json
+from ttsim.files.reading import expect, number, read_json
 from ttsim.serving.metrics import Metrics
 from ttsim.serving.serve import Served, Serving, serve
 from ttsim.serving.workload import Workload
 
 _STATISTICS = (("mean", None), ("median", 50), ("p90", 90), ("p95", 95), ("p99", 99))
 _FIGURES = ("ttft", "tpot", "itl", "e2el")
+_ORIGIN = "the result"
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ def read_result(path: str) -> Mapping[str, Any]:
 
 def workload_of(result: Mapping[str, Any], question: Serving) -> tuple[Workload, int | None]:
     """(the requests, the client's limit of open ones); a replay of recorded sends has no limit."""
-    completed = int(result["completed"])
-    if completed < 1:
+    if result["completed"] == 0:
         raise ValueError("the result has no completed request: there is nothing to compare")
-    inputs, outputs, starts = (result.get(k) or [] for k in ("input_lens", "output_lens", "start_times"))
+    completed = _whole(result, "completed")
+    inputs, outputs, starts = (_numbers(result, key) for key in ("input_lens", "output_lens", "start_times"))
     if starts and len(starts) == len(inputs) == len(outputs):
         kept = [i for i in np.argsort(starts, kind="stable") if outputs[i] > 0 and inputs[i] > 0]
         times = np.array([starts[i] for i in kept]) - min(starts[i] for i in kept)
@@ -64,18 +65,28 @@ def workload_of(result: Mapping[str, Any], question: Serving) -> tuple[Workload,
             label=f"{len(kept)} recorded requests, sent when they were sent",
         )
         return asked, None
-    rate = result.get("request_rate")
-    rate = None if rate in (None, "inf") or not math.isfinite(float(rate)) else float(rate)
-    limit = result.get("max_concurrency")
+    endless = result.get("request_rate") in (None, "inf")
+    rate = None if endless else number(result, "request_rate", _ORIGIN, least=1e-6, most=1e6)
+    limit = _whole(result, "max_concurrency") if result.get("max_concurrency") else None
     made = question.change(
         request_rate=rate,
-        concurrency=int(limit) if limit else None if rate else completed,
+        concurrency=limit if limit else None if rate else completed,
         requests=completed,
-        isl=str(max(round(int(result["total_input_tokens"]) / completed), 1)),
-        osl=str(max(round(int(result["total_output_tokens"]) / completed), 1)),
-        burstiness=float(result.get("burstiness") or 1.0),
+        isl=str(max(round(_whole(result, "total_input_tokens") / completed), 1)),
+        osl=str(max(round(_whole(result, "total_output_tokens") / completed), 1)),
+        burstiness=number(result, "burstiness", _ORIGIN, least=1e-3, most=1e3, default=1.0),
     )
     return made.workload(), made.concurrency
+
+
+def _whole(result: Mapping[str, Any], key: str) -> int:
+    return number(result, key, _ORIGIN, kind=int, least=1, most=10**12 if key.startswith("total") else 10**7)
+
+
+def _numbers(result: Mapping[str, Any], key: str) -> list[float]:
+    """A list of numbers of at least 0; empty where there is none."""
+    values = expect(result.get(key) or [], list, key, _ORIGIN, "a list of numbers")
+    return [number({key: "null" if v is None else v}, key, _ORIGIN, least=0, most=1e12) for v in values]
 
 
 def compare(path: str, question: Serving) -> tuple[Served, list[Compared]]:
