@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -131,7 +131,7 @@ def queue(commands_text: str, models_text: str, devices_text: str, folder: Path)
     ]
 
 
-def _choose(kind: str, given: str, default: Sequence[str], valid: Collection[str]) -> list[str]:
+def _choose(kind: str, given: str, default: Iterable[str], valid: Collection[str]) -> list[str]:
     names = [name.lower() for name in re.split(r"[,\s]+", given.strip()) if name]
     if not names or names == ["all"]:
         return list(default)

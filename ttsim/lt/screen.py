@@ -154,8 +154,8 @@ class LT(App[None]):
         inputs = list(self.query(Input))
         count = len(inputs) + table.row_count
         here = len(inputs) + table.cursor_row if self.focused is table else 0
-        if self.focused in inputs:
-            here = inputs.index(self.focused)  # type: ignore[arg-type]
+        for index, each in enumerate(inputs):
+            here = index if each is self.focused else here
         there = (here + by) % count
         if there < len(inputs):
             self.screen.set_focus(inputs[there])  # at once: the next key may be there already
