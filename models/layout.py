@@ -111,12 +111,20 @@ class Layout:
                 raise ShardingError(
                     f"{config.name} has {count} {what}, which {ways} {'rows of ' if self.two_d else ''}chips of "
                     f"{self.system.label} can't share evenly; its heads divide over {', '.join(map(str, fit))} chips"
+                    f"{self._smaller_replicas(fit)}"
                 )
         if config.hidden_size % (16 * self.residual_ways):
             raise ShardingError(
                 f"{config.name}'s hidden size {config.hidden_size} does not cut into {self.residual_ways} slices of "
                 f"whole blocks of 16 on {self.system.label}"
             )
+
+    def _smaller_replicas(self, fit: list[int]) -> str:
+        """The end of an error line: how many replicas of the system could share the heads."""
+        chips, replicas = max(n for n in fit if n < self.ways), self.system.data_parallel
+        if self.system.topology is Topology.GRID or self.ways % chips:
+            return ""
+        return f": write {self.system.name} DP={replicas * self.ways // chips}"
 
     # Which chips share what.
 
@@ -240,7 +248,7 @@ class Layout:
     def vocab_size(self) -> int:
         """Columns of the LM head over all chips."""
         if self.placement.power_of_two_vocabulary and self.ways > 1:
-            return self.ways * 2 ** math.ceil(math.log2(self.config.vocab_size / self.ways))
+            return self.ways * (1 << math.ceil(math.log2(self.config.vocab_size / self.ways)))
         return round_up(self.config.vocab_size, GALAXY_VOCAB_MULTIPLE if self.two_d else self.ways)
 
     @property

@@ -74,7 +74,7 @@ def linear(
 
 @linear.noise
 def _(call: OpCall) -> OpNoise:
-    return _product_noise(call)
+    return product_noise(call, results=3 if len(array_shape(call.inputs[1])) > 2 else 1)
 
 
 def _k_block(k: int, cores: int) -> int:
@@ -94,7 +94,10 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     fmt, setting, chip = call["weight_format"], call["setting"], machine.chip
     options = {"fmt": fmt, "in_format": call["in_format"], "out_format": call["out_format"], "setting": setting}
     if call["kernel"] == "mcast_2d":
-        return [matmul.mcast_2d(rows, k, n, pass_rows=call["pass_rows"] or rows, chip=chip, **options)]
+        tuned = machine.software.fact("minimal_matmul") == "yes" and call.groups.get("weight_format") in ("wqkv", "ff2")
+        throttle = machine.software.fact("throttled_matmul")
+        passes = {"pass_rows": call["pass_rows"] or rows, "tuned": tuned, "throttle": throttle}
+        return [matmul.mcast_2d(rows, k, n, chip=chip, **passes, **options)]
     matmul.check_one_tile(call["kernel"], rows)
     if call["kernel"] == "mcast_1d":
         return [matmul.mcast_1d(k, n, fmt=fmt, setting=setting, chip=chip)]
@@ -149,7 +152,7 @@ def all_gather_matmul(
 
 @all_gather_matmul.noise
 def _(call: OpCall) -> OpNoise:
-    return _product_noise(call)
+    return product_noise(call, results=3 if len(array_shape(call.inputs[1])) > 2 else 1)
 
 
 @all_gather_matmul.cost
@@ -205,13 +208,12 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [stream_rows("embedding", moved, rows, machine.chip, rate=EMBEDDING_BANDWIDTH)]
 
 
-def _product_noise(call: OpCall) -> OpNoise:
+def product_noise(call: OpCall, results: int) -> OpNoise:
     """Noise of a product: its weights' format, its fidelity, its result's rounding, once for each result.
 
     A weight of several projections side by side (Q, K and V in the trailing axes) makes results that enter the model
     by ways of their own.
     """
-    results = 3 if len(array_shape(call.inputs[1])) > 2 else 1
     weight_format, setting = call["weight_format"], call["setting"]
     power = rounding(weight_format).power + fidelity_noise(setting, weight_format).power
     return OpNoise(results * (power + rounding(call["out_format"]).power), destination_roundings(setting))
