@@ -10,7 +10,7 @@ from typing import Any, Literal
 from jax import Array
 
 from ttsim import ops as tt
-from ttsim.models.layout import LM_HEAD_COLUMNS, Layout
+from ttsim.models.layout import Layout
 from ttsim.models.parameters import Parameter
 from ttsim.precision.values import LayerPrecision, Precision
 
@@ -154,7 +154,7 @@ class Stage(abc.ABC):
             in_format=self.precision.residual,
             out_format=precision.logits,
             cores=layout.lm_head_cores,
-            columns=LM_HEAD_COLUMNS,
+            columns=layout.lm_head_columns,
         )
         return y[..., :share] if stored > share else y
 
