@@ -382,17 +382,17 @@ def _centered(x, stage: Stage):
 def _post_norm(out, weight, stage: Stage):
     """A branch's output normalised before it joins the residual stream, in whose sharding it stays.
 
-    On a line or ring decode gathers, normalises and cuts again; wide prompts and a Galaxy gather statistics only.
+    A line or ring gathers, normalises and cuts again; a Galaxy gathers statistics only.
     """
     if weight is None:
         return out
     layout, fmt = stage.layout, stage.precision.residual
     cores = layout.residual_cores if stage.memory == "l1" else None
-    if layout.two_d or (stage.memory == "dram" and layout.distributed_prefill_norm):
+    if layout.two_d:
         return stage.norm_apply(out, stage.norm_stats(out, None), weight, None)
     if layout.residual_ways == 1:
         return stage.rms_norm(out, weight, cores)
-    whole = stage.rms_norm(stage.all_gather(out, layout.residual_axis, fmt), weight, cores)
+    whole = stage.norm(out, weight, cores=cores)
     return tt.mesh_partition(whole, axis=layout.residual_axis, format=fmt, memory=stage.memory)
 
 

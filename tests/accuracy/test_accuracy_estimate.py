@@ -5,12 +5,11 @@ import dataclasses
 import io
 import json
 import math
-from importlib import resources
 
 import numpy as np
 import pytest
 
-from ttsim.accuracy.estimated import contested, estimate_accuracy, estimate_row, kept, load_constants, noise_on
+from ttsim.accuracy.estimated import contested, estimate_accuracy, kept, load_constants, noise_on
 from ttsim.hardware.constants import prior_constants
 from ttsim.meshes.systems import get_system
 from ttsim.models.presets import PRESETS
@@ -22,6 +21,7 @@ from ttsim.precision.values import Precision, preset
 from ttsim.proof import fit_accuracy as calibration
 from ttsim.proof import published as tables
 from ttsim.proof import reproduce
+from ttsim.proof.rows import estimate_row
 from ttsim.ui.reproduce_page import document, published_layout
 
 # The closed form
@@ -135,12 +135,6 @@ def test_unknown_confidence_is_marked():
     assert str(e).endswith("out of range")
     assert "estimated" in str(e)
     assert "\n" not in str(e)
-
-
-def test_the_file_holds_what_the_rows_of_the_fit_are_like():
-    held = json.loads((resources.files("ttsim.data") / "accuracy_fitted_on.json").read_text())
-    for name, values in calibration.fitted_on().items():
-        np.testing.assert_allclose(held[name], values, rtol=1e-4, err_msg="run `ttsim calibrate --accuracy --write`")
 
 
 def test_published_models_are_in_range():

@@ -41,7 +41,6 @@ from ttsim.numerics.formats import get_format
 from ttsim.numerics.noise import rounding
 from ttsim.precision.values import Precision, base_model_name, resolve
 from ttsim.pricing.program import Program
-from ttsim.proof.published import Row
 
 POSITIONS = 511  # of the accuracy test
 EARLY_POSITIONS = 128  # of the test before 2025-05-12: the end of the table of contents and the opening of the book
@@ -62,8 +61,6 @@ _HEAD_GAIN = 40.0
 # Share of misses of the first choice that are hits of the other four, in text that is not known by heart; only for a
 # confidence given without its Top-5.
 _SECOND_HITS = 0.34
-
-_ROUNDED = 1 + 1e-4  # a ratio to what a data file holds in six digits
 
 
 @dataclass(frozen=True)
@@ -133,16 +130,13 @@ def estimate_accuracy(
     early = positions <= EARLY_POSITIONS
     noise = noise_on(config, get_system(device or "N150"), precision)
     top1, top5 = (float(100 * x) for x in accuracy(noise, known, early, constants))
-    in_range, notes = _range(noise, known, notes, constants)
+    notes += outside(noise, known)
+    fitted = fitted_range()
+    in_range = not notes
     sigmas = sampling_sigma(top1, positions), sampling_sigma(top5, positions)
-    return AccuracyEstimate(top1, top5, *sigmas, positions, in_range, notes, *_fitted_on().held_out)
-
-
-def estimate_row(row: Row, constants: Mapping[str, float] | None = None) -> AccuracyEstimate:
-    """The estimate for a published row, as the software of its date and its number of positions had it."""
-    precision = resolve(row.precision, row.model, row.accuracy_date)
-    system = get_system(row.device, row.data_parallel)
-    return estimate_accuracy(row.model, precision, positions=row.accuracy_positions, device=system, constants=constants)
+    return AccuracyEstimate(
+        top1, top5, *sigmas, positions, in_range, notes, fitted["top1_held_out"], fitted["top5_held_out"]
+    )
 
 
 def sampling_sigma(percent: float, positions: int) -> float:
@@ -341,49 +335,33 @@ def _confidence_by_size(parameters: int) -> tuple[float, float]:
     return float(np.interp(size, sizes, [k[0] for k in known])), float(np.interp(size, sizes, [k[1] for k in known]))
 
 
-def _range(
-    noise: Noise, confidence: tuple[float, float], notes: tuple[str, ...], constants: Mapping[str, float]
-) -> tuple[bool, tuple[str, ...]]:
-    """Whether the fitted rows surround this case, and the notes."""
-    fitted = _fitted_on()
-    most_contested = max(contested(c, constants) for c in fitted.confidences)
-    if contested(confidence, constants) > most_contested * _ROUNDED:
+def outside(noise: Noise, confidence: tuple[float, float]) -> tuple[str, ...]:
+    """What of a case the rows that the constants were fitted on don't surround, in words."""
+    fitted, constants = fitted_range(), load_constants()
+    notes: tuple[str, ...] = ()
+    if contested(confidence, constants) > fitted["most_contested"]:
         notes += ("more contested than any text and model the constants were fitted on",)
-    variances = [n.variance(constants) for n in fitted.noises]
-    if noise.variance(constants) > max(variances) * _ROUNDED:
+    if noise.variance(constants) > fitted["most_variance"]:
         notes += ("noisier than any precision the constants were fitted on",)
-    if 0 < noise.variance(constants) < min(variances) / _ROUNDED:
+    if 0 < noise.variance(constants) < fitted["least_variance"]:
         notes += ("less noisy than any precision the constants were fitted on",)
-    return not notes, notes
-
-
-@dataclass(frozen=True)
-class _FittedOn:
-    """What the rows of the fit are like, and how well it predicts models that it did not see.
-
-    Attributes:
-      noises, confidences: of the rows, each once. held_out: mean errors of Top-1 and Top-5, points.
-    """
-
-    noises: tuple[Noise, ...]
-    confidences: tuple[tuple[float, float], ...]
-    held_out: tuple[float, float]
+    return notes
 
 
 @functools.cache
-def _fitted_on() -> _FittedOn:
-    """As `ttsim calibrate --accuracy` writes it."""
-    data = json.loads((resources.files("ttsim.data") / "accuracy_fitted_on.json").read_text(encoding="utf-8"))
-    return _FittedOn(
-        noises=tuple(Noise(*values) for values in data["noises"]),
-        confidences=tuple((c[0], c[1]) for c in data["confidences"]),
-        held_out=(data["held_out"]["top1"], data["held_out"]["top5"]),
-    )
+def fitted_range() -> Mapping[str, float]:
+    """Of the fitted rows by the shipped constants: least_variance and most_variance of a logit, most_contested.
+
+    And top1_held_out, top5_held_out: mean errors of rows whose model was left out of the fit, points.
+    """
+    return _data("accuracy_range.json")
 
 
 @functools.cache
 def load_constants() -> Mapping[str, float]:
     """The fitted constants: mlp_gain, attention_gain, dst16_variance, noise_spread, contested_scale, early_share."""
-    return MappingProxyType(
-        json.loads((resources.files("ttsim.data") / "accuracy_constants.json").read_text(encoding="utf-8"))
-    )
+    return _data("accuracy_constants.json")
+
+
+def _data(name: str) -> Mapping[str, float]:
+    return MappingProxyType(json.loads((resources.files("ttsim.data") / name).read_text(encoding="utf-8")))

@@ -140,7 +140,16 @@ IMAGES = Flag(
     "many",
     aliases=("image",),
 )
-DATE = Flag("date", "State of the software, ISO format; by default that of the published tables.")
+DATE = Flag(
+    "date",
+    "State of the software: a day in ISO format or a release (v0.59.0); by default that of the published tables.",
+)
+STACK = Flag(
+    "stack",
+    "Software: tt_transformers, tttv2, galaxy (the vendor's own code for 70B and Qwen3-32B on a Galaxy), or a server "
+    'on top of one (vllm, "vllm galaxy").',
+    default="tt_transformers",
+)
 CONSTANTS = Flag("constants", "File of fitted constants, as `ttsim calibrate --out=DIR` writes it.")
 FORMAT = Flag("format", "How the answer is written.", default="text", choices=FORMS)
 NUMERICS = Flag(
@@ -163,5 +172,5 @@ SCENARIO = Flag(
 # A question's fields (`ttsim.scenarios.question.Question`), and the files that stand for some of them.
 QUESTION: tuple[Flag, ...] = (
     *(MODEL, DEVICE, SYSTEM_FILE, DATA_PARALLEL, PRECISION, DECODER_CONFIG, OVERRIDE),
-    *(BATCH_SIZE, PROMPT_LENGTH, NEW_TOKENS, IMAGES, DATE, SCENARIO),
+    *(BATCH_SIZE, PROMPT_LENGTH, NEW_TOKENS, IMAGES, DATE, STACK, SCENARIO),
 )

@@ -19,7 +19,7 @@ from ttsim.hardware.constants import (
     TILE_OVERHEAD,
     TILE_PACK,
 )
-from ttsim.hardware.later import BLACKHOLE_TILE_OVERHEAD
+from ttsim.hardware.later import BLACKHOLE_SHARDED_BANDWIDTH
 from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.shapes import largest_divisor, tensor_bytes, tiles
@@ -76,7 +76,7 @@ def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, chip: Ch
         "matmul (DRAM-sharded)",
         start=1 * DRAM_SHARDED_START,
         limits={
-            "dram": moved / DRAM_SHARDED_BANDWIDTH,
+            "dram": moved / (DRAM_SHARDED_BANDWIDTH if chip.family == "wormhole" else BLACKHOLE_SHARDED_BANDWIDTH),
             "compute": latency + math + pack * 0.5,
             "pack": latency + pack + math * 0.5,
         },
@@ -124,18 +124,25 @@ def mcast_2d(
     setting: str,
     pass_rows: int,
     chip: Chip,
+    tuned: bool = False,
+    throttle: float = 1.0,
 ) -> Kernel:
     """[rows, k] @ [k, n] on the whole grid: rows over the grid's rows, columns over its columns.
 
     `rows` are computed in passes of at most `pass_rows`; every pass reads the weight again, through the cores of one
     row of the grid. The tile products of a core are padded to its share of the pass.
+
+    Args:
+      tuned: whether it is minimal_matmul, which has no overhead beside the phases.
+      throttle: share of its speed that the matrix unit is held to (`TT_MM_THROTTLE_PERF`).
     """
     grid_rows, grid_columns, pass_rows = prefill_grid(chip, pass_rows)
     block_rows = min(rows, pass_rows)
     passes = -(-rows // block_rows)
-    overhead = TILE_OVERHEAD if chip.family == "wormhole" else BLACKHOLE_TILE_OVERHEAD
     products = -(-tiles(block_rows) // grid_rows) * -(-tiles(n) // grid_columns) * tiles(k)
-    math = tile_math(setting, chip) * PHASE_OVERHEAD + overhead
+    math = tile_math(setting, chip) * (1 / throttle) * PHASE_OVERHEAD
+    if not tuned:
+        math = math + TILE_OVERHEAD
     weight = tensor_bytes(k, n, fmt)
     activations = tensor_bytes(block_rows, k, in_format) + tensor_bytes(block_rows, n, out_format)
     return Kernel(

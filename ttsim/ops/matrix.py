@@ -92,7 +92,10 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     readers = machine.software.readers_per_bank
     if call["kernel"] == "mcast_2d":
         options = {"fmt": fmt, "in_format": call["in_format"], "out_format": call["out_format"], "setting": setting}
-        return [matmul.mcast_2d(rows, k, n, pass_rows=call["pass_rows"] or rows, chip=chip, **options)]
+        tuned = machine.software.fact("minimal_matmul") == "yes" and call.groups.get("weight_format") in ("wqkv", "ff2")
+        throttle = machine.software.fact("throttled_matmul")
+        options |= {"pass_rows": call["pass_rows"] or rows, "tuned": tuned, "throttle": throttle}
+        return [matmul.mcast_2d(rows, k, n, chip=chip, **options)]
     matmul.check_one_tile(call["kernel"], rows)
     if call["kernel"] == "mcast_1d":
         return [matmul.mcast_1d(k, n, fmt=fmt, setting=setting, chip=chip)]

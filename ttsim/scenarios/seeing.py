@@ -42,7 +42,7 @@ from ttsim.models.vision.run import (
 )
 from ttsim.numerics.formats import tile_padded_bytes
 from ttsim.pricing.program import Program
-from ttsim.scenarios.memory import TRACE_REGION, Memory, kv_cache_bytes, memory_of, weight_bytes
+from ttsim.scenarios.memory import KEPT_OF_BANK, Memory, kv_cache_bytes, memory_of, trace_bytes, weight_bytes
 
 if TYPE_CHECKING:
     from ttsim.scenarios.scenario import Scenario
@@ -119,8 +119,9 @@ class Seeing:
             kv_cache=kv_cache_bytes(self.layout.text, s.precision, s.batch_size, s.sequence_length)
             + cross_cache_bytes(self),
             activations=tower_activation_bytes(self),
-            reserved=TRACE_REGION,
+            reserved=trace_bytes(s.chip),
             capacity=s.chip.dram_bytes,
+            system=s.chip.dram_banks * KEPT_OF_BANK,
         )
 
 

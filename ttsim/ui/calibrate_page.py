@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ttsim.accuracy.estimated import estimate_row
 from ttsim.hardware.constants import CONSTANTS, FITTED, constants_json
 from ttsim.proof import fit_accuracy, fit_times
 from ttsim.proof import published as tables
 from ttsim.proof.fit_accuracy import SMOLLM2_MEASURED, Error
 from ttsim.proof.published import Row
+from ttsim.proof.rows import estimate_row
 from ttsim.ui.table import Block, Cell, Column, Document, Paragraph, Table
 
 _TABLES = ("performance", "accuracy", "long-context", "batch-32", "sweep")
@@ -121,20 +121,15 @@ def accuracy() -> tuple[Document, dict[str, str]]:
     rounded = {name: float(f"{value:.4g}") for name, value in constants.items()}
     return Document("Fit of the accuracy estimate", blocks), {
         "accuracy_constants": json.dumps(rounded, indent=2) + "\n",
-        "accuracy_fitted_on": fitted_on_json(kinds["leave-one-model-out"]),
+        "accuracy_range": json.dumps(range_of(rounded, kinds["leave-one-model-out"]), indent=2) + "\n",
     }
 
 
-def fitted_on_json(held_out: Sequence[Error]) -> str:
-    """The rows of the fit as a file, a line each, and the mean errors of rows whose model was left out."""
-
-    def lines(values: Sequence[Sequence[float]]) -> str:
-        return ",\n".join(f"    {json.dumps(value)}" for value in values)
-
-    parts = [f'  "{name}": [\n{lines(values)}\n  ]' for name, values in fit_accuracy.fitted_on().items()]
+def range_of(constants: Mapping[str, float], held_out: Sequence[Error]) -> dict[str, float]:
+    """What the fitted rows span, and the mean errors of rows whose model was left out."""
     size = {figure: np.abs([getattr(each, figure) for each in held_out]) for figure in ("top1", "top5")}
-    errors = {figure: round(float(values.mean()), 2) for figure, values in size.items()}
-    return "{\n" + ",\n".join([*parts, f'  "held_out": {json.dumps(errors)}']) + "\n}\n"
+    errors = {f"{figure}_held_out": round(float(values.mean()), 2) for figure, values in size.items()}
+    return {**fit_accuracy.range_of(constants), **errors}
 
 
 def _accuracy_constants(constants: dict[str, float], folds: dict[str, Any]) -> Table:
