@@ -32,11 +32,12 @@ def main() -> None:
         Column("left out", "%", 1, scale=100, signed=True),
     )
     tables = [_table(generation, columns) for generation in found]
+    tables += [_steps(generation) for generation in found]
     console.show(Document("What a server adds to a prompt", tables), "text")
     if _WRITE.value:
         path = Path(str(resources.files("ttsim.data").joinpath(_FILE)))
         comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-        head = "until,name,fixed_ms,lane_ms,chip_ms,token_us,fitted_on"
+        head = "until,name,fixed_ms,lane_ms,chip_ms,token_us,step_ms,fitted_on"
         path.write_text("\n".join([*comments, head, *map(_line, found)]) + "\n", encoding="utf-8")
 
 
@@ -54,10 +55,31 @@ def _table(found: FittedGeneration, columns: tuple[Column, ...]) -> Table:
     return Table(f"{found.name}: {law}", columns, rows, notes=(mean,))
 
 
+def _steps(found: FittedGeneration) -> Table:
+    columns = (
+        Column("row"),
+        Column("source"),
+        Column("replicas"),
+        Column("measured", "ms", scale=1e3),
+        Column("priced", "ms", scale=1e3),
+        Column("fitted", "%", 1, scale=100, signed=True),
+        Column("left out", "%", 1, scale=100, signed=True),
+    )
+    errors = zip(found.steps, found.step_errors, found.step_held_out, strict=True)
+    rows = [
+        (s.row.row, s.row.source, s.replicas, s.measured, s.priced, error, None if np.isnan(out) else out)
+        for s, error, out in errors
+    ]
+    return Table(f"{found.name}, decode steps: {1e3 * found.step:+.2f} ms a replica", columns, rows)
+
+
 def _line(found: FittedGeneration) -> str:
     fixed, lane, chip, token = found.constants
     rows = " ".join(p.row.row for p in found.prompts)
-    return f'{found.until},"{found.name}",{1e3 * fixed:.2f},{1e3 * lane:.2f},{1e3 * chip:.2f},{1e6 * token:.2f},{rows}'
+    numbers = ",".join(
+        f"{value:.2f}" for value in (*(1e3 * np.array([fixed, lane, chip])), 1e6 * token, 1e3 * found.step)
+    )
+    return f'{found.until},"{found.name}",{numbers},{rows}'
 
 
 if __name__ == "__main__":

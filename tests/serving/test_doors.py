@@ -51,7 +51,7 @@ def _one_line(call):
     return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.dictionaries(st.sampled_from([*GOOD]), ODD, max_size=3), st.lists(st.sampled_from([*GOOD]), max_size=3))
 def test_any_result_of_the_client(changed, dropped):
     result = {name: value for name, value in {**GOOD, **changed}.items() if name not in dropped}
@@ -94,7 +94,7 @@ def test_columns_of_a_result_belong_together():
             recorded.workload_of({**GOOD, **changed}, QUESTION)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(ODD, st.fixed_dictionaries({"time": ODD, "prompt": ODD, "output": ODD})), max_size=3))
 def test_any_trace(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
@@ -118,7 +118,7 @@ def test_traces_of_others(tmp_path):
         assert (asked.prompt, asked.output, asked.arrivals) == ((374, 9), (44, 2), (0.0, pytest.approx(2.0)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.one_of(
         st.text(max_size=8), st.from_regex(r"lognormal:\S{0,4}:\S{0,4}|[0-9.k]{1,4}(:[0-9k]{0,4})?", fullmatch=True)
@@ -129,7 +129,7 @@ def test_any_length(text):
     assert made is None or (len(made) == 3 and made.min() >= 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.one_of(
@@ -148,7 +148,7 @@ def test_any_policy(items):
     assert made is None or isinstance(made, Policy)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.one_of(st.text(max_size=8), st.from_regex(r"(ttft|tpot|x)\s?<=?\s?[0-9.]{1,5}(ms|s|h)?", fullmatch=True)))
 def test_any_limit_and_sweep(text):
     limits = _one_line(lambda: parse_slo(text))

@@ -59,6 +59,20 @@ def test_conservation(case):
     assert 0 <= totals.block_time <= pool.policy.blocks * pool.policy.lanes * (totals.prefill + totals.decode)
 
 
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_an_engine_works_whenever_a_request_is_there(case):
+    """Work conservation, and no starvation: busy time is the time in which some request is queued or runs."""
+    requests, load, pool = case
+    pool = dataclasses.replace(pool, policy=dataclasses.replace(pool.policy, first_tokens="step"))
+    totals = run(requests, load, pool).totals[0]
+    present, end = 0, 0
+    for queued, done in sorted(zip(requests.queued, requests.done, strict=True)):
+        present += max(done - max(queued, end), 0)
+        end = max(end, done)
+    assert totals.prefill + totals.decode == present
+
+
 @settings(max_examples=40, deadline=None)
 @given(cases())
 def test_every_block_comes_back(case):

@@ -5,6 +5,11 @@
 each generation by itself: least squares of relative errors, none of the four below zero, since what a server does takes
 time. A row that is far off says more of its prompt's price than of the server, so that errors beyond 10 % count by
 their amount, not by its square. Each source is also predicted from the others of its generation.
+
+    measured TPOT - priced step = step x replicas
+
+likewise, of either sign: how much host work of each replica a server's step has more, or spares, than the demo's loop
+that is priced. Only rows with different numbers of replicas tell it; elsewhere it is zero.
 """
 
 from __future__ import annotations
@@ -16,8 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
+from ttsim.hardware.constants import load_constants
 from ttsim.proof.load_rows import LoadRow, server_of
-from ttsim.serving.host_costs import OUTSIDE
+from ttsim.serving.host_costs import OUTSIDE, server_step
 
 GENERATIONS = (
     (datetime.date(2025, 8, 1), "V0, client of mid 2025"),
@@ -39,10 +45,21 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A row of one user: its measured TPOT and its priced step, in seconds, and the replicas of the process."""
+
+    row: LoadRow
+    measured: float
+    priced: float
+    replicas: int
+
+
+@dataclass(frozen=True)
 class FittedGeneration:
-    """A generation's constants in seconds (fixed, lane, chip, token), and the errors of its rows.
+    """A generation's constants in seconds (fixed, lane, chip, token; step), and the errors of its rows.
 
     Attributes:
+      step, step_errors, step_held_out: of the decode step, as those of the prompt.
       errors: predicted / measured - 1 of each row. held_out: the same, by constants of the other sources; NaN if there
         is no other.
     """
@@ -53,41 +70,80 @@ class FittedGeneration:
     constants: np.ndarray
     errors: np.ndarray
     held_out: np.ndarray
+    steps: tuple[Step, ...]
+    step: float
+    step_errors: np.ndarray
+    step_held_out: np.ndarray
 
 
-def prompts_of(rows: Sequence[LoadRow]) -> list[Prompt]:
+def rows_of_one_user(rows: Sequence[LoadRow]) -> tuple[list[Prompt], list[Step]]:
     """The rows that may be fitted, and can be priced."""
-    found = []
+    prompts, steps = [], []
     for row in rows:
-        if row.split != "fitted" or row.ttft is None or not row.counts("own_steps", "ttft"):
+        if row.split != "fitted":
             continue
         try:
             server = server_of(row)
         except (ValueError, OSError):
             continue
-        system = server.scenario.system
-        priced = server.pool.prices.prefill(1, row.isl, 0) + 2 * OUTSIDE
-        causes = (1.0, float(system.data_parallel), float(system.num_chips), float(row.isl))
-        found.append(Prompt(row, row.ttft, priced, causes))
-    return found
+        system, pool = server.scenario.system, server.pool
+        if row.ttft is not None and row.counts("own_steps", "ttft"):
+            priced = pool.prices.prefill(1, row.isl, 0) + 2 * OUTSIDE
+            causes = (1.0, float(system.data_parallel), float(system.num_chips), float(row.isl))
+            prompts.append(Prompt(row, row.ttft, priced, causes))
+        if row.tpot is not None and row.counts("own_steps", "tpot") and not pool.policy.async_scheduling:
+            contexts = np.arange(row.isl, row.isl + max(row.osl - 1, 1))
+            step = float(pool.prices.decode(pool.policy.max_num_seqs, 1, contexts).mean()) + pool.host.sample
+            step += server_step(server.software, load_constants())
+            steps.append(Step(row, row.tpot, step, system.data_parallel))
+    return prompts, steps
 
 
 def fit(rows: Sequence[LoadRow]) -> list[FittedGeneration]:
     """Each generation's constants."""
     found, since = [], datetime.date.min
-    prompts = prompts_of(rows)
+    prompts, steps = rows_of_one_user(rows)
     for until, name in GENERATIONS:
         own = [p for p in prompts if since <= p.row.date < until]
+        own_steps = [s for s in steps if since <= s.row.date < until]
         since = until
-        constants = _constants(own)
-        held_out = np.full(len(own), np.nan)
-        for source in {p.row.source for p in own}:
-            others = [p for p in own if p.row.source != source]
-            out = [i for i, p in enumerate(own) if p.row.source == source]
-            if others:
+        constants, step = _constants(own), _step(own_steps)
+        held_out, step_held_out = np.full(len(own), np.nan), np.full(len(own_steps), np.nan)
+        for source in {p.row.source for p in own} | {s.row.source for s in own_steps}:
+            if others := [p for p in own if p.row.source != source]:
+                out = [i for i, p in enumerate(own) if p.row.source == source]
                 held_out[out] = _errors([own[i] for i in out], _constants(others))
-        found.append(FittedGeneration(until, name, tuple(own), constants, _errors(own, constants), held_out))
+            if other_steps := [s for s in own_steps if s.row.source != source]:
+                out = [i for i, s in enumerate(own_steps) if s.row.source == source]
+                step_held_out[out] = _step_errors([own_steps[i] for i in out], _step(other_steps))
+        found.append(
+            FittedGeneration(
+                until=until,
+                name=name,
+                prompts=tuple(own),
+                constants=constants,
+                errors=_errors(own, constants),
+                held_out=held_out,
+                steps=tuple(own_steps),
+                step=step,
+                step_errors=_step_errors(own_steps, step),
+                step_held_out=step_held_out,
+            )
+        )
     return found
+
+
+def _step(steps: Sequence[Step]) -> float:
+    if len({s.replicas for s in steps}) < 2:
+        return 0.0
+    measured = np.array([s.measured for s in steps])
+    causes = np.array([s.replicas for s in steps]) / measured / _WIDTH
+    missing = (measured - [s.priced for s in steps]) / measured / _WIDTH
+    return float(least_squares(lambda x: causes * x - missing, np.zeros(1), loss="soft_l1", x_scale=1e-3).x[0])
+
+
+def _step_errors(steps: Sequence[Step], step: float) -> np.ndarray:
+    return np.array([(s.priced + step * s.replicas) / s.measured - 1 for s in steps])
 
 
 def _constants(prompts: Sequence[Prompt]) -> np.ndarray:

@@ -232,18 +232,21 @@ def with_measured_steps(row: LoadRow, rows: Sequence[LoadRow]) -> Prediction:
         return Prediction({}, refused="no row of one user with this padded prompt")
     one = min(alike, key=lambda other: (abs(other.isl - row.isl), other.note != row.note, abs(other.osl - row.osl)))
     prompt, step = (one.ttft or 0.0) - 2 * OUTSIDE, one.tpot or 0.0
-    prices = FormulaPrices(
-        prompt=lambda tokens, prefix: prompt,
-        step=lambda rows, readers, contexts: step,
-        pad=padded_prefill_length,
-    )
     try:
         pool = server_of(row).pool
-        policy, count = dataclasses.replace(pool.policy, batched_prefill=False), pool.count
     except ValueError:  # a model that can't be priced: the date's rules with their defaults
-        policy, count = dataclasses.replace(policy_of(row.date), batched_prefill=False, chunked_prefill=False), 1
+        policy, count, sample = dataclasses.replace(policy_of(row.date), chunked_prefill=False), 1, 0.0
         policy = dataclasses.replace(policy, max_num_batched_tokens=131_072)
-    return _predict(row, Pool(policy=policy, prices=prices, host=HostCosts(before=OUTSIDE, after=OUTSIDE), count=count))
+    else:
+        policy, count, sample = pool.policy, pool.count, pool.host.sample
+    prices = FormulaPrices(
+        prompt=lambda tokens, prefix: prompt,
+        step=lambda rows, readers, contexts: step - sample,  # the measured step has one user's
+        pad=padded_prefill_length,
+    )
+    host = HostCosts(before=OUTSIDE, after=OUTSIDE, sample=sample)
+    policy = dataclasses.replace(policy, batched_prefill=False)  # one user's prompt tells nothing of a batch
+    return _predict(row, Pool(policy=policy, prices=prices, host=host, count=count))
 
 
 def _predict(row: LoadRow, pool: Pool) -> Prediction:

@@ -9,10 +9,10 @@ nothing is done per token. The result is the one that a loop over single steps g
 
 from __future__ import annotations
 
-import dataclasses
 from bisect import bisect_left
 from collections.abc import Sequence
 from heapq import heappop, heappush
+from itertools import accumulate
 
 from ttsim.serving.accounts import Step, Totals
 from ttsim.serving.admission import Taken, admit, go_on
@@ -55,8 +55,12 @@ class Engine:
         ]
         self.jobs = 0  # waiting and running
         self.tables = StepTables(policy, prices, host, longest + policy.steps_per_look + 1)
-        self._prices, self._log = prices, log
-        self._host = {f.name: ticks(getattr(host, f.name)) for f in dataclasses.fields(host)}
+        self._prices, self._log, self._pool = prices, log, policy.blocks * policy.lanes
+        self._slots, self._size, self._look = policy.max_num_seqs, policy.block_size, policy.steps_per_look
+        self._of_prompt, self._of_token = ticks(host.prompt), ticks(host.prompt_token)
+        self._of_prefill, self._of_cut, self._of_entry = map(
+            ticks, (host.prefill_step, host.partial_step, host.decode_entry)
+        )
         self._prompts: dict[tuple[int, int, int], int] = {}
         self._arrived: list[int] = []
         self._last_start = -1  # of the last step
@@ -169,16 +173,16 @@ class Engine:
         return self._ended
 
     def _wanting(self) -> bool:
-        """Whether a queue holds a request, or a prompt is cut."""
+        """Whether a request waits for whom there is a slot, or a prompt is cut."""
         for lane in self.lanes:  # noqa: SIM110 - it runs at every step, and a generator costs five times as much
-            if lane.waiting or lane.partial:
+            if (lane.waiting and len(lane.running) < self._slots) or lane.partial:
                 return True
         return False
 
     def _open(self) -> bool:
         """Whether a request that arrives could be admitted."""
         for lane in self.lanes:  # noqa: SIM110 - as above
-            if not lane.waiting and len(lane.running) < self.policy.max_num_seqs:
+            if not lane.waiting and len(lane.running) < self._slots:
                 return True
         return False
 
@@ -208,15 +212,16 @@ class Engine:
         cut, ending = False, []
         for lane, request, tokens, cached in taken:
             totals.prefill_tokens += tokens
-            ends = cached + tokens == requests.prompt[request] + requests.made[request]
-            ending.append(ends)
-            if not ends:
+            if cached + tokens == requests.prompt[request] + requests.made[request]:
+                ending.append(True)
+                if lane.partial:
+                    lane.partial.pop(request, None)
+            else:
+                ending.append(False)
                 lane.partial[request] = cached + tokens
                 cut = True
-            elif lane.partial:
-                lane.partial.pop(request, None)
         times = self._prompt_times(taken)
-        fixed = self._host["prefill_step"] + (self._host["partial_step"] if cut else 0)
+        fixed = self._of_prefill + (self._of_cut if cut else 0)
         if policy.parallel_lanes:
             sums: dict[int, int] = {}
             for each, time in zip(taken, times, strict=True):
@@ -231,14 +236,16 @@ class Engine:
         self._last_start = start
         totals.prefill += self.clock - start
         totals.prefill_steps += 1
-        self._account(start, 0)
+        self._account(self.clock - start, 0)
         self._gaps.publish(self.clock, self._decoding)
-        moment, alone = start + fixed, policy.first_tokens == "prompt" and not policy.parallel_lanes
         users = self._decoding
-        for each, time, ends in zip(taken, times, ending, strict=True):
-            moment += time
+        if policy.first_tokens == "prompt" and not policy.parallel_lanes:
+            moments = [start + fixed + passed for passed in accumulate(times)]
+        else:
+            moments = [self.clock] * len(taken)
+        for each, moment, ends in zip(taken, moments, ending, strict=True):
             if ends:
-                self._yield_token(each.request, moment if alone else self.clock)
+                self._yield_token(each.request, moment)
         self._steady, self._entry = False, True
         if self._log is not None:
             prompts = tuple((each.request, each.tokens) for each in taken)
@@ -254,11 +261,11 @@ class Engine:
             batch = 1 << (n - 1).bit_length()
             if len(rows) == 1 and batch * max(rows) < BATCHED_TOKENS:
                 longest = max(each.tokens for each in taken)
-                whole = self._price(batch, longest, 0) + n * self._host["prompt"]
-                whole += self._host["prompt_token"] * sum(each.tokens for each in taken)
+                whole = self._price(batch, longest, 0) + n * self._of_prompt
+                whole += self._of_token * sum(each.tokens for each in taken)
                 return [whole * (i + 1) // n - whole * i // n for i in range(n)]
-        each_prompt, each_token = self._host["prompt"], self._host["prompt_token"]
-        return [self._price(1, tokens, cached) + each_prompt + each_token * tokens for _, _, tokens, cached in taken]
+        of_prompt, of_token = self._of_prompt, self._of_token
+        return [self._price(1, tokens, cached) + of_prompt + of_token * tokens for _, _, tokens, cached in taken]
 
     def _price(self, prompts: int, tokens: int, cached: int) -> int:
         key = prompts, tokens, cached
@@ -269,20 +276,21 @@ class Engine:
     def _yield_token(self, request: int, moment: int) -> None:
         """A prompt's program yields a token: the first one, or the next after a preemption."""
         requests, steps = self.requests, self._steps
-        base = requests.prompt[request] + requests.made[request] - steps
-        requests.made[request] += 1
-        if requests.made[request] > 1:
+        made = requests.made[request]
+        base = requests.prompt[request] + made - steps
+        requests.made[request] = made + 1
+        if made:
             self._gaps.recomputed(request, moment)
         elif requests.first[request] < 0:
             requests.first[request] = moment
         else:  # handed over
             moment = requests.first[request]
-        left = requests.output[request] - requests.made[request]
+        left = requests.output[request] - made - 1
         if not left:
             requests.done[request] = moment
             self._ended.append(request)
             return
-        look = self.policy.steps_per_look
+        look = self._look
         end = steps + -(-left // look) * look
         self._base[request], self._end[request] = base, end
         heappush(self._ends, (end, request))
@@ -298,10 +306,10 @@ class Engine:
 
     def _decode(self, horizon: int | None, preempted: bool) -> None:
         """As many decode steps as nothing can interrupt; advances the clock."""
-        policy, look, done, lanes = self.policy, self.policy.steps_per_look, self._steps, self.lanes
+        policy, look, size, done, lanes = self.policy, self._look, self._size, self._steps, self.lanes
         now = look if look == 1 else min(look, self._left())
         for lane in lanes:
-            while lane.decoding and lane.needed(done, now) > lane.free:
+            while lane.decoding * (now // size + 1) > lane.free and lane.needed(done, now) > lane.free:
                 self._preempt(lane)
                 preempted = True
         users = self._decoding
@@ -320,7 +328,7 @@ class Engine:
         steps = min(steps, lasting)
         table = self.tables.get(rows, readers, users)
         later = table.later
-        extra = self._host["decode_entry"] if self._entry else 0
+        extra = self._of_entry if self._entry else 0
         if not self._steady and table.first is not later:
             extra += (table.first[context + 1] - table.first[context]) - (later[context + 1] - later[context])
         if horizon is not None and steps > look and self._open():
@@ -329,7 +337,7 @@ class Engine:
             steps = min(steps, -(-reach // look) * look)
         taken = 0
         for lane in lanes:
-            if lane.decoding and lane.decoding * (steps // policy.block_size + 1) > lane.free:
+            if lane.decoding * (steps // size + 1) > lane.free:
                 while steps > look and lane.needed(done, steps) > lane.free:
                     steps = max(look, lane.affordable(done, steps) // look * look)
         for lane in lanes:
@@ -359,7 +367,7 @@ class Engine:
         totals.decode_steps += steps
         totals.row_steps += steps * rows * len(lanes)
         totals.user_time += busy * users
-        self._account(start, taken)
+        self._account(busy, taken)
         if self._log is not None:
             self._log.append(Step(start, self.clock, (), steps, users, rows, context))
 
@@ -393,26 +401,25 @@ class Engine:
         With n requests, the sum of their contexts grows by n and the longest by one a step: there are r readers until
         sum + n k > r (longest + k).
         """
-        steps, look = self._steps, self.policy.steps_per_look
-        most = 1
-        for lane in self.lanes:
-            most = max(most, -(-(lane.bases + lane.decoding * steps) // context))
-        lasting = 1 << 60
-        for lane in self.lanes:
-            if lane.decoding > most:
-                slack = most * context - lane.bases - lane.decoding * steps
-                lasting = min(lasting, slack // (lane.decoding - most) // look * look + look)
+        look, most, lasting = self._look, 1, 1 << 60
+        stored = [(lane.decoding, lane.bases + lane.decoding * self._steps) for lane in self.lanes]
+        for _, positions in stored:
+            if positions > most * context:
+                most = -(-positions // context)
+        for users, positions in stored:
+            if users > most:
+                held = (most * context - positions) // (users - most) // look * look + look
+                if held < lasting:
+                    lasting = held
         return most, lasting
 
-    def _account(self, start: int, taken: int) -> None:
+    def _account(self, busy: int, taken: int) -> None:
         """Integrates the pool's use over a step in which `taken` blocks were added evenly."""
-        used = self.policy.blocks * len(self.lanes)
-        for lane in self.lanes:
-            used -= lane.free
-        totals = self.totals
+        lanes, totals = self.lanes, self.totals
+        used = self._pool - (lanes[0].free if len(lanes) == 1 else sum(lane.free for lane in lanes))
         if used > totals.peak_blocks:
             totals.peak_blocks = used
-        totals.block_time += (self.clock - start) * (used - taken / 2)
+        totals.block_time += busy * (used - taken / 2)
 
 
 def least_loaded(engines: Sequence[Engine]) -> Engine:

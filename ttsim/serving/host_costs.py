@@ -1,6 +1,7 @@
 """What a generation of the server adds to the programs.
 
     seconds of a prompt, within its step = fixed + lane x replicas + chip x chips + token x tokens       of the process
+    seconds of a decode step = the prices' own constant of a server + step x replicas
 
 The constants stand in `ttsim/data/server_costs.csv`, with the rows of one user that they were fitted on
 (`ttsim.proof.fit_serving`); no row under load is fitted.
@@ -33,7 +34,8 @@ class Generation:
     """A server and its client.
 
     Attributes:
-      until: first day of the next generation. name: in words. fixed, lane, chip, token: seconds.
+      until: first day of the next generation. name: in words. fixed, lane, chip, token, step: seconds; a step that is
+        below zero spares work of the demo's loop, whose programs are priced.
       fitted_on: the rows.
     """
 
@@ -43,6 +45,7 @@ class Generation:
     lane: float
     chip: float
     token: float
+    step: float
     fitted_on: str
 
 
@@ -58,6 +61,7 @@ def generations() -> Sequence[Generation]:
             lane=1e-3 * float(row["lane_ms"]),
             chip=1e-3 * float(row["chip_ms"]),
             token=1e-6 * float(row["token_us"]),
+            step=1e-3 * float(row["step_ms"]),
             fitted_on=row["fitted_on"],
         )
         for row in csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
@@ -67,6 +71,16 @@ def generations() -> Sequence[Generation]:
 def generation_of(day: datetime.date) -> Generation:
     """The server of a date."""
     return next(generation for generation in generations() if day < generation.until)
+
+
+def server_step(software: Software, constants: Mapping[str, float]) -> float:
+    """Seconds that a server's decode step takes beyond the model's, as far as the prices know."""
+    if not software.served:
+        return 0.0
+    step = SERVER_STEP
+    if software.galaxy:
+        step = GALAXY_SERVER_STEP_SLOW if software.fact("galaxy_server") == "slow" else GALAXY_SERVER_STEP
+    return constants[step.name]
 
 
 def host_costs(scenario: Scenario, software: Software, constants: Mapping[str, float]) -> tuple[HostCosts, str]:
@@ -79,16 +93,14 @@ def host_costs(scenario: Scenario, software: Software, constants: Mapping[str, f
       The costs, and a note that says what they are.
     """
     system, found = scenario.system, generation_of(software.date)
-    step = SERVER_STEP
-    if software.galaxy:
-        step = GALAXY_SERVER_STEP_SLOW if software.fact("galaxy_server") == "slow" else GALAXY_SERVER_STEP
+    step = found.step * system.data_parallel if software.served else 0.0
     entry = SAMPLE_ENTRY_V0 if software.date < V1_SINCE else SAMPLE_ENTRY_V1
     costs = HostCosts(
         before=OUTSIDE,
         after=OUTSIDE,
         prompt=found.fixed + found.lane * system.data_parallel + found.chip * system.num_chips,
         prompt_token=found.token,
-        decode_step=constants[step.name] if software.served else 0.0,
+        decode_step=server_step(software, constants) + step,
         sample=entry * scenario.config.vocab_size if scenario.sampler == "host" else 0.0,
     )
     each = f" and {1e6 * found.token:.1f} us a token" if found.token else ""

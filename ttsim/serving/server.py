@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ttsim.hardware.constants import load_constants
+from ttsim.hardware.software import Software
 from ttsim.meshes.systems import System
 from ttsim.scenarios.scenario import MAX_BATCH, Scenario
 from ttsim.serving.cluster import Pool
@@ -27,11 +28,13 @@ class Server:
     """A box that serves a model.
 
     Attributes:
-      scenario: of one engine. pool: its engines. data_parallel: replicas in all. kind: how they are served.
+      scenario: of one engine, priced without a server. software: the server's. pool: its engines.
+      data_parallel: replicas in all. kind: how they are served.
       limit: longest request, prompt and output. notes: what was assumed.
     """
 
     scenario: Scenario
+    software: Software
     pool: Pool
     data_parallel: int
     kind: Kind
@@ -102,6 +105,7 @@ def build(
     )
     return Server(
         scenario=scenario,
+        software=whole.software,
         pool=pool,
         data_parallel=whole.system.data_parallel,
         kind=settings.kind,
