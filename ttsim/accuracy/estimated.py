@@ -131,18 +131,11 @@ def estimate_accuracy(
     noise = noise_on(config, get_system(device or "N150"), precision)
     top1, top5 = (float(100 * x) for x in accuracy(noise, known, early, constants))
     notes += outside(noise, known)
+    fitted = fitted_range()
     in_range = not notes
     sigmas = sampling_sigma(top1, positions), sampling_sigma(top5, positions)
-    fitted = fitted_range()
     return AccuracyEstimate(
-        top1,
-        top5,
-        *sigmas,
-        positions,
-        in_range,
-        notes,
-        fitted["held_out_top1"],
-        fitted["held_out_top5"],
+        top1, top5, *sigmas, positions, in_range, notes, fitted["top1_held_out"], fitted["top5_held_out"]
     )
 
 
@@ -360,10 +353,9 @@ def outside(noise: Noise, confidence: tuple[float, float]) -> tuple[str, ...]:
 
 @functools.cache
 def fitted_range() -> Mapping[str, float]:
-    """Of the fitted rows by the shipped constants, as `ttsim calibrate --accuracy` writes it.
+    """Of the fitted rows by the shipped constants: least_variance and most_variance of a logit, most_contested.
 
-    least_variance and most_variance of a logit, most_contested; held_out_top1 and held_out_top5: mean errors of rows
-    whose model was left out, points.
+    And top1_held_out, top5_held_out: mean errors of rows whose model was left out of the fit, points.
     """
     return _data("accuracy_range.json")
 

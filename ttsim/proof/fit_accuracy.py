@@ -252,7 +252,7 @@ def smollm2(constants: Mapping[str, float]) -> tuple[tuple[float, float], ...]:
     return tuple(found)
 
 
-def range_of(constants: Mapping[str, float], held_out: Sequence[Error]) -> dict[str, float]:
+def range_of(constants: Mapping[str, float]) -> dict[str, float]:
     """What the fitted rows span (see `ttsim.accuracy.estimated.fitted_range`), a hair wider than they are."""
     rows = [row for row in tables.published() if row.top1 is not None]
     noises = {
@@ -265,10 +265,7 @@ def range_of(constants: Mapping[str, float], held_out: Sequence[Error]) -> dict[
     }
     variances = [noise.variance(constants) for noise in noises]
     shares = [contested(reference_confidence()[row.model.lower()], constants) for row in rows]
-    mean = {figure: np.mean([abs(getattr(error, figure)) for error in held_out]) for figure in ("top1", "top5")}
     return {
-        "held_out_top1": round(float(mean["top1"]), 2),
-        "held_out_top5": round(float(mean["top5"]), 2),
         "least_variance": float(f"{min(variances) * (1 - 1e-5):.6g}"),
         "most_contested": float(f"{max(shares) * (1 + 1e-5):.6g}"),
         "most_variance": float(f"{max(variances) * (1 + 1e-5):.6g}"),
