@@ -21,7 +21,7 @@ from ttsim.ui.table import Column, Document, Table
 _REQUESTS = flags.DEFINE_integer("requests", 100_000, "Requests of each run.", lower_bound=100)
 _LOOP = Path(__file__).parent.parent / "tests" / "serving"  # written to be read, not to be fast
 _PRICES = FormulaPrices(
-    prompt=lambda tokens, prefix: 10e-3 + 20e-6 * tokens, step=lambda rows, contexts: 20e-3 + 1e-8 * contexts
+    prompt=lambda tokens, prefix: 10e-3 + 20e-6 * tokens, step=lambda rows, readers, contexts: 20e-3 + 1e-8 * contexts
 )
 
 

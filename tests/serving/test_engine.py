@@ -13,7 +13,7 @@ from ttsim.serving.requests import Requests
 MS = 1e-3
 PRICES = FormulaPrices(
     prompt=lambda tokens, prefix: MS * (2 + 0.5 * tokens + 0.125 * prefix),
-    step=lambda rows, contexts: MS * (1 + 0.25 * rows + 0.01 * (contexts // 3)),
+    step=lambda rows, readers, contexts: MS * (1 + 0.25 * rows + 0.02 * readers + 0.01 * (contexts // 3)),
     batch=lambda prompts, tokens: MS * (2 + 0.375 * prompts * tokens),
     pad=lambda tokens: -(-tokens // 4) * 4,
 )
@@ -60,9 +60,11 @@ def cases(draw):
         before=host * MS,
         after=host * MS / 2,
         prompt=host * MS,
+        prompt_token=host * MS / 8,
         prefill_step=host * MS / 4,
         decode_step=host * MS,
         decode_entry=host * MS,
+        sample=draw(st.sampled_from([0.0, 0.125 * MS])),
         partial_step=host * MS,
     )
     load = Load(

@@ -20,7 +20,7 @@ def _case(scenario):
     step = {"5 + users": lambda rows: 5 + rows, "10": lambda rows: 10, "5": lambda rows: 5}[rules["decode_step_ms"]]
     prices = FormulaPrices(
         prompt=lambda tokens, prefix: rules["prompt_ms_each"] / 1e3,
-        step=lambda rows, contexts: step(rows) / 1e3,
+        step=lambda rows, readers, contexts: step(rows) / 1e3,
     )
     policy = Policy(
         max_num_seqs=rules["max_num_seqs"],

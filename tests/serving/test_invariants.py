@@ -19,7 +19,7 @@ from ttsim.serving.requests import Requests
 
 
 def _flat(prompt=0.02, step=0.01):
-    return FormulaPrices(prompt=lambda tokens, prefix: prompt, step=lambda rows, contexts: step)
+    return FormulaPrices(prompt=lambda tokens, prefix: prompt, step=lambda rows, readers, contexts: step)
 
 
 def _pool(prices=None, **rules):
@@ -91,7 +91,7 @@ def test_times_scale_exactly(case):
     pool = dataclasses.replace(pool, policy=dataclasses.replace(pool.policy, first_tokens="step"))
     four = FormulaPrices(
         prompt=lambda tokens, prefix: 4 * PRICES.prompt(tokens, prefix),
-        step=lambda rows, contexts: 4 * PRICES.step(rows, contexts),
+        step=lambda rows, readers, contexts: 4 * PRICES.step(rows, readers, contexts),
         batch=lambda prompts, tokens: 4 * PRICES.batch(prompts, tokens),
         pad=PRICES.pad,
     )
@@ -173,7 +173,7 @@ def test_latency_grows_with_load():
 
 def test_interleaving_bounds_the_stall():
     """Eight users decode while long chunked prompts come: the worst gap is prefill_steps x chunk + a decode step."""
-    prices = FormulaPrices(prompt=lambda tokens, prefix: 0.44, step=lambda rows, contexts: 0.016)
+    prices = FormulaPrices(prompt=lambda tokens, prefix: 0.44, step=lambda rows, readers, contexts: 0.016)
     asked = Requests([64] * 8 + [26 * 2048] * 3, [400] * 8 + [2] * 3)
     load = Load(arrivals=[0.0] * 8 + [5.0] * 3)
 
@@ -187,16 +187,35 @@ def test_interleaving_bounds_the_stall():
 
 
 def test_tokens_in_tens():
-    """V0: nine gaps of nothing and one of ten steps; an answer that ends within ten waits for the tenth."""
+    """V0: nine gaps of nothing and one of ten steps; a look computes no more steps than some request still wants."""
     result = run(_same(1, output=13), Load(arrivals=[0.0]), Pool(policy=v0(), prices=_flat()))
-    assert dict(zip(result.gaps.tolist(), result.counts.tolist(), strict=True)) == {0: 10, 10**11: 2}
-    assert result.requests.done[0] == 22 * 10**10
+    assert dict(zip(result.gaps.tolist(), result.counts.tolist(), strict=True)) == {0: 10, 2 * 10**10: 1, 10**11: 1}
+    assert result.requests.done[0] == 14 * 10**10
+    # An answer that ends within a look waits for its end while another goes on.
+    two = Requests([100, 100], [4, 13])
+    run(two, Load(arrivals=[0.0, 0.0]), Pool(policy=v0(), prices=_flat()))
+    assert two.done == [14 * 10**10, 16 * 10**10]
+
+
+def test_a_step_reads_what_all_users_hold():
+    """Readers: users at the longest context that hold as much as all together; nobody pays for idle slots."""
+    asked: list[tuple[int, int]] = []
+
+    def step(rows, readers, contexts):
+        asked.append((rows, readers))
+        return 0.01 * readers
+
+    prices = FormulaPrices(prompt=lambda tokens, prefix: 0.02, step=step)
+    requests = Requests([100, 50, 20], [3, 3, 3])
+    run(requests, Load(arrivals=[0.0] * 3), _pool(prices))
+    assert asked == [(32, 2)]  # 170 positions, the longest 100; 173 of 101
+    assert requests.done == [8 * 10**10 + 2 * 10**9 * 0 + 2 * 10**10] * 3
 
 
 def test_a_batch_is_padded_to_a_power_of_two():
     prices = FormulaPrices(
         prompt=lambda tokens, prefix: 1.0,
-        step=lambda rows, contexts: 0.01,
+        step=lambda rows, readers, contexts: 0.01,
         batch=lambda prompts, tokens: 0.5 * prompts,
         pad=lambda tokens: 4096,
     )

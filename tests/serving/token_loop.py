@@ -216,6 +216,7 @@ def token_loop(requests, load, pool):
             if together:
                 whole = _ticks(prices.prefill(power, max(chunk for _, _, chunk, _ in batch), 0))
                 whole += len(batch) * _ticks(host.prompt)
+                whole += sum(chunk for _, _, chunk, _ in batch) * _ticks(host.prompt_token)
                 passed = 0
                 for k, (_, job, _, _) in enumerate(batch):
                     each[job.index] = whole * (k + 1) // len(batch) - passed
@@ -223,6 +224,7 @@ def token_loop(requests, load, pool):
             else:
                 for _, job, chunk, cached in batch:
                     each[job.index] = _ticks(prices.prefill(1, chunk, cached)) + _ticks(host.prompt)
+                    each[job.index] += chunk * _ticks(host.prompt_token)
             moment, ends = start + time, {}
             for _, job, _, _ in batch:
                 moment += each[job.index]
@@ -249,7 +251,7 @@ def token_loop(requests, load, pool):
                     forced = policy.decode_steps
             same_rows, entering, late = False, True, []
         else:
-            look = policy.steps_per_look
+            look = min(policy.steps_per_look, max(job.output - len(job.tokens) for job in decoding))
             for lane in lanes:
 
                 def short(lane=lane, look=look):
@@ -261,6 +263,7 @@ def token_loop(requests, load, pool):
             decoding = [job for lane in lanes for job in lane["running"] if job.cached >= job.target]
             if not decoding:
                 continue
+            look = min(look, max(job.output - len(job.tokens) for job in decoding))
             if lost:
                 same_rows = False
             rows = policy.max_num_seqs
@@ -272,9 +275,12 @@ def token_loop(requests, load, pool):
                         job.blocks.append(lane["pool"].new())
             if entering:
                 clock += _ticks(host.decode_entry)
+            longest = max(job.cached for job in decoding)
+            stored = max(sum(job.cached for job in lane["running"] if job in decoding) for lane in lanes)
+            readers = -(-stored // longest)
             for _ in range(look):
                 longest = max(job.cached for job in decoding)
-                device = float(prices.decode(rows, np.array([longest]))[0])
+                device = float(prices.decode(rows, readers, np.array([longest]))[0]) + len(decoding) * host.sample
                 if policy.async_scheduling and same_rows:
                     clock += _ticks(max(device, host.decode_step))
                 else:

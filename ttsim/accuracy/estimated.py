@@ -165,7 +165,10 @@ class Noise:
 
 # The half of a layer, or the head, that a matmul of a tensor group begins; what follows belongs to it until the next.
 _HALVES: Mapping[str, str] = MappingProxyType(
-    {"wqkv": "attention", "wo": "attention", "ff1_3": "mlp", "ff2": "mlp", "lm_head": "head"}
+    {
+        **{"wqkv": "attention", "wo": "attention", "ff1_3": "mlp", "ff2": "mlp", "lm_head": "head"},
+        **{"router": "mlp", "shared": "mlp"},
+    }
 )
 
 

@@ -155,9 +155,9 @@ FORMAT = Flag("format", "How the answer is written.", default="text", choices=FO
 NUMERICS = Flag(
     "numerics",
     "device: all that is known of the chip's rounding; device_fast_exp: attention with the approximate exponential; "
-    "masked: formats and operand bits only.",
+    "device_bf16_spills: partial sums of decode as before early 2026; masked: formats and operand bits only.",
     default="device",
-    choices=("device", "device_fast_exp", "masked"),
+    choices=("device", "device_fast_exp", "device_bf16_spills", "masked"),
 )
 PROCESSES = (
     Flag("coordinator", "HOST:PORT of process 0, for a run in several processes; by default $JAX_COORDINATOR_ADDRESS."),

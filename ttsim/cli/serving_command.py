@@ -18,7 +18,11 @@ _FLAGS = (
     Flag("request_rate", "Requests per second; with --concurrency at most so many open.", "real"),
     Flag("burstiness", "Shape of the gamma intervals: 1 Poisson, less is burstier, inf constant.", "real", 1.0),
     Flag("trace", "CSV or JSONL of requests: time, prompt, output and, where shared, prefix and group."),
-    Flag("isl", "Prompt tokens: 128, 1k:8k, lognormal:512:1, sharegpt, or a file of lengths.", default="128"),
+    Flag(
+        "isl",
+        "Prompt tokens: 128, 1k:8k, lognormal:512:1, azure-conversation, azure-code, or a file of lengths.",
+        default="128",
+    ),
     Flag("osl", "Output tokens, written as --isl.", default="128"),
     Flag("requests", "Requests in all.", "number", 256, least=1, aliases=("num_prompts",)),
     Flag("prefix", "Tokens in front of --isl that the prompts of a group share.", "number", 0, least=0),

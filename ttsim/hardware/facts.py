@@ -137,6 +137,8 @@ MEANING: dict[str, tuple[Callable[[str], Any], str]] = {
     "sdpa_merge": (str, "how flash decode merges its cores' results: series, fused series, fused tree"),
     "fused_rope_cache": (_flag, "Q and K are rotated, and K and V cached, by one op each"),
     "readers_per_bank": (int, "cores that read one DRAM bank in a DRAM-sharded matmul"),
+    "tf32_reload": (_flag, "matmuls reload float32 sums between blocks of K as TF32"),
+    "matmul_spills": (str, "format of sums between blocks of K of a DRAM-sharded matmul with float32 registers"),
     "prefetcher": (str, "weights stream into L1 beside other ops: no, on request, always"),
     "server_lag": (int, "days that the tt-metal of a server is older than the server"),
     "slots": (int, "users that the program is made for, active or not"),

@@ -39,16 +39,17 @@ def flash_decode(
 
     A KV head of a slot gets up to 16 cores, each takes chunks of 256 positions, then the partial results are merged:
     core by core, or as a tree. A server's program has slots for all users that it may ever have, active or not: idle
-    ones keep their cores. Where a slot has more heads than cores, a core takes its heads in rounds.
+    ones keep their cores, and read nothing. Where a slot has more heads than cores, a core takes its heads in rounds.
     """
     software = machine.software
+    readers = users if machine.readers is None else machine.readers
     cores = min(machine.chip.cores, GRID)
     slots = max(software.slots, users)
     per_head = max(min(MAX_CORES_PER_HEAD, cores // (kv_heads * slots)), 1)
     rounds = -(-kv_heads * slots // cores)
     chunks = np.ceil((np.asarray(machine.position) + 1) / DECODE_CHUNK)
     active = np.minimum(per_head, chunks)
-    moved = 2 * users * kv_heads * chunks * tensor_bytes(DECODE_CHUNK, head_dim, fmt)
+    moved = 2 * readers * kv_heads * chunks * tensor_bytes(DECODE_CHUNK, head_dim, fmt)
     merges = np.ceil(np.log2(active)) if "tree" in software.sdpa_merge else active - 1
     start = SDPA_DECODE_START + merges * (SDPA_FUSED_MERGE if "fused" in software.sdpa_merge else SDPA_MERGE)
     if not software.dynamic_chunks:
@@ -61,7 +62,7 @@ def flash_decode(
             "compute": rounds * np.ceil(chunks / per_head) * SDPA_DECODE_CHUNK,
         },
         bytes=moved,
-        flops=4 * users * heads * head_dim * chunks * DECODE_CHUNK,
+        flops=4 * readers * heads * head_dim * chunks * DECODE_CHUNK,
         cores=min(cores, per_head * kv_heads * users),
         fidelity=fidelity_name(setting),
         source="tt-metal tech_reports/FlashAttention/FlashDecode.md",

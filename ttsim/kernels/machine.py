@@ -17,9 +17,12 @@ class Machine:
     Attributes:
       chip, system, software: the hardware and the state of the software.
       position: tokens before the one that decode computes (a number, or an array of numbers: a price for each).
+      readers: users at that position whose cache is as large as that of all active users of the program together; None:
+        all its users are at it. Idle slots of a server, whose position is -1, read nothing.
     """
 
     chip: Chip
     system: System
     software: Software
     position: Any = 0
+    readers: int | None = None

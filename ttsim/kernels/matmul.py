@@ -22,6 +22,7 @@ from ttsim.hardware.constants import (
 from ttsim.hardware.later import BLACKHOLE_SHARDED_BANDWIDTH
 from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels.kernel import Kernel, UnpricedError
+from ttsim.kernels.l1 import dram_sharded_buffers
 from ttsim.kernels.shapes import largest_divisor, tensor_bytes, tiles
 from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import TILE, get_format
@@ -57,17 +58,48 @@ def fidelity_name(setting: str) -> str:
     return "" if fidelity is None else fidelity.name
 
 
-def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, chip: Chip, readers: int = 1) -> Kernel:
+def dram_sharded(
+    k: int,
+    n: int,
+    *,
+    fmt: str,
+    setting: str,
+    cores: int,
+    chip: Chip,
+    readers: int = 1,
+    in_format: str = "bf16",
+    out_format: str = "bf16",
+) -> Kernel:
     """One row of tiles times a weight that lies in one shard per DRAM bank: [32, k] @ [k, n].
 
     One worker per bank (or two `readers`) reads its shard in blocks of K, as long as the blocks of the input's shards.
     A worker's chain is a latency per block, then tile products, whose partial sums are packed to L1 after every block.
     The destination register has two halves, so that one half is packed while the other is computed: of the shorter of
     the two, half hides. DRAM streams beside the chain. N is padded to whole tiles in every bank.
+
+    Raises:
+      UnpricedError: a worker's buffers don't fit its L1; the message has the bytes.
     """
     banks = chip.dram_banks
     k_tiles, n_tiles = tiles(k), -(-tiles(n) // (banks * readers))
-    blocks = k_tiles // largest_divisor(max(k_tiles // cores, 1), MAX_BLOCK)
+    block = largest_divisor(max(k_tiles // cores, 1), MAX_BLOCK)
+    buffers = dram_sharded_buffers(
+        k,
+        n,
+        weight_format=fmt,
+        setting=setting,
+        cores=cores,
+        in_format=in_format,
+        out_format=out_format,
+        block=block,
+        banks=banks * readers,
+    )
+    if not buffers.fit(chip.l1_bytes):
+        raise UnpricedError(
+            f'kernel="dram_sharded" on [{TILE}, {k}] @ [{k}, {n}] ({fmt}, {cores} cores) keeps {buffers} in the L1 of '
+            f"a core, which has {chip.l1_bytes:,}: cut the weight over more chips or give it a smaller format"
+        )
+    blocks = k_tiles // block
     moved = k_tiles * -(-tiles(n) // banks) * banks * get_format(fmt).tile_bytes
     latency = blocks * BLOCK_LATENCY
     math = k_tiles * n_tiles * tile_math(setting, chip)

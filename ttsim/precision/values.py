@@ -279,7 +279,9 @@ class Precision:
     # tt_transformers' decoder JSON
 
     @classmethod
-    def from_decoder_json(cls, source: str | os.PathLike | Mapping, base: Precision | None = None) -> Precision:
+    def from_decoder_json(
+        cls, source: str | os.PathLike[str] | Mapping[str, Any], base: Precision | None = None
+    ) -> Precision:
         """Reads tt_transformers' decoder JSON: `{"decoders": {"0": {"precision_cfg": {"FF1_FF3": "BFP8"}}}}`.
 
         Args:

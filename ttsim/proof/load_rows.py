@@ -1,8 +1,8 @@
 """Servers under load as others measured them, beside the simulation.
 
 Twice: with the server's own steps measured (TTFT and TPOT of one user of the same source and length: what is left is
-the scheduler's rules) and with the simulator's prices. Rows of one user may be fitted
-(`ttsim.serving.host_costs`); rows under load only check.
+the scheduler's rules) and with the simulator's prices. Rows of one user may be fitted (`ttsim.proof.fit_serving`); rows
+under load only check, and those whose figures have led to a rule ("seen") not even that.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-
-import numpy as np
 
 from ttsim.dates import parse_period
 from ttsim.files.reading import read_text
@@ -47,6 +45,7 @@ COLUMNS = (
     "date",
 )
 _DEVICE_ARGMAX_SINCE = datetime.date(2025, 7, 23)  # tt-metal #25510
+_ANOTHER_PROGRAM = ("other program", "slow host", "throttled")
 _BOXES = {"WH Galaxy (T3K slice)": "Galaxy T3K"}
 
 
@@ -57,7 +56,9 @@ class LoadRow:
     Attributes:
       row: its name, or its line. model, device, parallel, source, client, note: as written.
       concurrency, requests, isl, osl: of the load; requests None: as many as the vendor's script sends.
-      ttft, tpot, e2el: means. date: of the software.
+      ttft, tpot, e2el: means. date: of the software. stack: of the server.
+      split: "fitted", "checking" or "seen". left_out: why the row doesn't count with simulated steps, "" if it does;
+        with "ttft: " before it, only its TTFT doesn't.
     """
 
     row: str
@@ -75,16 +76,19 @@ class LoadRow:
     source: str
     client: str
     note: str
+    stack: str = "vllm"
+    split: str = "checking"
+    left_out: str = ""
 
-    @property
-    def fitted(self) -> bool:
-        """Whether a constant may be fitted on it."""
-        return self.concurrency == 1
+    def counts(self, kind: str, figure: str) -> bool:
+        """Whether a figure counts with "measured_steps" or "own_steps".
 
-    @property
-    def left_out(self) -> str:
-        """Why it doesn't count, "" if it does."""
-        return "not what it seems: " + self.note.strip("; ") if re.search("do not use|prefix cache", self.note) else ""
+        The program is of no matter where its steps were measured; a figure that isn't what it seems counts nowhere.
+        """
+        only, _, why = self.left_out.rpartition("ttft: ")
+        if only or self.left_out.startswith("ttft: "):
+            return figure != "ttft"
+        return not why or (kind == "measured_steps" and why.startswith(_ANOTHER_PROGRAM))
 
     @property
     def data_parallel(self) -> int:
@@ -169,6 +173,9 @@ def _read(text: str, path: str) -> list[LoadRow]:
                     source=cells.get("source") or "",
                     client=cells.get("client") or "",
                     note=cells.get("note") or "",
+                    stack=cells.get("stack") or "vllm",
+                    split=cells.get("split") or ("fitted" if cells["concurrency"] == "1" else "checking"),
+                    left_out=cells.get("left_out") or "",
                 )
             )
         except (ValueError, IndexError) as error:
@@ -202,7 +209,7 @@ def validate_load(rows: Sequence[LoadRow]) -> list[LoadResult]:
 def with_own_steps(row: LoadRow) -> Prediction:
     """From the simulator's prices."""
     try:
-        server = _server(row)
+        server = server_of(row)
         return _predict(row, server.pool)
     except (ValueError, OSError) as error:
         return Prediction({}, refused=" ".join(str(error).split()))
@@ -216,7 +223,7 @@ def with_measured_steps(row: LoadRow, rows: Sequence[LoadRow]) -> Prediction:
         if other.concurrency == 1
         and other.ttft
         and other.tpot
-        and not other.left_out
+        and other.counts("measured_steps", "ttft")
         and (other.model, other.device, other.parallel, other.source)
         == (row.model, row.device, row.parallel, row.source)
         and padded_prefill_length(other.isl) == padded_prefill_length(row.isl)
@@ -226,10 +233,12 @@ def with_measured_steps(row: LoadRow, rows: Sequence[LoadRow]) -> Prediction:
     one = min(alike, key=lambda other: (abs(other.isl - row.isl), other.note != row.note, abs(other.osl - row.osl)))
     prompt, step = (one.ttft or 0.0) - 2 * OUTSIDE, one.tpot or 0.0
     prices = FormulaPrices(
-        prompt=lambda tokens, prefix: prompt, step=lambda slots, contexts: np.array(step), pad=padded_prefill_length
+        prompt=lambda tokens, prefix: prompt,
+        step=lambda rows, readers, contexts: step,
+        pad=padded_prefill_length,
     )
     try:
-        pool = _server(row).pool
+        pool = server_of(row).pool
         policy, count = dataclasses.replace(pool.policy, batched_prefill=False), pool.count
     except ValueError:  # a model that can't be priced: the date's rules with their defaults
         policy, count = dataclasses.replace(policy_of(row.date), batched_prefill=False, chunked_prefill=False), 1
@@ -244,19 +253,28 @@ def _predict(row: LoadRow, pool: Pool) -> Prediction:
     return Prediction(values, metrics.request_throughput / metrics.capacity)
 
 
-def _server(row: LoadRow) -> Server:
+def server_of(row: LoadRow) -> Server:
+    """The server that a row says was measured."""
     device, day = _BOXES.get(row.device, row.device), row.date
     if "host argmax" in row.note:  # measured on the day of #25510, without it
         day = min(day, _DEVICE_ARGMAX_SINCE - datetime.timedelta(days=1))
-    return build(row.model, device, data_parallel=row.data_parallel, date=day.isoformat())
+    return build(row.model, device, data_parallel=row.data_parallel, date=day.isoformat(), stack=row.stack)
 
 
-def summaries(results: Sequence[LoadResult]) -> list[tuple[str, str, ErrorSummary]]:
-    """(kind, figure, errors) of the rows that count."""
+def summaries(
+    results: Sequence[LoadResult], splits: Sequence[str] = ("checking",)
+) -> list[tuple[str, str, ErrorSummary]]:
+    """(kind, figure, errors) of the rows that count, of these splits."""
     found = []
     for kind in ("measured_steps", "own_steps"):
         for figure in FIGURES:
-            errors = [e for r in results if not r.row.left_out and (e := r.error(kind, figure)) is not None]
+            errors = [
+                error
+                for result in results
+                if result.row.split in splits
+                and result.row.counts(kind, figure)
+                and (error := result.error(kind, figure)) is not None
+            ]
             if summary := ErrorSummary.of(errors):
                 found.append((kind, figure, summary))
     return found

@@ -219,18 +219,18 @@ class Scenario:
 
     # Prices
 
-    def machine(self, positions: Any = 0) -> Machine:
-        """What the programs run on, decode at these positions."""
-        return Machine(self.chip, self.system, self.software, positions)
+    def machine(self, positions: Any = 0, readers: int | None = None) -> Machine:
+        """What the programs run on, decode at these positions (`readers`: see `Machine`)."""
+        return Machine(self.chip, self.system, self.software, positions, readers)
 
     @property
     def timed_positions(self) -> np.ndarray:
         """Positions of the decode steps that are timed: all but the first, which compiles."""
         return np.arange(self.prompt_length + 1, self.prompt_length + self.max_generated_tokens)
 
-    def price_decode(self, positions: Any) -> Cost:
-        """The kernels of a decode step at these positions."""
-        return price(self.decode_program, self.machine(positions))
+    def price_decode(self, positions: Any, readers: int | None = None) -> Cost:
+        """The kernels of a decode step at these positions (`readers`: see `Machine`)."""
+        return price(self.decode_program, self.machine(positions, readers))
 
     @functools.cached_property
     def decode_cost(self) -> Cost:
@@ -243,9 +243,9 @@ class Scenario:
         machine = self.machine()
         return tuple(price(program, machine) for program in self.prefill_programs)
 
-    def step_times(self, constants: Mapping[str, Any], positions: Any = None) -> np.ndarray:
-        """Seconds of each decode step, at these positions or at all that are timed."""
-        cost = self.decode_cost if positions is None else self.price_decode(positions)
+    def step_times(self, constants: Mapping[str, Any], positions: Any = None, readers: int | None = None) -> np.ndarray:
+        """Seconds of each decode step, at these positions or at all that are timed (`readers`: see `Machine`)."""
+        cost = self.decode_cost if positions is None else self.price_decode(positions, readers)
         times = totals([cost], constants).round(self.system.data_parallel)
         return np.broadcast_to(times, np.shape(cost.machine.position))
 

@@ -15,11 +15,14 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from ttsim.serving.clock import ticks
-from ttsim.serving.engine import Engine, Step, Totals, least_loaded
+from ttsim.serving.accounts import Step, Totals
+from ttsim.serving.clock import TICKS_PER_SECOND, ticks
+from ttsim.serving.engine import Engine, least_loaded
 from ttsim.serving.policy import Policy
 from ttsim.serving.prices import NO_HOST, HostCosts, StepPrices
 from ttsim.serving.requests import Requests
+
+LONGEST_RUN = 2e6  # seconds of arrivals, so that all times fit 64 bits of ticks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +175,9 @@ def run(
         _loop(requests, front_columns, client, front, back, hand_over)
     if hand_over:
         requests.admitted = front_columns.admitted
+    if max(requests.done) > 4 * LONGEST_RUN * TICKS_PER_SECOND:
+        days = max(requests.done) / TICKS_PER_SECOND / 86_400
+        raise ValueError(f"the requests take {days:,.0f} days: give fewer, or shorter ones")
     gaps, counts = _gaps([*(back or front)])
     return Run(
         requests=requests,
@@ -268,7 +274,7 @@ def _gaps(engines: Sequence[Engine]) -> tuple[np.ndarray, np.ndarray]:
     """Distinct gaps between tokens of a request over all engines, ascending, and their counts."""
     values, counts = [], []
     for engine in engines:
-        plain, number = engine.step_gaps()
+        plain, number = engine.tables.gaps()
         values += [plain, np.array(engine.totals.odd_gaps, dtype=np.int64)]
         counts += [number, np.array(engine.totals.odd_counts, dtype=np.int64)]
     gaps, inverse = np.unique(np.concatenate(values), return_inverse=True)
@@ -293,6 +299,11 @@ def _check(requests: Requests, load: Load, pool: Pool, hand_over: HandOver | Non
     arrivals = np.asarray(load.arrivals, float)
     if not np.isfinite(arrivals).all() or (arrivals < 0).any() or (np.diff(arrivals) < 0).any():
         raise ValueError("arrivals must be finite seconds in ascending order, the first at 0 or later")
+    if arrivals[-1] > LONGEST_RUN or load.spacing * len(arrivals) > LONGEST_RUN:
+        raise ValueError(
+            f"requests arrive over {max(arrivals[-1], load.spacing * len(arrivals)):.3g} s; a run of at most "
+            f"{LONGEST_RUN:,.0f} s (23 days) is simulated: give fewer, or a higher rate"
+        )
     for prompt, output in {*zip(requests.prompt, requests.output, strict=True)}:
         pool.policy.check(prompt, 1 if hand_over else output)
         if hand_over:

@@ -1,18 +1,31 @@
 """What a generation of the server adds to the programs.
 
-    seconds of a prompt, within its step = fixed + lane x lanes + chip x chips of the process
+    seconds of a prompt, within its step = fixed + lane x replicas + chip x chips + token x tokens       of the process
 
-Fitted by least squares on the TTFT of one user less the priced prompt, for prompts of at most 2,048 tokens of the rows
-that `fitted_on` names (`ttsim/data/serving.csv`); no row under load is fitted.
+The constants stand in `ttsim/data/server_costs.csv`, with the rows of one user that they were fitted on
+(`ttsim.proof.fit_serving`); no row under load is fitted.
 """
 
 from __future__ import annotations
 
+import csv
 import datetime
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 
-from ttsim.meshes.systems import System, Topology
+from ttsim.hardware.later import GALAXY_SERVER_STEP, GALAXY_SERVER_STEP_SLOW, SERVER_STEP
+from ttsim.hardware.software import Software
+from ttsim.scenarios.scenario import Scenario
+from ttsim.serving.policy import V1_SINCE
 from ttsim.serving.prices import HostCosts
+
+# 8 ms of a request are outside every step, 4 before and 4 after it (tt-inference-server's own timers, 2026).
+OUTSIDE = 4e-3
+# torch.argmax of one user's logits on one core, an entry of the vocabulary: measured, 0.57 ms for 128,256 entries of
+# bf16, which V0 takes as they come, and 0.14 ms of float32, to which V1 casts them first.
+SAMPLE_ENTRY_V0, SAMPLE_ENTRY_V1 = 4.4e-9, 1.1e-9
 
 
 @dataclass(frozen=True)
@@ -20,7 +33,7 @@ class Generation:
     """A server and its client.
 
     Attributes:
-      until: first day of the next generation. name: in words. fixed, lane, chip: seconds.
+      until: first day of the next generation. name: in words. fixed, lane, chip, token: seconds.
       fitted_on: the rows.
     """
 
@@ -29,33 +42,54 @@ class Generation:
     fixed: float
     lane: float
     chip: float
+    token: float
     fitted_on: str
 
 
-# 8 ms of a request are outside every step, 4 before and 4 after it (tt-inference-server's own timers, 2026).
-OUTSIDE = 4e-3
-GENERATIONS = (
-    Generation(
-        datetime.date(2025, 8, 1),
-        "V0, client of mid 2025",
-        47.5e-3,
-        11.2e-3,
-        2.87e-3,
-        "S001, S011, S013, S015, S019, S035, S038",
-    ),
-    Generation(datetime.date(2026, 1, 1), "V0, autumn 2025", 7.0e-3, 0.0, 2.6e-3, "S059, S085"),
-    Generation(datetime.date.max, "V1", 0.0, 0.0, 1.6e-3, "S003, S007, S051"),
-)
-# Host work of a synchronous step beyond what the demo's loop has: 4.5 ms (70B Galaxy) to 7 ms (GPT-OSS on four lanes);
-# asynchronous steps hide it (vllm-tt-plugin model_runner.py and its pull requests, 2026).
-GALAXY_STEP = 4.5e-3
+@functools.cache
+def generations() -> Sequence[Generation]:
+    """In the order of their dates."""
+    text = resources.files("ttsim.data").joinpath("server_costs.csv").read_text(encoding="utf-8")
+    return tuple(
+        Generation(
+            until=datetime.date.fromisoformat(row["until"]),
+            name=row["name"],
+            fixed=1e-3 * float(row["fixed_ms"]),
+            lane=1e-3 * float(row["lane_ms"]),
+            chip=1e-3 * float(row["chip_ms"]),
+            token=1e-6 * float(row["token_us"]),
+            fitted_on=row["fitted_on"],
+        )
+        for row in csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    )
 
 
-def host_costs(day: datetime.date, system: System, lanes: int = 1) -> tuple[HostCosts, str]:
-    """What the server of a date adds, and a note that says so."""
-    found = next(generation for generation in GENERATIONS if day < generation.until)
-    chips = system.num_chips if lanes > 1 else system.chips_per_replica
-    prompt = found.fixed + found.lane * lanes + found.chip * chips
-    step = GALAXY_STEP if system.topology is Topology.GRID and system.data_parallel == 1 else 0.0
-    costs = HostCosts(before=OUTSIDE, after=OUTSIDE, prompt=prompt, decode_step=step)
-    return costs, f"server: {found.name}, {1e3 * prompt:.0f} ms a prompt (fitted on {found.fitted_on})"
+def generation_of(day: datetime.date) -> Generation:
+    """The server of a date."""
+    return next(generation for generation in generations() if day < generation.until)
+
+
+def host_costs(scenario: Scenario, software: Software, constants: Mapping[str, float]) -> tuple[HostCosts, str]:
+    """What the server of a date adds to the steps of an engine.
+
+    Args:
+      scenario: of one engine, priced without a server. software: the same with it. constants: of the cost model.
+
+    Returns:
+      The costs, and a note that says what they are.
+    """
+    system, found = scenario.system, generation_of(software.date)
+    step = SERVER_STEP
+    if software.galaxy:
+        step = GALAXY_SERVER_STEP_SLOW if software.fact("galaxy_server") == "slow" else GALAXY_SERVER_STEP
+    entry = SAMPLE_ENTRY_V0 if software.date < V1_SINCE else SAMPLE_ENTRY_V1
+    costs = HostCosts(
+        before=OUTSIDE,
+        after=OUTSIDE,
+        prompt=found.fixed + found.lane * system.data_parallel + found.chip * system.num_chips,
+        prompt_token=found.token,
+        decode_step=constants[step.name] if software.served else 0.0,
+        sample=entry * scenario.config.vocab_size if scenario.sampler == "host" else 0.0,
+    )
+    each = f" and {1e6 * found.token:.1f} us a token" if found.token else ""
+    return costs, f"server: {found.name}, {1e3 * costs.prompt:.0f} ms a prompt{each} (fitted on {found.fitted_on})"

@@ -10,6 +10,7 @@ Source: vLLM benchmarks/serve.py and lib/endpoint_request_func.py (2026).
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ttsim.precision.text import unknown
+from ttsim.errors import unknown
+from ttsim.files.reading import shown
 from ttsim.serving.clock import TICKS_PER_SECOND, seconds
 from ttsim.serving.cluster import Pool, Run
 from ttsim.serving.policy import BATCHED_TOKENS
@@ -79,11 +81,11 @@ class Metrics:
     @functools.cached_property
     def ttft_of(self) -> np.ndarray:
         """Of each request."""
-        return seconds(self._columns["first"] + self.run.after - self._columns["sent"])
+        return np.asarray(seconds(self._columns["first"] + self.run.after - self._columns["sent"]))
 
     @functools.cached_property
     def e2el_of(self) -> np.ndarray:
-        return seconds(self._columns["done"] + self.run.after - self._columns["sent"])
+        return np.asarray(seconds(self._columns["done"] + self.run.after - self._columns["sent"]))
 
     @functools.cached_property
     def tpot_of(self) -> np.ndarray:
@@ -222,12 +224,14 @@ def capacity(pools: tuple[Pool, ...], prompt: np.ndarray, output: np.ndarray) ->
     for i, pool in enumerate(pools):
         policy, host = pool.policy, pool.host
         prefills, decodes = i == 0, i == len(pools) - 1
-        times = [_prompt_time(pool, int(n)) + host.prompt for n in distinct]
+        times = [_prompt_time(pool, int(n)) + host.prompt + host.prompt_token * n for n in distinct]
         prompt_time = float(np.average(times, weights=counts)) if prefills else 0.0
         held = -(-(mean_context + mean_output / 2) // policy.block_size)
         slots = min(policy.max_num_seqs, max(policy.blocks // held, 1.0)) * policy.lanes
         rows = policy.max_num_seqs if policy.every_slot else min(policy.max_num_seqs, int(slots / policy.lanes) or 1)
-        step = float(pool.prices.decode(rows, np.array([max(int(mean_context), 1)]))[0])
+        readers = max(min(rows, int(slots / policy.lanes)), 1)  # every slot in use, at the mean context
+        step = float(pool.prices.decode(rows, readers, np.array([max(int(mean_context), 1)]))[0])
+        step += slots * host.sample
         hidden = max(step, host.decode_step) if policy.async_scheduling else step + host.decode_step
         decode = (mean_output - 1) * hidden if decodes else 0.0
         waits = prompt_time * (slots / policy.lanes if policy.parallel_lanes else slots)
@@ -256,13 +260,15 @@ def parse_slo(text: str) -> dict[str, float]:
     for item in filter(None, map(str.strip, text.split(","))):
         match = re.fullmatch(r"(\w+)\s*<=?\s*(\d+(?:\.\d+)?)\s*([a-z]+)", item.lower())
         if not match:
-            raise ValueError(f"slo {item!r} is not figure<=time, e.g. ttft<=2s or tpot<=50ms")
+            raise ValueError(f"slo {shown(item)} is not figure<=time, e.g. ttft<=2s or tpot<=50ms")
         figure, number, unit = match.groups()
         if figure not in SLO_FIGURES:
             raise unknown("figure of an slo:", figure, SLO_FIGURES)
         if unit not in SLO_UNITS:
             raise unknown("unit of an slo:", unit, SLO_UNITS)
         slo[figure] = float(number) * SLO_UNITS[unit]
+        if not 0 < slo[figure] < math.inf:
+            raise ValueError(f"slo {shown(item)}: a limit is a time above 0")
     if not slo:
         raise ValueError("an empty slo: give limits, e.g. ttft<=2s,tpot<=50ms")
     return slo

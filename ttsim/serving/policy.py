@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ttsim.precision.text import unknown
+from ttsim.errors import unknown
+from ttsim.files.reading import shown
 
 BATCHED_TOKENS = 131_072  # rows that one batched prefill stays below (tt_transformers tt/generator.py)
 
@@ -111,14 +113,14 @@ def plugin(**settings: Any) -> Policy:
 
 POLICIES = {"v0": v0, "v1": v1, "plugin": plugin}
 
-_V1_SINCE = datetime.date(2026, 1, 1)  # tt-inference-server moves from the V0 branch to the plugin in early 2026
+V1_SINCE = datetime.date(2026, 1, 1)  # tt-inference-server moves from the V0 branch to the plugin in early 2026
 _BATCHED_SINCE = datetime.date(2026, 3, 6)  # tt-metal #35722
 _PLUGIN_SINCE = datetime.date(2026, 10, 1)  # vllm-tt-plugin #79 and #119 of September, in the server's next release
 
 
 def policy_of(date: datetime.date, **settings: Any) -> Policy:
     """The server of a date."""
-    if date < _V1_SINCE:
+    if date < V1_SINCE:
         return v0(**settings)
     if date < _PLUGIN_SINCE:
         return v1(**{"batched_prefill": date >= _BATCHED_SINCE, **settings})
@@ -149,6 +151,7 @@ def parse_policy(text: str, base: Policy) -> Policy:
     return dataclasses.replace(policy, **changes)
 
 
+_WHOLE = re.compile(r"[0-9]{1,9}")
 _FIELDS = {field.name: type(field.default) for field in dataclasses.fields(Policy)}
 
 
@@ -156,18 +159,18 @@ def _interleave(value: str) -> dict[str, int]:
     if value in ("off", "none", "0"):
         return {"prefill_steps": 0}
     prefill, _, decode = value.partition(":")
-    if not (prefill.isdigit() and decode.isdigit()):
-        raise ValueError(f"interleave={value!r} is not prefill:decode steps like 2:1, or off")
+    if not (_WHOLE.fullmatch(prefill) and _WHOLE.fullmatch(decode)):
+        raise ValueError(f"interleave={shown(value)} is not prefill:decode steps like 2:1, or off")
     return {"prefill_steps": int(prefill), "decode_steps": int(decode)}
 
 
 def _value(name: str, value: str) -> Any:
     if _FIELDS[name] is bool:
         if value.lower() not in ("true", "false", "1", "0", "on", "off"):
-            raise ValueError(f"{name}={value!r} is not true or false")
+            raise ValueError(f"{name}={shown(value)} is not true or false")
         return value.lower() in ("true", "1", "on")
     if _FIELDS[name] is int:
-        if not value.isdigit():
-            raise ValueError(f"{name}={value!r} is not a whole number")
+        if not _WHOLE.fullmatch(value):
+            raise ValueError(f"{name}={shown(value)} is not a whole number of at most nine digits")
         return int(value)
     return value

@@ -1,6 +1,6 @@
 """What a step costs: the interface that the event simulation asks, and prices given as plain functions.
 
-The simulation knows no hardware. Prices on a simulated box are in `ttsim.serving.boxes`.
+The simulation knows no hardware. Prices on a simulated box are in `ttsim.serving.server`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,13 @@ class StepPrices(Protocol):
           tokens: that each computes, before padding. prefix: tokens before them that are in the cache.
         """
 
-    def decode(self, rows: int, contexts: np.ndarray) -> np.ndarray:
-        """Seconds of a decode step of `rows` users of a lane, at each longest context (tokens before the new one)."""
+    def decode(self, rows: int, readers: int, contexts: np.ndarray) -> np.ndarray:
+        """Seconds of a decode step at each longest context (tokens before the new one).
+
+        Args:
+          rows: slots of a lane that are computed. readers: users at the longest context whose cache is as large as that
+            of all users of the lane together: idle slots read nothing, and shorter contexts less.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +42,10 @@ class HostCosts:
     Attributes:
       before, after: of one request outside every step: from the client to the scheduler's queue, and from a token to
         the client.
-      prompt: within a prefill step, for each prompt. prefill_step: for each prefill step.
+      prompt, prompt_token: within a prefill step, for each prompt, and for each token of it that is computed.
+      prefill_step: for each prefill step.
       decode_step: for each decode step; asynchronous steps take the longer of it and the device.
+      sample: within a decode step, for each request that decodes: the host chooses its token.
       decode_entry: for the first decode step after a prefill.
       partial_step: for a prefill step with a chunk that doesn't end its prompt (its sampling is on the host).
     """
@@ -46,8 +53,10 @@ class HostCosts:
     before: float = 0.0
     after: float = 0.0
     prompt: float = 0.0
+    prompt_token: float = 0.0
     prefill_step: float = 0.0
     decode_step: float = 0.0
+    sample: float = 0.0
     decode_entry: float = 0.0
     partial_step: float = 0.0
 
@@ -61,13 +70,13 @@ class FormulaPrices:
 
     Attributes:
       prompt: seconds of one prompt by (tokens, prefix).
-      step: seconds of a decode step by (rows, contexts), an array over contexts.
+      step: seconds of a decode step by (rows, readers, contexts), an array over contexts.
       batch: seconds of `prompts` prompts as one program by (prompts, tokens); by default so many single ones.
       pad: rows of a prompt.
     """
 
     prompt: Callable[[int, int], float]
-    step: Callable[[int, np.ndarray], np.ndarray]
+    step: Callable[[int, int, np.ndarray], np.ndarray | float]
     batch: Callable[[int, int], float] | None = None
     pad: Callable[[int], int] = lambda tokens: tokens
 
@@ -79,5 +88,5 @@ class FormulaPrices:
             return self.batch(prompts, tokens)
         return prompts * self.prompt(tokens, prefix)
 
-    def decode(self, rows: int, contexts: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(self.step(rows, contexts), np.shape(contexts))
+    def decode(self, rows: int, readers: int, contexts: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(self.step(rows, readers, contexts), np.shape(contexts))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ttsim.files.reading import shown
 from ttsim.scenarios.memory import CACHE_BLOCK, kv_cache_bytes
 from ttsim.serving import workload
 from ttsim.serving.cluster import HandOver, Run, run
@@ -15,6 +17,7 @@ from ttsim.serving.metrics import Metrics
 from ttsim.serving.server import Server, build
 from ttsim.serving.workload import Workload
 
+_MOST = 1e9  # of a load
 SPACING = 0.2e-3  # seconds between sends of the client at one moment
 
 
@@ -63,7 +66,7 @@ class Serving:
             raise ValueError("a load needs concurrency=N, request_rate=R or trace=FILE")
         if self.concurrency is not None and self.concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {self.concurrency}")
-        if self.spacing < 0 or self.link <= 0 or self.link_latency < 0:
+        if not (0 <= self.spacing < math.inf and 0 < self.link < math.inf and 0 <= self.link_latency < math.inf):
             raise ValueError("spacing and link_latency must be at least 0 seconds, and link above 0 bytes per second")
 
     def change(self, **changes: Any) -> Serving:
@@ -205,12 +208,12 @@ def parse_load_sweep(text: str) -> tuple[str, tuple[int | float, ...]]:
     """
     name, _, listed = map(str.strip, text.partition("="))
     if name not in ("concurrency", "request_rate"):
-        raise ValueError(f"--sweep={text}: sweep concurrency=1..128 or request_rate=0.5..8")
+        raise ValueError(f"--sweep={shown(text)}: sweep concurrency=1..128 or request_rate=0.5..8")
     try:
         if ".." in listed:
             low, high = map(float, listed.split(".."))
             values = [low]
-            while 0 < low <= high and values[-1] * 2 < high:
+            while 0 < low <= high <= _MOST and values[-1] * 2 < high:
                 values.append(values[-1] * 2)
             values += [high] if values[-1] < high else []
         else:
@@ -218,9 +221,10 @@ def parse_load_sweep(text: str) -> tuple[str, tuple[int | float, ...]]:
     except ValueError:
         values = []
     whole = name == "concurrency"
-    if not values or min(values) <= 0 or sorted(set(values)) != values or (whole and any(v != int(v) for v in values)):
+    good = bool(values) and all(0 < v <= _MOST and (not whole or v == int(v)) for v in values)
+    if not good or sorted(set(values)) != values:
         kind = "whole numbers" if whole else "numbers"
-        raise ValueError(f"--sweep={text}: give ascending positive {kind}, e.g. {name}=1..128 or {name}=1,8,32")
+        raise ValueError(f"--sweep={shown(text)}: give ascending positive {kind}, e.g. {name}=1..128 or {name}=1,8,32")
     return name, tuple(int(v) if whole else v for v in values)
 
 

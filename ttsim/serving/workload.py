@@ -1,6 +1,6 @@
 """What a client asks and when: lengths, arrivals, traces, as vLLM's benchmark client makes them.
 
-    lengths     "128", "1k:8k" (uniform), "lognormal:512:1.2", a data set's shape ("sharegpt"), a file (a number a line)
+    lengths     "128", "1k:8k" (uniform), "lognormal:512:1.2", a public trace ("azure-code"), a file (a number a line)
     arrivals    all at once; gamma intervals of a rate (shape 1: Poisson), scaled so that the last one is at n / rate
     traces      CSV or JSONL with time, prompt, output and, if prefixes are shared, prefix and group
 
@@ -10,35 +10,40 @@ Sources: vLLM benchmarks/serve.py and datasets.py (2026).
 from __future__ import annotations
 
 import csv
+import datetime
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ttsim.files.reading import parse_json, read_text
-from ttsim.precision.text import unknown
+from ttsim.errors import unknown
+from ttsim.files.reading import parse_json, read_text, shown
 from ttsim.scenarios.question import parse_number
 from ttsim.serving.cluster import Load
 from ttsim.serving.requests import Requests
 
-# Log-normal shapes (median, sigma of the logarithm) of prompts and outputs. ShareGPT: means of 217 and 202 tokens (vLLM
-# benchmarks/README.md, 1000 prompts). Azure's traces: medians of Splitwise, arXiv 2311.18677, section III; sigma 1 is
-# assumed. They stand in for a file of lengths of one's own.
-DATASETS: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {
-    "sharegpt": ((100.0, 1.25), (110.0, 1.1)),
-    "azure-conversation": ((1_020.0, 1.0), (129.0, 1.0)),
-    "azure-code": ((1_500.0, 1.0), (13.0, 1.0)),
-}
+DATASETS = ("azure-conversation", "azure-code")  # in `ttsim/data/lengths.csv`, which says where they are from
 _MOST, _LEAST = 131_072, 4
+_LONGEST = 2**26  # tokens of a prompt or an output
+_MOST_REQUESTS = 10_000_000
 
-# Names of a trace's columns: ours, Azure's public traces and Mooncake's. The factor makes seconds.
+# Names of a trace's columns: ours, those of Azure's public traces, BurstGPT's and Mooncake's. The factor makes seconds.
 _COLUMNS: Mapping[str, Mapping[str, float]] = {
-    "time": {"time": 1.0, "arrival": 1.0, "arrival_time": 1.0, "timestamp": 1e-3},
-    "prompt": {"prompt": 1, "isl": 1, "input_length": 1, "prompt_len": 1, "ContextTokens": 1},
-    "output": {"output": 1, "osl": 1, "output_length": 1, "output_len": 1, "GeneratedTokens": 1},
+    "time": {
+        "time": 1.0,
+        "arrival": 1.0,
+        "arrival_time": 1.0,
+        "timestamp": 1e-3,
+        "Timestamp": 1.0,
+        "TIMESTAMP": 1.0,
+    },
+    "prompt": {"prompt": 1, "isl": 1, "input_length": 1, "prompt_len": 1, "ContextTokens": 1, "Request tokens": 1},
+    "output": {"output": 1, "osl": 1, "output_length": 1, "output_len": 1, "GeneratedTokens": 1, "Response tokens": 1},
     "prefix": {"prefix": 1},
     "group": {"group": 1},
 }
@@ -91,13 +96,17 @@ def make(
     Raises:
       ValueError: a length, rate or number that is none.
     """
-    if requests < 1:
-        raise ValueError(f"requests must be at least 1, not {requests}")
+    if not 1 <= requests <= _MOST_REQUESTS:
+        raise ValueError(f"requests must be 1 to {_MOST_REQUESTS:,}, not {requests:,}")
     if groups < 1 or prefix < 0:
         raise ValueError(f"prefix must be at least 0 and prefix_groups at least 1, not {prefix} and {groups}")
     random = np.random.default_rng(seed)
-    prompt = lengths(isl, requests, random, 0, "isl")
-    output = lengths(osl, requests, random, 1, "osl")
+    if isl.strip() == osl.strip() and isl.strip() in DATASETS:  # a prompt and its own answer
+        pairs = _trace_lengths(isl.strip())
+        prompt, output = pairs[random.integers(0, len(pairs), requests)].T
+    else:
+        prompt = lengths(isl, requests, random, 0, "isl")
+        output = lengths(osl, requests, random, 1, "osl")
     arrivals = np.zeros(requests) if rate is None else intervals(requests, rate, burstiness, random)
     group = random.integers(0, groups, requests) if prefix else None
     how = "all at once" if rate is None else f"{rate:g} requests/s"
@@ -115,44 +124,68 @@ def intervals(requests: int, rate: float, burstiness: float, random: np.random.G
     """Arrival times: cumulated gamma intervals, scaled so that the last arrival is at requests / rate."""
     if not (rate > 0 and math.isfinite(rate)):
         raise ValueError(f"request_rate must be a positive number of requests per second, not {rate}")
-    if not burstiness > 0:
-        raise ValueError(f"burstiness must be positive (1: Poisson, inf: constant intervals), not {burstiness}")
+    if not burstiness >= 1e-3:
+        raise ValueError(
+            f"burstiness must be at least 0.001 (1: Poisson, less: burstier, inf: constant intervals), not {burstiness}"
+        )
     if math.isinf(burstiness):
         return np.arange(1, requests + 1) / rate
-    times = np.cumsum(random.gamma(burstiness, 1 / (rate * burstiness), requests))
-    return times * (requests / rate / times[-1])
+    times = np.cumsum(random.gamma(burstiness, 1.0, requests))
+    if not times[-1] > 0:  # so bursty that every interval vanishes
+        times[-1] = 1.0
+    return np.asarray(times / times[-1] * (requests / rate))
 
 
 def lengths(text: str, number: int, random: np.random.Generator, side: int, name: str) -> np.ndarray:
     """`number` lengths; `side` 0 is a data set's prompts, 1 its outputs."""
     text = text.strip()
     if text.startswith("lognormal:"):
-        try:
-            _, median, sigma = text.split(":")
-            shape = float(median), float(sigma)
-        except ValueError:
-            raise ValueError(f"{name}={text!r} is not lognormal:median:sigma, e.g. lognormal:512:1.0") from None
-        return _lognormal(shape, number, random)
+        return _lognormal(text, number, random, name)
     if text in DATASETS:
-        return _lognormal(DATASETS[text][side], number, random)
+        known = _trace_lengths(text)[:, side]
+        return np.asarray(known[random.integers(0, len(known), number)])
     if Path(text).is_file():
         values = [parse_number(line, f"{text}: a length") for line in read_text(text).split()]
         if not values:
             raise ValueError(f"{text} holds no lengths: give a whole number a line")
-        return np.resize(np.array(values), number)
+        return np.resize(np.array([_not_too_long(value, f"{text}: a length") for value in values]), number)
     low, colon, high = text.partition(":")
     if not low[:1].isdigit():
         raise unknown(name, text, ["128", "1k:8k", "lognormal:median:sigma", *DATASETS, "a file of lengths"])
-    first = parse_number(low, name)
-    last = parse_number(high, name) if colon else first
+    first = _not_too_long(parse_number(low, name), name)
+    last = _not_too_long(parse_number(high, name), name) if colon else first
     if last < first:
         raise ValueError(f"{name}={text!r}: the first length is above the second")
     return random.integers(first, last + 1, number)
 
 
-def _lognormal(shape: tuple[float, float], number: int, random: np.random.Generator) -> np.ndarray:
+def _not_too_long(tokens: int, name: str) -> int:
+    if tokens > _LONGEST:
+        raise ValueError(f"{name} must be at most {_LONGEST:,} tokens, not {tokens:,}")
+    return tokens
+
+
+def _lognormal(text: str, number: int, random: np.random.Generator, name: str) -> np.ndarray:
+    try:
+        _, median, sigma = text.split(":")
+        shape = float(median), float(sigma)
+        if not (1 <= shape[0] <= _LONGEST and 0 <= shape[1] <= 10):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"{name}={shown(text)} is not lognormal:median:sigma with a median of 1 to {_LONGEST:,} tokens and a sigma "
+            "of 0 to 10, e.g. lognormal:512:1.0"
+        ) from None
     values = np.rint(shape[0] * np.exp(shape[1] * random.standard_normal(number)))
     return np.clip(values, _LEAST, _MOST).astype(int)
+
+
+@functools.cache
+def _trace_lengths(dataset: str) -> np.ndarray:
+    """(prompt, output) of requests of a public trace."""
+    text = resources.files("ttsim.data").joinpath("lengths.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    return np.array([(int(row["prompt"]), int(row["output"])) for row in rows if row["dataset"] == dataset])
 
 
 def read_trace(path: str) -> Workload:
@@ -165,8 +198,8 @@ def read_trace(path: str) -> Workload:
     lines = [line for line in content.splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{path} is empty: a trace has time, prompt and output on each line")
-    rows: list[Mapping[str, Any]]
-    if lines[0].lstrip().startswith("{"):
+    rows: list[Any]
+    if lines[0].lstrip().startswith(("{", "[")):
         rows = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     else:
         try:
@@ -178,42 +211,72 @@ def read_trace(path: str) -> Workload:
     return trace_of(rows, path)
 
 
-def trace_of(rows: Sequence[Mapping[str, Any]], path: str = "trace") -> Workload:
+def trace_of(rows: Sequence[Any], path: str = "trace") -> Workload:
     """A workload of rows with time, prompt and output (and prefix, group)."""
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{path}, request {number} is no object with time, prompt and output")
     names = {field: _name(field, rows[0]) for field in _COLUMNS}
     for field in ("time", "prompt", "output"):
         if names[field] is None:
             raise ValueError(f"{path} has no column {field} (or {', '.join(list(_COLUMNS[field])[1:])})")
 
-    def column(field: str, whole: bool) -> list[Any]:
+    def column(field: str) -> list[float]:
         name = names[field]
         if name is None:
             return [0] * len(rows)
+        read = _moment if field == "time" else _tokens
         values = []
         for number, row in enumerate(rows, 1):
             try:
-                value = float(row[name]) * _COLUMNS[field][name]
-                if not math.isfinite(value) or value < 0 or (whole and value != int(value)):
-                    raise ValueError
-            except (TypeError, ValueError, KeyError):
-                raise ValueError(f"{path}, request {number}: {field} is {row.get(name)!r}, no number >= 0") from None
-            values.append(int(value) if whole else value)
+                values.append(read(row[name]) * _COLUMNS[field][name])
+            except (TypeError, ValueError, KeyError, OverflowError):
+                what = "time" if field == "time" else f"whole number of 0 to {_LONGEST:,}"
+                raise ValueError(f"{path}, request {number}: {field} is {shown(row.get(name))}, no {what}") from None
         return values
 
-    times = np.array(column("time", whole=False))
+    times = np.array(column("time"))
+    times -= times.min()
     order = np.argsort(times, kind="stable")
-    prompt, output, prefix, group = (np.array(column(f, True)) for f in ("prompt", "output", "prefix", "group"))
+    prompt, output, prefix, group = (
+        np.array(column(f), dtype=np.int64) for f in ("prompt", "output", "prefix", "group")
+    )
     if (prompt < 1).any() or (output < 1).any() or (prefix > prompt).any():
-        raise ValueError(f"{path}: every request has a prompt and an output of at least 1 token, and prefix <= prompt")
+        bad = 1 + int(np.argmax((prompt < 1) | (output < 1) | (prefix > prompt)))
+        raise ValueError(
+            f"{path}, request {bad}: a request has a prompt and an output of at least 1 token, and prefix <= prompt"
+        )
     shares = prefix.any()
     return Workload(
         prompt=tuple(prompt[order].tolist()),
         output=tuple(output[order].tolist()),
-        arrivals=tuple((times[order] - times.min()).tolist()),
+        arrivals=tuple(times[order].tolist()),
         group=tuple(group[order].tolist()) if shares else None,
         shared=tuple(prefix[order].tolist()) if shares else None,
         label=f"{len(rows)} requests of {Path(path).name}",
     )
+
+
+def _moment(cell: Any) -> float:
+    """Seconds of a number, or of a date and time (Azure's traces have seven decimals)."""
+    if isinstance(cell, bool):
+        raise ValueError
+    try:
+        value = float(cell)
+    except ValueError:
+        whole, _, fraction = str(cell).strip().partition(".")
+        value = datetime.datetime.fromisoformat(whole).replace(tzinfo=datetime.UTC).timestamp()
+        value += float(f"0.{fraction}") if fraction else 0.0
+    if not math.isfinite(value) or value < 0:
+        raise ValueError
+    return value
+
+
+def _tokens(cell: Any) -> int:
+    value = float(cell)
+    if isinstance(cell, bool) or not 0 <= value <= _LONGEST or value != int(value):
+        raise ValueError
+    return int(value)
 
 
 def _name(field: str, row: Mapping[str, Any]) -> str | None:

@@ -162,7 +162,9 @@ _SWEEP_COLUMNS = (
 )
 
 
-def sweep_document(field: str, values: Sequence[float], answers: Sequence[Served], slo: Mapping[str, float] | None):
+def sweep_document(
+    field: str, values: Sequence[float], answers: Sequence[Served], slo: Mapping[str, float] | None
+) -> Document:
     """Latency against load, the knee marked."""
     best = knee(answers)
     rows = []

@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from ttsim.serving.accounts import Step
 from ttsim.serving.clock import TICKS_PER_SECOND
-from ttsim.serving.engine import Step
 from ttsim.serving.serve import Served
 
 _MOST = 20_000  # requests that a trace holds: more are no timeline
