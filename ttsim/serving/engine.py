@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from heapq import heappop, heappush
 from itertools import accumulate
 
 from ttsim.serving.accounts import Step, Totals
 from ttsim.serving.admission import Taken, admit, go_on
 from ttsim.serving.clock import ticks
+from ttsim.serving.decoding import Decoding
 from ttsim.serving.gaps import Gaps
 from ttsim.serving.lane import Lane
 from ttsim.serving.policy import BATCHED_TOKENS, Policy
@@ -66,15 +66,8 @@ class Engine:
         self._last_start = -1  # of the last step
         self._gaps = Gaps(self.totals, policy.steps_per_look)
         self._lane: dict[int, Lane] = {}
-        self._steps = 0  # decode steps so far: D
-        self._decoding = 0
-        self._base: dict[int, int] = {}  # of a decoding request: its context less D
-        # Heaps; entries of requests that decode no longer, or anew, are dropped when they are met.
-        self._end: dict[int, int] = {}
-        self._ends: list[tuple[int, int]] = []  # (D at its end, request)
-        self._contexts: list[tuple[int, int]] = []  # (-base, request)
-        self._last: dict[int, int] = {}  # D of the last token, for looks of several steps
-        self._lasts: list[tuple[int, int]] = []  # (-that, request)
+        self._decodes = Decoding(policy.steps_per_look)
+        self._decoding = 0  # how many
         self._ended: list[int] = []  # requests that prefill alone answered, until `finish`
         self._run = self._forced = 0  # prefill steps since a decode; decode steps that must come first
         self._steady = self._entry = False  # the same requests as in the last step; the first step after a prefill
@@ -101,23 +94,18 @@ class Engine:
 
     def finish(self) -> list[int]:
         """Frees what ended with the last step; the requests whose last token a decode step yielded at `clock`."""
-        done: list[int] = []
-        requests, ends, steps = self.requests, self._ends, self._steps
+        requests = self.requests
         if self._ended:
             for request in self._ended:
                 self._release(request, requests.prompt[request] + requests.made[request] - 1)
             self.jobs -= len(self._ended)
             self._ended = []
-        while ends and ends[0][0] <= steps:
-            end, request = heappop(ends)
-            if self._end.get(request) != end:
-                continue
-            context = self._leave(request)
-            self._release(request, context)
-            requests.done[request] = self.clock
-            requests.made[request] = requests.output[request]
-            done.append(request)
+        done = self._decodes.ended()
         if done:
+            for request in done:
+                self._release(request, self._leave(request))
+                requests.done[request] = self.clock
+                requests.made[request] = requests.output[request]
             self.jobs -= len(done)
             self._steady = False
             self._gaps.sent()
@@ -125,12 +113,10 @@ class Engine:
 
     def _leave(self, request: int) -> int:
         """A request decodes no longer; the tokens in its cache."""
-        base = self._base.pop(request)
-        del self._end[request]
-        self._last.pop(request, None)
+        base = self._decodes.leave(request)
         self._lane[request].leave(base)
         self._decoding -= 1
-        return base + self._steps
+        return base + self._decodes.steps
 
     def _release(self, request: int, cached: int) -> None:
         self._lane.pop(request).release(request, cached)
@@ -275,9 +261,9 @@ class Engine:
 
     def _yield_token(self, request: int, moment: int) -> None:
         """A prompt's program yields a token: the first one, or the next after a preemption."""
-        requests, steps = self.requests, self._steps
+        requests = self.requests
         made = requests.made[request]
-        base = requests.prompt[request] + made - steps
+        base = requests.prompt[request] + made - self._decodes.steps
         requests.made[request] = made + 1
         if made:
             self._gaps.recomputed(request, moment)
@@ -290,14 +276,7 @@ class Engine:
             requests.done[request] = moment
             self._ended.append(request)
             return
-        look = self._look
-        end = steps + -(-left // look) * look
-        self._base[request], self._end[request] = base, end
-        heappush(self._ends, (end, request))
-        heappush(self._contexts, (-base, request))
-        if look > 1:
-            self._last[request] = steps + left
-            heappush(self._lasts, (-steps - left, request))
+        self._decodes.enter(request, base, left)
         self._lane[request].enter(base)
         self._decoding += 1
         self._gaps.fresh[request] = moment
@@ -306,8 +285,9 @@ class Engine:
 
     def _decode(self, horizon: int | None, preempted: bool) -> None:
         """As many decode steps as nothing can interrupt; advances the clock."""
-        policy, look, size, done, lanes = self.policy, self._look, self._size, self._steps, self.lanes
-        now = look if look == 1 else min(look, self._left())
+        policy, look, size, lanes, decodes = self.policy, self._look, self._size, self.lanes, self._decodes
+        done = decodes.steps
+        now = look if look == 1 else min(look, decodes.left())
         for lane in lanes:
             while lane.decoding * (now // size + 1) > lane.free and lane.needed(done, now) > lane.free:
                 self._preempt(lane)
@@ -315,9 +295,9 @@ class Engine:
         users = self._decoding
         if not users:
             return
-        context, steps, left = self._longest_context(), self._next_end() - done, 0
+        context, steps, left = decodes.longest_context(), decodes.next_end(), 0
         if look > 1:  # a look computes no more than some request still wants
-            left = self._left()
+            left = decodes.left()
             steps = min(steps, left)
         if preempted:  # what was preempted may fit again after this step
             steps, self._steady = min(steps, look), False
@@ -357,9 +337,9 @@ class Engine:
             self._gaps.hold_back(table, context + steps - 1)
         else:
             self._gaps.sent()
-        self._steps = done + steps
+        decodes.steps = done + steps
         if steps == left:
-            self._all_end()
+            decodes.all_end()
         self._steady, self._entry, self._run = True, False, 0
         self._forced = max(self._forced - steps, 0)
         totals = self.totals
@@ -371,30 +351,6 @@ class Engine:
         if self._log is not None:
             self._log.append(Step(start, self.clock, (), steps, users, rows, context))
 
-    def _next_end(self) -> int:
-        ends, end = self._ends, self._end
-        while end.get(ends[0][1]) != ends[0][0]:
-            heappop(ends)
-        return ends[0][0]
-
-    def _longest_context(self) -> int:
-        contexts, base = self._contexts, self._base
-        while base.get(contexts[0][1]) != -contexts[0][0]:
-            heappop(contexts)
-        return self._steps - contexts[0][0]
-
-    def _left(self) -> int:
-        """Decode steps until the last token of the request that wants the most."""
-        lasts, last = self._lasts, self._last
-        while last.get(lasts[0][1]) != -lasts[0][0]:
-            heappop(lasts)
-        return -lasts[0][0] - self._steps
-
-    def _all_end(self) -> None:
-        """The look ended with the last token that any request wants."""
-        self._end = dict.fromkeys(sorted(self._base), self._steps)
-        self._ends = [(end, request) for request, end in self._end.items()]
-
     def _readers(self, context: int) -> tuple[int, int]:
         """(the readers of the next step, steps for which there are no more): see `StepPrices.decode`.
 
@@ -402,7 +358,7 @@ class Engine:
         sum + n k > r (longest + k).
         """
         look, most, lasting = self._look, 1, 1 << 60
-        stored = [(lane.decoding, lane.bases + lane.decoding * self._steps) for lane in self.lanes]
+        stored = [(lane.decoding, lane.bases + lane.decoding * self._decodes.steps) for lane in self.lanes]
         for _, positions in stored:
             if positions > most * context:
                 most = -(-positions // context)
