@@ -20,7 +20,7 @@ from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ttsim.hardware.chips import WORMHOLE
+from ttsim.hardware.chips import CHIPS
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache, users_partition
 from ttsim.models.layout import PAD_MLP_CORES, Layout
@@ -173,7 +173,7 @@ def prefill_program(
 def _nameless(layout: Layout) -> Layout:
     """The layout of a model that is called after its padding only, on a system that is known by its mesh only.
 
-    Models of the same sizes share their traces, on all boxes with as many chips that are connected alike.
+    Models of the same sizes share their traces, on all boxes with as many chips of a family that are connected alike.
     """
     config = layout.config
     name = config.known_name if config.known_name in PAD_MLP_CORES else "model"
@@ -185,7 +185,7 @@ def _nameless(layout: Layout) -> Layout:
     system = dataclasses.replace(
         layout.system,
         name="system",
-        chip=WORMHOLE,
+        chip=next(chip for chip in CHIPS.values() if chip.family == layout.system.chip.family),
         data_parallel=layout.system.data_parallel if layout.experts_over_replicas else 1,
         links=1,
         local_chips=None,

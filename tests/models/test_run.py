@@ -16,9 +16,10 @@ from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.source import from_hf_tensors
 from ttsim.models.config import ModelConfig
+from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import is_replicated, partition_specs
-from ttsim.models.run import decode_step, place, place_cache, prefill_step
+from ttsim.models.run import decode_program, decode_step, place, place_cache, prefill_step
 from ttsim.numerics.formats import round_to
 from ttsim.precision.values import preset
 
@@ -191,3 +192,15 @@ def test_place_shards_every_matrix_by_the_rules(device):
             assert math.prod(x.sharding.shard_shape(x.shape)) < x.size
     shard = runner.cache.keys[0].sharding.shard_shape(runner.cache.keys[0].shape)
     assert shard[1] == runner.layout.local_kv_heads(runner.layout.config.layer_kinds[0])
+
+
+def test_boxes_share_traces_only_within_a_family_of_chips():
+    """tt_transformers cuts the LM head of a Blackhole into narrower pieces; one trace for both was refused for its L1."""
+    columns = {}
+    for device in ("N150", "P150", "N300", "P300"):
+        program = decode_program(
+            Layout(get_config("Llama3.1-8B"), get_system(device)), preset("bf16", "Llama3.1-8B"), 1
+        )
+        (head,) = [call for call, _ in program.ops() if call.name == "linear" and call["columns"]]
+        columns[device] = head["columns"]
+    assert columns == {"N150": 32_064, "P150": 16_032, "N300": 32_064, "P300": 16_032}
