@@ -12,6 +12,7 @@ from ttsim.explore.sweep import parse_sweep, sweep
 from ttsim.explore.whatif import WhatIf
 from ttsim.explore.whatif_prompts import PromptWhatIf
 from ttsim.hardware.constants import load_constants
+from ttsim.proof.intervals import fold_of, interval
 from ttsim.scenarios.question import Question, parse_number
 from ttsim.scenarios.scenario import Scenario
 from ttsim.ui import goal_page, sweep_page
@@ -143,6 +144,22 @@ def test_goal_tries_batches_for_throughput_only():
 def test_goal_that_nothing_meets_names_the_nearest():
     answers = goal(Question(model="8b"), parse_goal("speed>=1000"), systems=("N150", "N300"))
     assert "no system meets it; the nearest, N300" in goal_page.headline("g", answers)
+
+
+def test_sure_is_what_the_bad_ends_of_the_intervals_meet():
+    (answer,) = goal(Question(model="1b"), "latency<=100s", systems=("N150",))
+    speed, ttft, fold = answer.figures["speed"], answer.figures["ttft"], fold_of(answer.scenario)
+    slow, late = interval(speed, "speed", fold).low, interval(ttft, "ttft", fold).high
+    steps = answer.scenario.max_generated_tokens - 1  # the first token comes with the TTFT
+    assert answer.figures["latency"] == pytest.approx(ttft + steps / speed)
+    for figure, best, worst in (
+        ("speed>={}", 0.999 * speed, 0.999 * slow),
+        ("ttft<={}s", 1.001 * ttft, 1.001 * late),
+        ("latency<={}s", 1.001 * (ttft + steps / speed), 1.001 * (late + steps / slow)),
+    ):
+        for bound, surely in ((best, False), (worst, True)):
+            (found,) = goal(Question(model="1b"), figure.format(bound), systems=("N150",))
+            assert (found.meets, found.surely) == (True, surely), (figure, bound)
 
 
 # What-ifs

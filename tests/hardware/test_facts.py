@@ -102,6 +102,43 @@ def test_traced_lengths_are_a_table_not_a_date(date, model, box, expected):
     assert at("traced_lengths", date, model, box) == expected
 
 
+# What changes with the date for Llama-3.1-8B on T3K, each with its first day: a second entry of every date.
+HISTORY = {
+    "dispatch_gap": [("2024-12-01", 3.13e-6), ("2025-02-14", 2.9e-6), ("2025-11-01", 2.91e-6), ("2026-01-21", 1.57e-6)],
+    "sampler": [
+        ("2024-12-01", ("argmax", 1)),
+        ("2025-07-23", ("argmax", 32)),
+        ("2025-11-05", ("topk", 32)),
+        ("2026-07-03", ("argmax", 32)),
+    ],
+    "host_argmax": [("2024-12-01", "slow"), ("2025-05-25", "fast")],
+    "topk_power_of_two": [("2024-12-01", False), ("2026-01-26", True)],
+    "topk_padded": [("2024-12-01", False), ("2026-03-24", True)],
+    "vocabulary_join": [("2024-12-01", True), ("2025-10-28", False)],
+    "device_positions": [("2024-12-01", False), ("2025-08-09", True)],
+    "async_read": [("2024-12-01", False), ("2025-08-20", True)],
+    "dynamic_chunks": [("2024-12-01", False), ("2025-04-01", True)],
+    "sdpa_merge": [("2024-12-01", "series"), ("2025-11-19", "fused series"), ("2026-02-20", "fused tree")],
+    "fused_rope_cache": [("2024-12-01", False), ("2026-01-15", True)],
+    "tf32_reload": [("2024-12-01", True), ("2026-07-15", False)],
+    "matmul_spills": [("2024-12-01", "bf16"), ("2026-02-01", "fp32")],
+    "server_lag": [("2024-12-01", 0), ("2025-08-01", 20)],
+    "collectives": [("2024-12-01", "legacy"), ("2025-08-12", "fabric")],
+    "prefill_padding": [("2024-12-01", "2048"), ("2025-12-11", "traced")],
+    "device_untilize": [("2024-12-01", False), ("2025-03-17", True)],
+    "odd_prompt_compiles": [("2024-12-01", True), ("2025-06-01", False)],
+}
+
+
+@pytest.mark.parametrize("name", HISTORY)
+def test_each_change_is_in_force_from_its_day_on(name):
+    changes = HISTORY[name]
+    for (since, value), (_, before) in zip(changes[1:], changes, strict=False):
+        eve = (day(since) - datetime.timedelta(days=1)).isoformat()
+        assert (at(name, eve, "Llama3.1-8B"), at(name, since, "Llama3.1-8B")) == (before, value), since
+    assert at(name, "2026-09-01", "Llama3.1-8B") == changes[-1][1]
+
+
 def test_a_fact_with_an_end_gives_way():
     assert [at("batched_prefill", date) for date in ("2026-03-05", "2026-03-06", "2026-06-08", "2026-06-09")] == [
         False,

@@ -25,6 +25,7 @@ from ttsim.proof.published import (
     select,
     to_markdown,
 )
+from ttsim.proof.rows import compilations
 
 FIGURES = ("table", "title", "model", "device", "data_parallel", "batch_size", "prompt", "precision")
 FIGURES += ("speed", "ttft", "top1", "top5")
@@ -40,6 +41,13 @@ def one(table, model, device):
 
 
 # What is published
+
+
+def test_the_fifth_prompt_of_a_batch_compiles_its_own_programs():
+    """One compilation a batch that holds it, shared by its prompts in the mean."""
+    row = one("performance", "Llama3.2-1B", "N150")
+    batches = {1: 0, 4: 0, 5: 1 / 5, 8: 1 / 8, 32: 1 / 32}
+    assert {batch: compilations(dataclasses.replace(row, batch_size=batch)) for batch in batches} == batches
 
 
 def test_counts():

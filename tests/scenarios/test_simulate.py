@@ -19,7 +19,7 @@ from ttsim.meshes.systems import get_system
 from ttsim.models.layout import Layout
 from ttsim.models.storage import parameters
 from ttsim.pricing.price import UnpricedError
-from ttsim.scenarios.memory import DoesNotFitError, trace_bytes
+from ttsim.scenarios.memory import DoesNotFitError, activation_bytes, trace_bytes
 from ttsim.scenarios.scenario import Scenario
 
 
@@ -201,6 +201,39 @@ def test_the_trace_region_is_set_aside_in_every_bank():
     assert memory.capacity - memory.system == 12 * (1_073_124_512 - 1_048_640)
     larger = trace_bytes(get_system("N150").chip, 28_467_200)
     assert dataclasses.replace(memory, reserved=larger).allocatable == 12_543_295_104 + 384
+
+
+def test_activations_are_the_largest_op_beside_the_residual_stream():
+    """64 rows: 128 columns in, which stay beside every op, and a product of 128 by 512. Weights count elsewhere."""
+    formats = {"weight_format": "bfp8", "setting": "hifi2", "out_format": "bf16"}
+    program = ttsim.trace(
+        lambda x, w: ops.linear(ops.add(x, x, out_format="bf16"), w, kernel="mcast_2d", **formats),
+        jax.ShapeDtypeStruct((64, 128), jnp.float32),
+        jax.ShapeDtypeStruct((128, 512), jnp.float32),
+    )
+    assert activation_bytes(program) == 2 * 64 * 128 + 2 * 64 * (128 + 512)
+
+
+@pytest.mark.parametrize(
+    ("device", "rate"),
+    [("T3K", 2 * 12.5e9), ("N150x4", 12.5e9), ("P150x8", 2 * 2 * 25e9), ("P300", 2 * 25e9), ("Galaxy", 4 * 12.5e9)],
+)
+def test_a_chip_of_a_ring_receives_from_both_sides(device, rate):
+    """All links that a collective uses between two neighbours, on both sides in a ring."""
+    system = get_system(device)
+    axis = system.axis_names[-1]
+    spec = jax.sharding.PartitionSpec
+    gather = jax.shard_map(
+        lambda x: ops.all_gather(x, axis=axis, dim=1, format="bf16"),
+        mesh=system.abstract_mesh(),
+        in_specs=spec(None, axis),
+        out_specs=spec(),
+        check_vma=False,
+    )
+    priced = ttsim.price(ttsim.trace(gather, jax.ShapeDtypeStruct((32, 2048), jnp.float32)), device=device)
+    (op,) = (op for op in priced.ops if op.op == "all_gather")
+    assert op.possible_bandwidth == rate
+    assert op.bandwidth < rate
 
 
 def test_a_server_s_report_says_so_and_past_the_newest_fact_that_it_does_not_know():
