@@ -132,7 +132,9 @@ def replicated_residual(tensor_axis: str) -> ShardingRules:
 
 
 @functools.cache
-def with_experts(rules: ShardingRules, experts: tuple[str, ...], width: str | None, latent_out: str | None):
+def with_experts(
+    rules: ShardingRules, experts: tuple[str, ...], width: str | None, latent_out: str | None
+) -> ShardingRules:
     """The rules, and how routed experts and latent attention are cut."""
     added = {"experts": experts or None, "expert_mlp": width, "latent_out": latent_out}
     return _rules(rules.name, **{**rules.mesh_axes, **added})

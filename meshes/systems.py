@@ -105,11 +105,13 @@ class System:
 
     @property
     def box_names(self) -> tuple[str, ...]:
-        """What dated facts may call one replica: tt_transformers' name for its chips, the box, the chips' family."""
+        """What dated facts may call one replica: tt_transformers' name for its chips, the box, the cut box
+        ("P150x4-DP4"), the chips' family."""
         known = _REPLICAS.get(self.chip.family, {}).get(self.chips_per_replica)
         name = self.replica_name or known or f"{self.chips_per_replica} chips"
         box = {WORMHOLE_6U.name: "Galaxy"}.get(self.chip.name, name)  # also where eight chips of it are one replica
-        return (name, box, self.chip.family)
+        cut = (f"{self.name}-DP{self.data_parallel}",) if self.data_parallel > 1 else ()
+        return (name, box, *cut, self.chip.family)
 
     @property
     def axis_names(self) -> tuple[str, ...]:

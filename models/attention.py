@@ -9,12 +9,13 @@ from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from ttsim import ops as tt
 from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
 from ttsim.models.parallel import Galaxy, OneAxis
-from ttsim.models.parameters import parameter
+from ttsim.models.parameters import Parameter, parameter
 from ttsim.models.rope import inverse_frequencies
 from ttsim.precision.values import LayerPrecision
 
@@ -35,7 +36,7 @@ class Rotary(NamedTuple):
 
 
 def rotary_tables(
-    positions, layout: Layout, precision: LayerPrecision, memory: Literal["l1", "host"]
+    positions: Array, layout: Layout, precision: LayerPrecision, memory: Literal["l1", "host"]
 ) -> tuple[Rotary, ...]:
     """The tables of each embedding of `ModelConfig.ropes`: of one token a user ("l1"), or of a prompt ("host")."""
     axis = 1 if memory == "l1" else 0  # where the axis of heads goes
@@ -60,7 +61,7 @@ def rotary_tables(
 class Attention(nnx.Module):
     """Grouped-query attention with a fused projection: for each KV head its query heads, then K, then V."""
 
-    def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None):
+    def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None) -> None:
         c, heads = layout.config, layout.kv_heads(kind)
         group = c.num_heads // heads
         fused = (heads, group + 2, kind.head_dim)
@@ -84,7 +85,16 @@ class Attention(nnx.Module):
         )
         self.bias_d = parameter((c.hidden_size,), ("residual",), rngs, group="bias", scale=0.02) if c.out_bias else None
 
-    def decode(self, x_bd, rotary: Rotary | None, positions, keys, values, stage: Stage, kind: LayerKind):
+    def decode(
+        self,
+        x_bd: Array,
+        rotary: Rotary | None,
+        positions: Array,
+        keys: Array,
+        values: Array,
+        stage: Stage,
+        kind: LayerKind,
+    ) -> tuple[Array, Array, Array]:
         """One token of each user: x [B, d] -> (its attention in the residual stream's sharding, keys, values)."""
         p, layout = stage.precision, stage.layout
         qkv = stage.my_users(self._projected(x_bd, stage, p.li_qkv_decode))
@@ -108,8 +118,23 @@ class Attention(nnx.Module):
         out = stage.all_users(tt.concat_heads_decode(out, format=p.sdpa_decode_out), x_bd.shape[0])
         return self._output(x_bd, out, stage, p.li_qkv_decode, p.li_o_decode), keys, values
 
-    def prefill(self, x_td, rotary: Rotary | None, user, last, keys, values, stage: Stage, kind: LayerKind, start: int):
-        """One user's prompt, or the chunk of it from `start` on: x [T, d] -> (attention, keys, values)."""
+    def prefill(
+        self,
+        x_td: Array,
+        rotary: Rotary | None,
+        user: Array,
+        last: Array,
+        keys: Array,
+        values: Array,
+        stage: Stage,
+        kind: LayerKind,
+        start: int,
+        mask: Array | None = None,
+    ) -> tuple[Array, Array, Array]:
+        """One user's prompt, or the chunk of it from `start` on: x [T, d] -> (attention, keys, values).
+
+        `mask`: [T, T], in place of the causal one, of a whole prompt.
+        """
         del last  # decode overwrites what padding leaves in the cache
         p, layout = stage.precision, stage.layout
         setting_qkv, setting_o, setting_sdpa = stage.settings
@@ -130,21 +155,33 @@ class Attention(nnx.Module):
             k = tt.read_cache(keys, user, length=start + x_td.shape[0])
             v = tt.read_cache(values, user, length=start + x_td.shape[0])
         q = tt.typecast(q, in_format=p.rope_in, out_format=stage.query_format)
-        out = tt.sdpa_prefill(
-            q,
-            k,
-            v,
-            *self._sinks(),
-            start=start,
-            setting=setting_sdpa,
-            kv_format=p.kv_cache,
-            out_format=stage.query_format,
-            **_score_options(layout, kind),
-        )
+        if mask is None:
+            out = tt.sdpa_prefill(
+                q,
+                k,
+                v,
+                *self._sinks(),
+                start=start,
+                setting=setting_sdpa,
+                kv_format=p.kv_cache,
+                out_format=stage.query_format,
+                **_score_options(layout, kind),
+            )
+        else:
+            out = tt.sdpa(
+                q,
+                k,
+                v,
+                mask,
+                scale=layout.config.query_scale or kind.head_dim**-0.5,
+                setting=setting_sdpa,
+                kv_format=p.kv_cache,
+                out_format=stage.query_format,
+            )
         out = tt.concat_heads_prefill(out, format=stage.query_format)
         return self._output(x_td, out, stage, setting_qkv, setting_o), keys, values
 
-    def _projected(self, x, stage: Stage, setting):
+    def _projected(self, x: Array, stage: Stage, setting: str) -> Array:
         """Queries, keys and values of every head of this device, with their bias."""
         p = stage.precision
         cores = stage.layout.attention_cores if stage.numerics == "decode" else None
@@ -155,7 +192,7 @@ class Attention(nnx.Module):
             else tt.add_bias(qkv, self.bias_kgh[...], out_format=p.linear_out, memory=stage.memory)
         )
 
-    def _ready(self, q, k, v, rotary: Rotary | None, stage: Stage):
+    def _ready(self, q: Array, k: Array, v: Array, rotary: Rotary | None, stage: Stage) -> tuple[Array, Array, Array]:
         """Queries and keys normalised and rotated, and values normalised, where the model does so."""
         p, c = stage.precision, stage.layout.config
         if self.q_norm is not None:
@@ -173,7 +210,7 @@ class Attention(nnx.Module):
     def _sinks(self) -> tuple[Any, ...]:
         return () if self.sinks_kg is None else (self.sinks_kg[...].reshape(-1),)
 
-    def _output(self, x, out, stage: Stage, setting_gate, setting_o):
+    def _output(self, x: Array, out: Array, stage: Stage, setting_gate: str, setting_o: str) -> Array:
         """The output projection of the heads' results, gated and with a bias where the model has them."""
         p = stage.precision
         if self.gate_dkgh is not None:
@@ -199,7 +236,7 @@ def _score_options(layout: Layout, kind: LayerKind) -> dict[str, Any]:
     return {"window": options.pop("window"), **{name: value for name, value in options.items() if value is not None}}
 
 
-def _head_norm(x, weight, stage: Stage):
+def _head_norm(x: Array, weight: Parameter | None, stage: Stage) -> Array:
     """RMSNorm of each head; decode moves the heads to an interleaved tensor and back."""
     fmt, eps = stage.precision.linear_out, stage.layout.config.rms_norm_eps
     x = stage.reshard(x, fmt, None)
@@ -208,16 +245,17 @@ def _head_norm(x, weight, stage: Stage):
     return stage.reshard(x, fmt, None)
 
 
-def _width_norm(x, weight, stage: Stage):
+def _width_norm(x: Array, weight: Parameter | None, stage: Stage) -> Array:
     """RMSNorm over all heads of all chips, [b, heads, h] in decode and [heads, T, h] in prefill."""
     layout, fmt, memory = stage.layout, stage.precision.linear_out, stage.memory
     eps = layout.config.rms_norm_eps
     rows = x if memory == "l1" else x.transpose(1, 0, 2)
-    flat, weight = rows.reshape(rows.shape[0], -1), weight[...].reshape(-1)
+    assert weight is not None
+    flat, flat_weight = rows.reshape(rows.shape[0], -1), weight[...].reshape(-1)
     if layout.ways == 1:
-        flat = tt.rms_norm(flat, weight, eps=eps, out_format=fmt, memory=memory)
+        flat = tt.rms_norm(flat, flat_weight, eps=eps, out_format=fmt, memory=memory)
     else:
         stats = stage.all_gather(tt.rms_norm_stats(flat, out_format=fmt, memory=memory), layout.axis, fmt)
-        flat = tt.rms_norm_apply(flat, stats, weight, axis=layout.axis, eps=eps, out_format=fmt, memory=memory)
+        flat = tt.rms_norm_apply(flat, stats, flat_weight, axis=layout.axis, eps=eps, out_format=fmt, memory=memory)
     rows = flat.reshape(rows.shape)
     return rows if memory == "l1" else rows.transpose(1, 0, 2)

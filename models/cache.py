@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 
 from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, TENSOR_AXIS
 from ttsim.models.features import LayerKind
@@ -28,7 +29,7 @@ class KVCache:
     users_axis: str | None = field(default=None, metadata={"static": True})
 
     @classmethod
-    def abstract(cls, layout: Layout, batch: int, dtype=jnp.bfloat16) -> KVCache:
+    def abstract(cls, layout: Layout, batch: int, dtype: DTypeLike = jnp.bfloat16) -> KVCache:
         """Shapes and dtypes: `batch` users in each replica."""
         users = batch * layout.system.data_parallel
 
@@ -42,13 +43,14 @@ class KVCache:
         return cls._filled(arrays, layout, batch)
 
     @classmethod
-    def zeros(cls, layout: Layout, batch: int, dtype=jnp.float32) -> KVCache:
+    def zeros(cls, layout: Layout, batch: int, dtype: DTypeLike = jnp.float32) -> KVCache:
         """An empty cache.
 
         bfloat16 holds every value of every format but fp32 in half the memory; XLA's CPU backend, though, converts
         the whole cache to update one row of it, which float32 avoids.
         """
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), cls.abstract(layout, batch, dtype))
+        empty: KVCache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), cls.abstract(layout, batch, dtype))
+        return empty
 
     @classmethod
     def specs(cls, layout: Layout, batch: int) -> KVCache:

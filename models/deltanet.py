@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from ttsim import ops as tt
 from ttsim.models.features import LayerKind
@@ -24,7 +25,7 @@ from ttsim.models.parameters import parameter
 class DeltaNet(nnx.Module):
     """wo (norm(o) silu(z)), where o is read from the state by q after k and v have been written to it."""
 
-    def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None):
+    def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None) -> None:
         del kind
         hidden, g = layout.config.hidden_size, layout.delta
         channels = 2 * g.key_dim + g.value_heads // g.key_heads * g.value_dim
@@ -41,7 +42,9 @@ class DeltaNet(nnx.Module):
             (g.value_heads * g.value_dim, hidden), ("mlp", "w2_out"), rngs, group="wo", storage="banks"
         )
 
-    def decode(self, x_bd, rotary: None, positions, state, conv, stage: OneAxis, kind: LayerKind):
+    def decode(
+        self, x_bd: Array, rotary: None, positions: Array, state: Array, conv: Array, stage: OneAxis, kind: LayerKind
+    ) -> tuple[Array, Array, Array]:
         """x [B, d] whole; state [B, n, k, v] float32; conv [B, channels, taps - 1]."""
         del rotary, positions, kind
         p = stage.precision
@@ -54,7 +57,18 @@ class DeltaNet(nnx.Module):
         )
         return self._output(out, z, p.li_o_decode, stage), state, conv
 
-    def prefill(self, x_td, rotary: None, user, last, state, conv, stage: OneAxis, kind: LayerKind, start: int):
+    def prefill(
+        self,
+        x_td: Array,
+        rotary: None,
+        user: Array,
+        last: Array,
+        state: Array,
+        conv: Array,
+        stage: OneAxis,
+        kind: LayerKind,
+        start: int,
+    ) -> tuple[Array, Array, Array]:
         """x [T, d] whole; `last`: the last row that is no padding, None if all count."""
         del rotary, kind
         p = stage.precision
@@ -70,10 +84,10 @@ class DeltaNet(nnx.Module):
         state, conv = tt.write_state(state, mine, user), tt.write_state(conv, mine_conv, user)
         return self._output(out, z, setting_o, stage), state, conv
 
-    def _taps(self):
+    def _taps(self) -> Array:
         return self.conv_jcw[...].reshape(-1, self.conv_jcw.shape[-1])
 
-    def _project(self, x, setting: str, stage: OneAxis):
+    def _project(self, x: Array, setting: str, stage: OneAxis) -> tuple[Array, ...]:
         p = stage.precision
         weights = tuple(w[...] for w in (self.wqkv_djc, self.wz_dnv, self.wa_dn, self.wb_dn))
         return tt.delta_projections(
@@ -87,7 +101,7 @@ class DeltaNet(nnx.Module):
             cores=None,
         )
 
-    def _split(self, qkv, stage: OneAxis):
+    def _split(self, qkv: Array, stage: OneAxis) -> tuple[Array, Array, Array]:
         """q, k [rows, key heads, k] and v [rows, value heads, v] of this chip."""
         g = stage.layout.delta
         values = qkv.reshape(qkv.shape[0], -1, self.wqkv_djc.shape[-1])
@@ -95,7 +109,7 @@ class DeltaNet(nnx.Module):
         q, k, v = tt.split_columns(values, sizes=sizes, format=stage.precision.linear_out, memory=stage.memory)
         return q, k, v.reshape(v.shape[0], -1, g.value_dim)
 
-    def _output(self, out, z, setting: str, stage: OneAxis):
+    def _output(self, out: Array, z: Array, setting: str, stage: OneAxis) -> Array:
         p, c = stage.precision, stage.layout.config
         z = z.reshape(out.shape)
         y = tt.gated_norm(out, z, self.norm_v[...], eps=c.rms_norm_eps, out_format=p.linear_out, memory=stage.memory)

@@ -15,21 +15,24 @@ Source: tt-metal models/tt_transformers/tt/mixtral_{moe,mlp}.py; models/demos/{g
 
 from __future__ import annotations
 
+from typing import Any
+
 from flax import nnx
+from jax import Array
 
 from ttsim import ops as tt
 from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS
 from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
 from ttsim.models.parallel import OneAxis
-from ttsim.models.parameters import parameter
+from ttsim.models.parameters import Parameter, parameter
 from ttsim.models.placement import sparse_blocks
 
 
 class Router(nnx.Module):
     """The weight of each expert for each token; every chip computes all of them."""
 
-    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
+    def __init__(self, layout: Layout, rngs: nnx.Rngs | None) -> None:
         c, e = layout.config, layout.experts
         self.router_de = parameter((c.hidden_size, e.count), (None, None), rngs, group="router")
         self.bias_e = parameter((e.count,), (None,), rngs, group="bias", scale=0.02) if e.bias else None
@@ -38,7 +41,7 @@ class Router(nnx.Module):
         self.scale_d = parameter((c.hidden_size,), (None,), rngs, scale=0) if e.beside_dense else None
         self.expert_scale_e = parameter((e.count,), (None,), rngs, scale=0) if e.beside_dense else None
 
-    def __call__(self, x_td, stage: OneAxis):
+    def __call__(self, x_td: Array, stage: OneAxis) -> Array:
         p, c, e = stage.precision, stage.layout.config, stage.layout.experts
         if self.scale_d is not None:
             factor = c.hidden_size**-0.5
@@ -77,14 +80,14 @@ class Router(nnx.Module):
 class SharedMLP(nnx.Module):
     """The MLP that every token runs through beside the routed experts; leaves partial sums of its width's slices."""
 
-    def __init__(self, layout: Layout, inner: int, rngs: nnx.Rngs | None, *, gated: bool = False):
+    def __init__(self, layout: Layout, inner: int, rngs: nnx.Rngs | None, *, gated: bool = False) -> None:
         hidden = layout.config.hidden_size
         self.shared_w1_df = parameter((hidden, inner), ("embed", "mlp"), rngs, group="shared")
         self.shared_w3_df = parameter((hidden, inner), ("embed", "mlp"), rngs, group="shared")
         self.shared_w2_fd = parameter((inner, hidden), ("mlp", "w2_out"), rngs, group="shared")
         self.shared_gate_d1 = parameter((hidden, 1), (None, None), rngs, group="router") if gated else None
 
-    def __call__(self, x_td, stage: OneAxis):
+    def __call__(self, x_td: Array, stage: OneAxis) -> Array:
         p, activation = stage.precision, stage.layout.config.activation
         gate = stage.plain_linear(x_td, self.shared_w1_df, p.shared, p.li_shared)
         up = stage.plain_linear(x_td, self.shared_w3_df, p.shared, p.li_shared)
@@ -113,7 +116,7 @@ def expert_mlp(layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None) -> nnx.Mo
 class Experts(nnx.Module):
     """sum over a token's experts of weight * w2(act(x w1) * (x w3)), and the expert that all tokens share."""
 
-    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
+    def __init__(self, layout: Layout, rngs: nnx.Rngs | None) -> None:
         c, e = layout.config, layout.experts
         inner, hidden = e.intermediate_size, c.hidden_size
         self.router = Router(layout, rngs)
@@ -124,7 +127,7 @@ class Experts(nnx.Module):
             (e.count, inner, hidden), ("experts", "expert_mlp", None), rngs, group="ff2", scale=inner**-0.5
         )
 
-        def bias(width: int, axis: str | None) -> nnx.Param | None:
+        def bias(width: int, axis: str | None) -> Parameter | None:
             return parameter((e.count, width), ("experts", axis), rngs, group="bias", scale=0.02) if e.bias else None
 
         self.bias1_ef, self.bias3_ef = bias(inner, "expert_mlp"), bias(inner, "expert_mlp")
@@ -132,7 +135,7 @@ class Experts(nnx.Module):
         shared = e.shared_intermediate_size
         self.shared = SharedMLP(layout, shared, rngs, gated=e.shared_gate) if shared else None
 
-    def __call__(self, x_td, stage: OneAxis, residual):
+    def __call__(self, x_td: Array, stage: OneAxis, residual: Array) -> Array:
         """x [T, d] whole on every chip -> the experts' output in the residual stream's sharding."""
         # Gemma-4's router reads what the norm was given.
         partial = self.routed(x_td, stage, residual if stage.layout.experts.beside_dense else x_td)
@@ -141,7 +144,7 @@ class Experts(nnx.Module):
             partial = tt.add(partial, shared, out_format=stage.precision.linear_out, memory=stage.memory)
         return stage.reduce(partial, stage.precision.linear_out)
 
-    def routed(self, x_td, stage: OneAxis, router_x_td):
+    def routed(self, x_td: Array, stage: OneAxis, router_x_td: Array) -> Array:
         """This chip's share of the routed experts' output: partial sums [T, d]."""
         p, layout, e = stage.precision, stage.layout, stage.layout.experts
         weights = self.router(router_x_td, stage)
@@ -152,16 +155,22 @@ class Experts(nnx.Module):
             weights = tt.dispatch(weights, axis=exchange, active=e.active, fused=fused, format=p.residual)
         weights = tt.local_experts(weights, axes=layout.placement.expert_axes, format=p.residual)
         rows = x_td.shape[0]
-        options = {
+        options: dict[str, Any] = {
             "kernel": layout.expert_kernel(stage.phase),
             "active": layout.active_blocks(rows, stage.phase),
             "memory": stage.memory,
             "inferred": layout.inferred_experts,
         }
         wide, narrow = sparse_blocks(layout.config)
-        up = {"weight_format": p.ff1_3, "setting": p.li_ff1_3, "out_format": p.linear_out, "block": wide, **options}
-        gate = tt.expert_linear(x_td, self.w1_edf[...], in_format=p.residual, **up)
-        up = tt.expert_linear(x_td, self.w3_edf[...], in_format=p.residual, **up)
+        wide_options = {
+            "weight_format": p.ff1_3,
+            "setting": p.li_ff1_3,
+            "out_format": p.linear_out,
+            "block": wide,
+            **options,
+        }
+        gate = tt.expert_linear(x_td, self.w1_edf[...], in_format=p.residual, **wide_options)
+        up = tt.expert_linear(x_td, self.w3_edf[...], in_format=p.residual, **wide_options)
         if self.bias1_ef is not None and self.bias3_ef is not None:
             gate = tt.expert_bias(gate, self.bias1_ef[...], out_format=p.linear_out)
             up = tt.expert_bias(up, self.bias3_ef[...], out_format=p.linear_out)
@@ -189,7 +198,7 @@ class Experts(nnx.Module):
 class BesideDense(nnx.Module):
     """Gemma-4: norm(mlp(norm(r))) + norm(experts(norm(r))), with a router that reads r itself."""
 
-    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
+    def __init__(self, layout: Layout, rngs: nnx.Rngs | None) -> None:
         hidden = layout.config.hidden_size
         self.dense = SharedMLP(layout, layout.intermediate_size, rngs)
         self.experts = Experts(layout, rngs)
@@ -197,7 +206,7 @@ class BesideDense(nnx.Module):
         self.experts_norm_d = parameter((hidden,), ("norm",), rngs, scale=0)
         self.experts_out_norm_d = parameter((hidden,), ("norm",), rngs, scale=0)
 
-    def __call__(self, x_td, stage: OneAxis, residual):
+    def __call__(self, x_td: Array, stage: OneAxis, residual: Array) -> Array:
         """x: the residual stream after the layer's own norm; residual: before it. Both whole on every chip."""
         fmt = stage.precision.residual
         dense = stage.norm(stage.reduce(self.dense(x_td, stage), stage.precision.linear_out), self.dense_norm_d)

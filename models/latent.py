@@ -12,6 +12,7 @@ Source: tt-metal models/demos/deepseek_v3/tt/mla.
 from __future__ import annotations
 
 from flax import nnx
+from jax import Array
 
 from ttsim import ops as tt
 from ttsim.meshes.systems import TENSOR_AXIS
@@ -20,14 +21,22 @@ from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
 from ttsim.models.parallel import OneAxis
 from ttsim.models.parameters import parameter
+from ttsim.ops.core import Weight
 
 NORM_EPS = 1e-6  # of the two inner norms, whatever rms_norm_eps says (transformers modeling_deepseek_v3.py)
+
+
+def _scale(layout: Layout) -> float:
+    """The factor on scores, which every reader of these families gives."""
+    scale = layout.config.query_scale
+    assert scale is not None
+    return scale
 
 
 class LatentAttention(nnx.Module):
     """q = wq_b norm(wq_a x); c = norm(wkv_a x); attention of (wkv_b1 q, rope(q)) to (c, rope(k)); wo (wkv_b2 out)."""
 
-    def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None):
+    def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None) -> None:
         del kind
         c, m = layout.config, layout.latent
         hidden, heads, rank = c.hidden_size, c.num_heads, m.kv_rank
@@ -45,7 +54,16 @@ class LatentAttention(nnx.Module):
         self.wkv_b2_hrv = parameter((heads, rank, m.value_dim), (None, None, None), rngs, group="wo", scale=rank**-0.5)
         self.wo_qd = parameter((heads * m.value_dim, hidden), (None, "latent_out"), rngs, group="wo", storage="banks")
 
-    def decode(self, x_bd, rotary: Rotary, positions, latents, unused, stage: OneAxis, kind: LayerKind):
+    def decode(
+        self,
+        x_bd: Array,
+        rotary: Rotary,
+        positions: Array,
+        latents: Array,
+        unused: Array,
+        stage: OneAxis,
+        kind: LayerKind,
+    ) -> tuple[Array, Array, Array]:
         """x [B, d] whole; latents [b, 1, S, r + p]: b = B, or this chip's share of B users; `unused` is empty."""
         cos, sin = rotary.cos, rotary.sin
         p, layout, m = stage.precision, stage.layout, stage.layout.latent
@@ -64,7 +82,7 @@ class LatentAttention(nnx.Module):
             latents,
             positions,
             rank=m.kv_rank,
-            scale=layout.config.query_scale,
+            scale=_scale(layout),
             setting=p.sdpa_decode,
             kv_format=p.kv_cache,
             out_format=p.sdpa_decode_out,
@@ -74,7 +92,18 @@ class LatentAttention(nnx.Module):
             out = tt.all_gather(out, axis=TENSOR_AXIS, dim=0, format=p.linear_out, memory=stage.memory)
         return self._output(out, p.li_o_decode, stage), latents, unused
 
-    def prefill(self, x_td, rotary: Rotary, user, last, latents, unused, stage: OneAxis, kind: LayerKind, start: int):
+    def prefill(
+        self,
+        x_td: Array,
+        rotary: Rotary,
+        user: Array,
+        last: Array,
+        latents: Array,
+        unused: Array,
+        stage: OneAxis,
+        kind: LayerKind,
+        start: int,
+    ) -> tuple[Array, Array, Array]:
         """x [T, d] whole; each chip attends with its own heads."""
         del last  # what padding leaves behind is overwritten by decode
         p, layout, m = stage.precision, stage.layout, stage.layout.latent
@@ -93,12 +122,12 @@ class LatentAttention(nnx.Module):
             rows,
             start=start,
             rank=m.kv_rank,
-            scale=layout.config.query_scale,
+            scale=_scale(layout),
             setting=setting_sdpa,
             kv_format=p.kv_cache,
             out_format=stage.query_format,
         )
-        weight = self.wkv_b2_hrv[...]
+        weight: Weight = self.wkv_b2_hrv[...]
         if layout.ways > 1:
             weight = tt.local_heads(weight, axis=TENSOR_AXIS)
         out = self._values(out, weight, setting_o, stage)
@@ -106,7 +135,7 @@ class LatentAttention(nnx.Module):
             out = tt.all_gather(out, axis=TENSOR_AXIS, dim=1, format=p.linear_out, memory=stage.memory)
         return self._output(out, setting_o, stage), latents, unused
 
-    def _queries(self, x, cos, sin, setting: str, stage: OneAxis):
+    def _queries(self, x: Array, cos: Array, sin: Array, setting: str, stage: OneAxis) -> Array:
         """This chip's heads, brought into the latent's space, and rotated: [rows, h, r + p]."""
         p, m = stage.precision, stage.layout.latent
         if self.wq_da is not None and self.q_norm_a is not None:
@@ -131,7 +160,7 @@ class LatentAttention(nnx.Module):
             memory=stage.memory,
         )
 
-    def _latents(self, x, cos, sin, setting: str, stage: OneAxis):
+    def _latents(self, x: Array, cos: Array, sin: Array, setting: str, stage: OneAxis) -> Array:
         """What is cached of each row, the same on every chip: norm(c) and rope(k), [rows, r + p]."""
         p, m = stage.precision, stage.layout.latent
         both = stage.plain_linear(x, self.wkv_dr, p.wqkv, setting)
@@ -140,7 +169,7 @@ class LatentAttention(nnx.Module):
         key = tt.rotary(key[:, None], cos, sin, out_format=p.rope_in, memory=stage.memory)
         return tt.concat_columns(latent, key[:, 0], format=p.rope_in, memory=stage.memory)
 
-    def _values(self, out, weight_hrv, setting: str, stage: OneAxis):
+    def _values(self, out: Array, weight_hrv: Weight, setting: str, stage: OneAxis) -> Array:
         """Each head's values of what attention gave: [rows, h, r] -> [rows, h v]."""
         p = stage.precision
         out = tt.head_linear(
@@ -154,6 +183,6 @@ class LatentAttention(nnx.Module):
         )
         return out.reshape(out.shape[0], -1)
 
-    def _output(self, out, setting: str, stage: OneAxis):
+    def _output(self, out: Array, setting: str, stage: OneAxis) -> Array:
         """wo, whose columns are cut like the residual stream: no sum over chips follows."""
         return stage.plain_linear(out, self.wo_qd, stage.precision.wo, setting)

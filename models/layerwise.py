@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ttsim.meshes.systems import DATA_AXIS
-from ttsim.models.attention import rotary_tables
+from ttsim.models.attention import Rotary, rotary_tables
 from ttsim.models.cache import KVCache
 from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
@@ -65,7 +66,7 @@ def prefill_by_layer(
         mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
         return AheadOfTime(mapped, donate, on_compile)
 
-    def embed_and_slice(model, tokens_t, positions_t):
+    def embed_and_slice(model: Transformer, tokens_t: Array, positions_t: Array) -> tuple[Array, tuple[Rotary, ...]]:
         tables = rotary_tables(positions_t, layout, precision.layer(0), "host")
         return model.embed(tokens_t, layout=layout, precision=precision), tables
 
@@ -88,7 +89,9 @@ def prefill_by_layer(
             donate=(5, 6),
         )
 
-    def run(model, tokens_t, positions_t, user, last, cache):
+    def run(
+        model: Transformer, tokens_t: Array, positions_t: Array, user: Array, last: Array, cache: KVCache
+    ) -> tuple[Array | None, KVCache]:
         del last  # "none" and "all" need no row
         x, tables = embed(model, tokens_t, positions_t)
         keys, values = list(cache.keys), list(cache.values)

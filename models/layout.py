@@ -19,7 +19,9 @@ from ttsim.models.placement import Placement, active_blocks, expert_kernel, plac
 TILE = 32
 BLOCK = 16  # values of a block float that share an exponent
 MAX_GRID_SIDE = 8
-LM_HEAD_COLUMNS = 32_064  # widest piece of the vocabulary that one LM-head matmul computes: 128,256 / 4
+# Widest piece of the vocabulary that one LM-head matmul computes. Source: model_config.py, 128,256 / 4 or, on fewer
+# than 48 cores, 668 a core ("close to the L1 limit"); 128,256 / 8 on Blackhole.
+_LM_HEAD_COLUMNS, _LM_HEAD_COLUMNS_OF_A_CORE, _LM_HEAD_COLUMNS_BLACKHOLE = 32_064, 668, 16_032
 CHUNK_MULTIPLE = 2048  # tokens; chunks of a long prompt are multiples of it
 GALAXY_VOCAB_MULTIPLE = 16_384  # a Galaxy's LM head pads 128,256 to 131,072: 16,384 columns a row of chips
 
@@ -109,12 +111,20 @@ class Layout:
                 raise ShardingError(
                     f"{config.name} has {count} {what}, which {ways} {'rows of ' if self.two_d else ''}chips of "
                     f"{self.system.label} can't share evenly; its heads divide over {', '.join(map(str, fit))} chips"
+                    f"{self._smaller_replicas(fit)}"
                 )
         if config.hidden_size % (16 * self.residual_ways):
             raise ShardingError(
                 f"{config.name}'s hidden size {config.hidden_size} does not cut into {self.residual_ways} slices of "
                 f"whole blocks of 16 on {self.system.label}"
             )
+
+    def _smaller_replicas(self, fit: list[int]) -> str:
+        """The end of an error line: how many replicas of the system could share the heads."""
+        chips, replicas = max(n for n in fit if n < self.ways), self.system.data_parallel
+        if self.system.topology is Topology.GRID or self.ways % chips:
+            return ""
+        return f": write {self.system.name} DP={replicas * self.ways // chips}"
 
     # Which chips share what.
 
@@ -238,7 +248,7 @@ class Layout:
     def vocab_size(self) -> int:
         """Columns of the LM head over all chips."""
         if self.placement.power_of_two_vocabulary and self.ways > 1:
-            return self.ways * 2 ** math.ceil(math.log2(self.config.vocab_size / self.ways))
+            return self.ways * (1 << math.ceil(math.log2(self.config.vocab_size / self.ways)))
         return round_up(self.config.vocab_size, GALAXY_VOCAB_MULTIPLE if self.two_d else self.ways)
 
     @property
@@ -290,11 +300,22 @@ class Layout:
 
     @property
     def lm_head_cores(self) -> int:
-        """Rows x 8 cores, the most rows that cut the hidden size (a Galaxy's quarter: at most 4) into whole tiles."""
+        """Rows x 8 cores, the most rows that cut the hidden size (a Galaxy's quarter: at most 4) into whole tiles.
+
+        Where no number of rows does, rows of 7 cores, 6 and so on (model_config.py, `lm_head_core_grid`).
+        """
         hidden, most = tiles(self.config.hidden_size), MAX_GRID_SIDE
         if self.two_d:
             hidden, most = hidden // self.residual_ways, 4
-        return next((8 * rows for rows in range(most, 0, -1) if hidden % (8 * rows) == 0), 1)
+        grids = (width * rows for width in range(MAX_GRID_SIDE, 0, -1) for rows in range(most, 0, -1))
+        return next(cores for cores in grids if hidden % cores == 0)
+
+    @property
+    def lm_head_columns(self) -> int:
+        """Columns of the vocabulary that one matmul of the LM head computes; a chip's share is cut into such pieces."""
+        if self.system.chip.family == "blackhole":
+            return _LM_HEAD_COLUMNS_BLACKHOLE
+        return min(_LM_HEAD_COLUMNS, _LM_HEAD_COLUMNS_OF_A_CORE * self.lm_head_cores // TILE * TILE)
 
     def norm_cores(self, cores: int | None) -> int | None:
         """Grid of a norm's input: that of the matmul that follows, but on a Galaxy one for all norms.

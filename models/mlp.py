@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from flax import nnx
+from jax import Array
 
 from ttsim import ops as tt
 from ttsim.meshes.sharding import ShardingError
 from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
 from ttsim.models.parallel import Galaxy, OneAxis
-from ttsim.models.parameters import parameter
+from ttsim.models.parameters import Parameter, parameter
 
 Stage = OneAxis | Galaxy
 
@@ -19,7 +20,7 @@ Stage = OneAxis | Galaxy
 class MLP(nnx.Module):
     """w2(act(x w1) * (x w3)), or w2(act(x w1)) without a gate."""
 
-    def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None):
+    def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None) -> None:
         c = layout.config
         hidden, inner = c.hidden_size, layout.intermediate_size
         self.w1_df = parameter((hidden, inner), ("embed", "mlp"), rngs, group="ff1_3", storage="banks")
@@ -35,7 +36,7 @@ class MLP(nnx.Module):
         )
         self.bias2_d = parameter((hidden,), ("residual",), rngs, group="bias", scale=0.02) if c.mlp_bias else None
 
-    def __call__(self, h, stage: Stage, residual):
+    def __call__(self, h: Array, stage: Stage, residual: Array) -> Array:
         """MLP of the normalised h; `residual` is what the norm was given."""
         del residual
         p, c = stage.precision, stage.layout.config
@@ -56,5 +57,5 @@ class MLP(nnx.Module):
         return _biased(y, self.bias2_d, stage)
 
 
-def _biased(x, bias, stage: Stage):
+def _biased(x: Array, bias: Parameter | None, stage: Stage) -> Array:
     return x if bias is None else tt.add_bias(x, bias[...], out_format=stage.precision.linear_out, memory=stage.memory)

@@ -19,6 +19,7 @@ from ttsim.meshes.sharding import ShardingRules
 Group = Literal["wqkv", "wo", "ff1_3", "ff2", "router", "shared", "lm_head", "embedding", "norm", "bias", "float32"]
 Storage = Literal["tiles", "banks", "rows"]
 Tree = TypeVar("Tree")
+Parameter = nnx.Param[Any]
 
 
 class Traits(NamedTuple):
@@ -88,7 +89,8 @@ def key_names(keys: Sequence[Any]) -> list[str]:
 
 def map_parameters(function: Callable[[nnx.Variable[Any]], Any], module: Tree) -> Tree:
     """The module with `function(param)` in place of each parameter's value."""
-    return jax.tree.map(lambda p: p.replace(function(p)), module, is_leaf=is_variable)
+    mapped: Tree = jax.tree.map(lambda p: p.replace(function(p)), module, is_leaf=is_variable)
+    return mapped
 
 
 def partition_specs(module: Tree, rules: ShardingRules) -> Tree:

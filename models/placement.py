@@ -91,7 +91,7 @@ def place_parts(config: ModelConfig, system: System) -> Placement:
 def special_rules(config: ModelConfig, system: System, placement: Placement, *, ring: bool) -> ShardingRules:
     """Sharding rules of a model with such parts; `ring`: wo's input is gathered in its kernel."""
     tensor_axis = ROW_AXIS if system.topology is Topology.GRID else TENSOR_AXIS
-    rules = replicated_residual(tensor_axis) if placement.replicated else RING if ring else ONE_D
+    rules: ShardingRules = replicated_residual(tensor_axis) if placement.replicated else RING if ring else ONE_D
     latent_out = TENSOR_AXIS if config.latent is not None and not placement.replicated else None
     return with_experts(rules, placement.expert_axes, placement.width_axis, latent_out)
 

@@ -58,6 +58,7 @@ SAME_SIZES: dict[str, str] = {
     "Qwen/Qwen2.5-32B": "Qwen2.5-32B",
     "DeepSeek-R1-Llama-70B": "DeepSeek-R1-Distill-Llama-70B",  # as the published tables write it
     "microsoft/Phi-4": "phi-4",
+    "microsoft/Phi-3-mini-128k-instruct": "Phi3.5-mini",
 }
 
 

@@ -100,7 +100,8 @@ def _llama3_frequencies(rope: RopeConfig, frequencies: np.ndarray) -> np.ndarray
     turns = original * frequencies / np.float32(2 * math.pi)  # over the original context
     smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     kept = np.clip(smooth, 0, 1).astype(np.float32)
-    return (1 - kept) * (frequencies / np.float32(rope.factor)) + kept * frequencies
+    mixed: np.ndarray = (1 - kept) * (frequencies / np.float32(rope.factor)) + kept * frequencies
+    return mixed
 
 
 def _yarn_frequencies(rope: RopeConfig, columns: int, wavelengths: np.ndarray) -> np.ndarray:
@@ -116,7 +117,8 @@ def _yarn_frequencies(rope: RopeConfig, columns: int, wavelengths: np.ndarray) -
     first, last = max(first, 0), min(last, columns - 1)
     span = last - first or 0.001
     interpolated = np.clip((np.arange(columns // 2, dtype=np.float32) - np.float32(first)) / np.float32(span), 0, 1)
-    return interpolated / (np.float32(rope.factor) * wavelengths) + (1 - interpolated) / wavelengths
+    mixed: np.ndarray = interpolated / (np.float32(rope.factor) * wavelengths) + (1 - interpolated) / wavelengths
+    return mixed
 
 
 def _yarn_attention_factor(rope: RopeConfig) -> float:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -80,7 +81,9 @@ def prefill_step(
     model_specs = _model_specs(layout)
     cache_specs = KVCache.specs(layout, batch)
 
-    def step(model, tokens_t, positions_t, user, last, cache):
+    def step(
+        model: Transformer, tokens_t: Array, positions_t: Array, user: Array, last: Array, cache: KVCache
+    ) -> tuple[Array | None, KVCache]:
         return model.prefill(
             tokens_t,
             positions_t,
@@ -108,13 +111,15 @@ def prefill_step(
 
 def place(model: Transformer, layout: Layout, mesh: Mesh) -> Transformer:
     """The model with every parameter sharded over the mesh by the layout's rules."""
-    return jax.tree.map(jax.device_put, model, shardings(model, layout.rules, mesh))
+    placed: Transformer = jax.tree.map(jax.device_put, model, shardings(model, layout.rules, mesh))
+    return placed
 
 
 def place_cache(cache: KVCache, layout: Layout, batch: int, mesh: Mesh) -> KVCache:
     """The cache sharded over the mesh."""
     specs = KVCache.specs(layout, batch)
-    return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), cache, specs)
+    placed: KVCache = jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), cache, specs)
+    return placed
 
 
 @functools.lru_cache(maxsize=128)
@@ -178,7 +183,7 @@ def _nameless(layout: Layout) -> Layout:
 
 @functools.lru_cache(maxsize=512)
 def _trace_decode(layout: Layout, precision: PrecisionSlots, batch: int, sample: Sample) -> Program:
-    layout, precision, counts = _one_layer_a_run(layout, precision)
+    layout, precision, counts = one_layer_a_run(layout, precision)
     row = jax.ShapeDtypeStruct((batch * layout.system.data_parallel,), jnp.int32)
     step = decode_step(layout, precision, batch, sample=sample)
     program = trace(step, _skeleton(layout), row, row, KVCache.abstract(layout, batch))
@@ -197,7 +202,7 @@ def _trace_prefill(
     traced: bool,
     untilize: Literal["dram", "host"],
 ) -> Program:
-    layout, precision, counts = _one_layer_a_run(layout, precision)
+    layout, precision, counts = one_layer_a_run(layout, precision)
     replicas = layout.system.data_parallel
     tokens, positions, last = (jax.ShapeDtypeStruct((n,), jnp.int32) for n in (replicas * length, length, replicas))
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
@@ -208,7 +213,7 @@ def _trace_prefill(
     return program.repeat(PREFILL_LAYER, counts)
 
 
-def _one_layer_a_run(layout: Layout, precision: PrecisionSlots) -> tuple[Layout, PrecisionSlots, tuple[int, ...]]:
+def one_layer_a_run(layout: Layout, precision: PrecisionSlots) -> tuple[Layout, PrecisionSlots, tuple[int, ...]]:
     """The same model with one layer for each run of equal layers; and the runs' lengths.
 
     On one replica, unless the experts of a layer lie on the chips of all.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 
 from ttsim.meshes.sharding import axis_names
-from ttsim.models.layout import LM_HEAD_COLUMNS, Layout, round_up
+from ttsim.models.layout import Layout, round_up
 from ttsim.models.parameters import Traits, is_variable, key_names, traits
 from ttsim.models.transformer import Transformer
 from ttsim.numerics.formats import get_format, tile_padded_bytes
@@ -119,7 +119,8 @@ def _bytes(kind: Traits, local: tuple[int, ...], fmt: str, layout: Layout) -> in
     rows, columns = local[0], prod(local[1:])
     pieces = [columns]
     if kind.group == "lm_head":
-        pieces = [min(LM_HEAD_COLUMNS, columns - first) for first in range(0, columns, LM_HEAD_COLUMNS)]
+        widest = layout.lm_head_columns
+        pieces = [min(widest, columns - first) for first in range(0, columns, widest)]
     if _is_bank_sharded(kind, layout):
         pieces = [round_up(piece, 32 * layout.system.chip.dram_banks) for piece in pieces]
     return sum(tile_padded_bytes((rows, piece), fmt) for piece in pieces)

@@ -13,11 +13,12 @@ Source: tt-metal models/tt_transformers tt/{model,decoder,attention,mlp,distribu
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
 from flax import nnx
+from jax import Array
 
 from ttsim import ops as tt
 from ttsim.models.attention import Attention, Rotary, rotary_tables
@@ -30,8 +31,8 @@ from ttsim.models.latent import LatentAttention
 from ttsim.models.layout import Layout
 from ttsim.models.mlp import MLP
 from ttsim.models.parallel import Galaxy, OneAxis, decode_stage, prefill_stage
-from ttsim.models.parameters import parameter
-from ttsim.precision.values import Precision
+from ttsim.models.parameters import Parameter, parameter
+from ttsim.precision.values import LayerPrecision, Precision
 
 Stage = OneAxis | Galaxy
 Sample = Literal["device", "topk", "host", "none"]
@@ -51,10 +52,10 @@ MLPS: dict[str, Any] = {"dense": MLP, "experts": expert_mlp}
 class DecoderLayer(nnx.Module):
     """A mixer and an MLP, each with the norms that `ModelConfig.block` places around it."""
 
-    def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None):
+    def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None) -> None:
         c = layout.config
 
-        def norm(wanted: bool) -> nnx.Param | None:
+        def norm(wanted: bool) -> Parameter | None:
             return parameter((c.hidden_size,), ("norm",), rngs, scale=0) if wanted else None
 
         self.attention_norm_d = norm(c.block != "post")
@@ -69,7 +70,7 @@ class DecoderLayer(nnx.Module):
 class CrossAttentionLayer(nnx.Module):
     """Parameters of a layer that attends to an image; a prompt without an image skips the layer, as the device does."""
 
-    def __init__(self, layout: Layout, rngs: nnx.Rngs | None):
+    def __init__(self, layout: Layout, rngs: nnx.Rngs | None) -> None:
         c = layout.config
         self.attention_norm_d = parameter((c.hidden_size,), ("norm",), rngs, scale=0)
         self.wq_dq = parameter((c.hidden_size, c.q_size), ("embed", "kv_heads"), rngs, group="wqkv")
@@ -96,7 +97,7 @@ class Transformer(nnx.Module):
     format and another sharding.
     """
 
-    def __init__(self, layout: Layout, rngs: nnx.Rngs | None = None):
+    def __init__(self, layout: Layout, rngs: nnx.Rngs | None = None) -> None:
         config = layout.config
         self.embedding_vd = parameter(
             (config.vocab_size, config.hidden_size),
@@ -122,14 +123,14 @@ class Transformer(nnx.Module):
 
     def decode(
         self,
-        tokens_b,
-        positions,
+        tokens_b: Array,
+        positions: Array,
         cache: KVCache,
         *,
         layout: Layout,
         precision: Precision,
         sample: Sample = "none",
-    ):
+    ) -> tuple[Array, KVCache]:
         """One token for every user (inside `shard_map`).
 
         Args:
@@ -151,7 +152,16 @@ class Transformer(nnx.Module):
             result = tt.argmax(result, ties=precision.argmax_ties, memory="host")
         return result, cache
 
-    def device_step(self, tokens_b, positions, cache: KVCache, *, layout: Layout, precision: Precision, sample: Sample):
+    def device_step(
+        self,
+        tokens_b: Array,
+        positions: Array,
+        cache: KVCache,
+        *,
+        layout: Layout,
+        precision: Precision,
+        sample: Sample,
+    ) -> tuple[Array, KVCache]:
         """What the device runs of `decode`, from tokens to logits or, where it chooses them, tokens."""
         first = decode_stage(layout, precision.layer(0))
         x = self.embed(tokens_b, layout=layout, precision=precision)
@@ -174,10 +184,10 @@ class Transformer(nnx.Module):
 
     def prefill(
         self,
-        tokens_t,
-        positions_t,
-        user,
-        last,
+        tokens_t: Array,
+        positions_t: Array,
+        user: Array,
+        last: Array | None,
         cache: KVCache,
         *,
         layout: Layout,
@@ -188,7 +198,7 @@ class Transformer(nnx.Module):
         first: bool | None = None,
         traced: bool = False,
         untilize: Literal["dram", "host"] = "dram",
-    ):
+    ) -> tuple[Array | None, KVCache]:
         """One user's prompt, or a chunk of it (inside `shard_map`).
 
         Args:
@@ -227,10 +237,10 @@ class Transformer(nnx.Module):
 
     def device_prompt(
         self,
-        tokens_t,
+        tokens_t: Array,
         tables: tuple[Rotary, ...],
-        user,
-        last,
+        user: Array,
+        last: Array | None,
         cache: KVCache,
         *,
         layout: Layout,
@@ -239,7 +249,7 @@ class Transformer(nnx.Module):
         logits: Literal["none", "last", "all"],
         numerics: Literal["prefill", "decode"],
         untilize: Literal["dram", "host"],
-    ):
+    ) -> tuple[Array | None, KVCache]:
         """What the device runs of `prefill`, from tokens to logits or, without them, to the filled cache."""
         x = self.embed(tokens_t, layout=layout, precision=precision)
         keys, values = list(cache.keys), list(cache.values)
@@ -262,15 +272,21 @@ class Transformer(nnx.Module):
         row = last if logits == "last" else None
         return self.prompt_logits(x, row, layout=layout, precision=precision, untilize=untilize), cache
 
-    def embed(self, tokens, *, layout: Layout, precision: Precision):
+    def embed(self, tokens: Array, *, layout: Layout, precision: Precision) -> Array:
         """The residual stream [T, d / devices] that enters the first layer."""
         residual, factor = precision.layer(0).residual, layout.config.embedding_scale
         x = tt.embedding(tokens, self.embedding_vd[...], out_format=residual)
         return x if factor == 1 else tt.scale(x, factor=factor, out_format=residual)
 
     def prompt_logits(
-        self, x, last, *, layout: Layout, precision: Precision, untilize: Literal["dram", "host"] = "dram"
-    ):
+        self,
+        x: Array,
+        last: Array | None,
+        *,
+        layout: Layout,
+        precision: Precision,
+        untilize: Literal["dram", "host"] = "dram",
+    ) -> Array:
         """Logits of the 32 rows around `last`, or of all rows. [T, d / devices] -> [rows, V / devices]."""
         last_layer = precision.layer(len(layout.config.self_attention_layers) - 1)
         stage = decode_stage(layout, last_layer)  # both phases end in decode's kernels
@@ -279,7 +295,7 @@ class Transformer(nnx.Module):
         y = self.head(x, stage, precision, gather=False)
         return tt.untilize(y, format=precision.logits) if untilize == "dram" else y
 
-    def head(self, x, stage: Stage, precision: Precision, *, gather: bool):
+    def head(self, x: Array, stage: Stage, precision: Precision, *, gather: bool) -> Array:
         """The last norm, the LM head, and the model's scale and cap of logits."""
         c = stage.layout.config
         y = stage.logits(_centered(x, stage), self.norm_d, self.lm_head_dv, precision, gather=gather)
@@ -289,10 +305,14 @@ class Transformer(nnx.Module):
             y = tt.softcap(y, cap=c.logit_softcap, out_format=precision.logits)
         return y
 
-    def text_layers(self, config: ModelConfig, precision: Precision):
+    def text_layers(
+        self, config: ModelConfig, precision: Precision
+    ) -> Iterator[tuple[DecoderLayer, LayerKind, LayerPrecision]]:
         """The layers that text runs through, with their kind and precision."""
         for slot, index in enumerate(config.self_attention_layers):
-            yield self.layers[index], config.layer_kinds[index], precision.layer(slot)
+            layer = self.layers[index]
+            assert isinstance(layer, DecoderLayer)
+            yield layer, config.layer_kinds[index], precision.layer(slot)
 
 
 def table_of(kind: LayerKind, tables: tuple[Rotary, ...], layout: Layout) -> Rotary | None:
@@ -300,7 +320,7 @@ def table_of(kind: LayerKind, tables: tuple[Rotary, ...], layout: Layout) -> Rot
     return None if kind.rope is None else tables[layout.config.ropes.index((kind.rope, kind.head_dim))]
 
 
-def choose_by_topk(logits, layout: Layout, precision: Precision):
+def choose_by_topk(logits: Array, layout: Layout, precision: Precision) -> Array:
     """The greedy token of each row by the largest logits of each chip's columns. [B, V / devices] -> [B] int32."""
     axis = layout.axis if layout.ways > 1 else None
     best, indices = tt.topk(logits, k=tt.TOPK, vocab_size=layout.config.vocab_size, axis=axis)
@@ -319,31 +339,56 @@ DECODE_LAYER, PREFILL_LAYER = "decode_layer", "prefill_layer"
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "precision", "kind"))
-def decode_layer(layer, x, rotary, positions, keys, values, *, layout, precision, kind):
+def decode_layer(
+    layer: DecoderLayer,
+    x: Array,
+    rotary: Rotary | None,
+    positions: Array,
+    keys: Array,
+    values: Array,
+    *,
+    layout: Layout,
+    precision: LayerPrecision,
+    kind: LayerKind,
+) -> tuple[Array, Array, Array]:
     stage = decode_stage(layout, precision)
-    cache = keys, values
 
-    def attend(h):
-        nonlocal cache
-        out, *cache = layer.attention.decode(h, rotary, positions, *cache, stage, kind)
+    def attend(h: Array) -> Array:
+        nonlocal keys, values
+        out: Array
+        out, keys, values = layer.attention.decode(h, rotary, positions, keys, values, stage, kind)
         return out
 
-    return _layer(layer, x, attend, stage), *cache
+    return _layer(layer, x, attend, stage), keys, values
 
 
 @functools.partial(jax.jit, static_argnames=("start", "stage", "kind"))
-def prefill_layer(layer, x, rotary, user, last, keys, values, *, start, stage, kind):
-    cache = keys, values
+def prefill_layer(
+    layer: DecoderLayer,
+    x: Array,
+    rotary: Rotary | None,
+    user: Array,
+    last: Array | None,
+    keys: Array,
+    values: Array,
+    *,
+    start: int,
+    stage: Stage,
+    kind: LayerKind,
+    mask: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    seen = {} if mask is None else {"mask": mask}  # only attention has one
 
-    def attend(h):
-        nonlocal cache
-        out, *cache = layer.attention.prefill(h, rotary, user, last, *cache, stage, kind, start)
+    def attend(h: Array) -> Array:
+        nonlocal keys, values
+        out: Array
+        out, keys, values = layer.attention.prefill(h, rotary, user, last, keys, values, stage, kind, start, **seen)
         return out
 
-    return _layer(layer, x, attend, stage), *cache
+    return _layer(layer, x, attend, stage), keys, values
 
 
-def _layer(layer, x, attend: Callable[..., Any], stage: Stage):
+def _layer(layer: DecoderLayer, x: Array, attend: Callable[[Array], Array], stage: Stage) -> Array:
     """One layer of either phase: the norms around the mixer and the MLP, and the residual stream past them."""
     layout, fmt = stage.layout, stage.precision.residual
     in_l1 = stage.memory == "l1"
@@ -360,7 +405,7 @@ def _layer(layer, x, attend: Callable[..., Any], stage: Stage):
     return tt.multiply(x, layer.scale[...].reshape((1,) * x.ndim), out_format=fmt, memory=stage.memory)
 
 
-def _normalised(x, weight, stage: Stage, *, cores, move: bool = True):
+def _normalised(x: Array, weight: Parameter | None, stage: Stage, *, cores: int | None, move: bool = True) -> Array:
     """What a column-parallel weight multiplies: x normalised, or as it is where the block has no norm before."""
     if weight is not None:
         return stage.norm(_centered(x, stage), weight, cores=cores, move=move)
@@ -370,7 +415,7 @@ def _normalised(x, weight, stage: Stage, *, cores, move: bool = True):
     return stage.reshard(x, fmt, cores)
 
 
-def _centered(x, stage: Stage):
+def _centered(x: Array, stage: Stage) -> Array:
     """x without its mean where the model's norms are layer norms."""
     layout = stage.layout
     if layout.config.norm == "rms":
@@ -379,24 +424,24 @@ def _centered(x, stage: Stage):
     return tt.center(x, axis=axis, out_format=stage.precision.residual, memory=stage.memory)
 
 
-def _post_norm(out, weight, stage: Stage):
+def _post_norm(out: Array, weight: Parameter | None, stage: Stage) -> Array:
     """A branch's output normalised before it joins the residual stream, in whose sharding it stays.
 
-    On a line or ring decode gathers, normalises and cuts again; wide prompts and a Galaxy gather statistics only.
+    A line or ring gathers, normalises and cuts again; a Galaxy gathers statistics only.
     """
     if weight is None:
         return out
     layout, fmt = stage.layout, stage.precision.residual
     cores = layout.residual_cores if stage.memory == "l1" else None
-    if layout.two_d or (stage.memory == "dram" and layout.distributed_prefill_norm):
+    if layout.two_d:
         return stage.norm_apply(out, stage.norm_stats(out, None), weight, None)
     if layout.residual_ways == 1:
         return stage.rms_norm(out, weight, cores)
-    whole = stage.rms_norm(stage.all_gather(out, layout.residual_axis, fmt), weight, cores)
+    whole = stage.norm(out, weight, cores=cores)
     return tt.mesh_partition(whole, axis=layout.residual_axis, format=fmt, memory=stage.memory)
 
 
-def _added(x, out, stage: Stage):
+def _added(x: Array, out: Array, stage: Stage) -> Array:
     """The residual stream with a branch's output."""
     fmt, factor = stage.precision.residual, stage.layout.config.residual_scale
     if factor != 1:

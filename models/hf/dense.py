@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ttsim.models.hf.family import PARALLEL, POST, SANDWICH, Family, Features, Layers
-from ttsim.models.hf.gemma import gemma2, gemma3_layers, gemma4, gemma4_layers, scaled_embeddings
+from ttsim.models.hf.gemma import gemma, gemma2, gemma3_layers, gemma4, gemma4_layers
 from ttsim.models.hf.keys import Keys
 from ttsim.models.hf.layers import (
     FULL,
@@ -84,6 +84,7 @@ _GEMMA: dict[str, Any] = {
     "head_dim": 256,
     "tie_word_embeddings": True,
     "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh",
     "bos_token_id": 2,
     "eos_token_id": 1,
 }
@@ -94,6 +95,7 @@ _GEMMA4_FEATURES = {
 }
 _QWEN = {"rms_norm_eps": 1e-6, "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 _QWEN_VL = {**_QWEN, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "max_window_layers": 80}
+_MROPE = {"mrope": "default"}  # three positions a token, which are the same number in text
 _QWEN_BIASES = ("attention_bias", "use_bias")  # q, k and v have a bias whatever they say, and o has none
 _GLM = {"rms_norm_eps": 1.5625e-07, "head_dim": 128, "partial_rotary_factor": 0.5, "attention_bias": True}
 
@@ -108,7 +110,9 @@ DENSE: dict[str, Family] = {
         layers=windowed,
     ),
     "ministral3": Family(
-        absent={"rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 128, **_LLAMA_TOKENS}, layers=windowed
+        absent={"rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 128, **_LLAMA_TOKENS},
+        layers=windowed,
+        query_growth=True,
     ),
     "mllama_text_model": Family(
         absent={
@@ -119,9 +123,15 @@ DENSE: dict[str, Family] = {
         derived=_mllama,
     ),
     "qwen2": Family(absent=_QWEN, features={"qkv_bias": True}, neutral=_QWEN_BIASES, layers=qwen),
-    "qwen2_vl_text": Family(absent=_QWEN_VL, features={"qkv_bias": True}, neutral=_QWEN_BIASES, layers=qwen),
+    "qwen2_vl_text": Family(
+        absent=_QWEN_VL, features={"qkv_bias": True}, neutral=_QWEN_BIASES, layers=qwen, rope_spellings=_MROPE
+    ),
     "qwen2_5_vl_text": Family(
-        absent={**_QWEN_VL, "rope_theta": 1e6}, features={"qkv_bias": True}, neutral=_QWEN_BIASES, layers=qwen
+        absent={**_QWEN_VL, "rope_theta": 1e6},
+        features={"qkv_bias": True},
+        neutral=_QWEN_BIASES,
+        layers=qwen,
+        rope_spellings=_MROPE,
     ),
     "qwen3": Family(absent={**_QWEN, "head_dim": 128}, features={"qk_norm": "head"}, layers=qwen, bias="qkvo"),
     "qwen3_vl_text": Family(
@@ -129,6 +139,7 @@ DENSE: dict[str, Family] = {
         features={"qk_norm": "head"},
         layers=uniform,
         bias="qkvo",
+        rope_spellings=_MROPE,
     ),
     "phi3": Family(
         absent={
@@ -139,7 +150,9 @@ DENSE: dict[str, Family] = {
         partial=True,
         rope_spellings={"su": "longrope", "yarn": "longrope"},  # what LongRoPE was called at first
     ),
-    "gemma": Family(absent=_GEMMA, layers=uniform, derived=scaled_embeddings, bias="qkvo", plus_one=True),
+    "gemma": Family(
+        absent=_GEMMA, layers=uniform, derived=gemma, neutral=("hidden_activation",), bias="qkvo", plus_one=True
+    ),
     "gemma2": Family(
         absent={
             **{**_GEMMA, "sliding_window": 4096, "query_pre_attn_scalar": 256},
@@ -150,6 +163,7 @@ DENSE: dict[str, Family] = {
         layers=periodic,
         pattern=2,
         derived=gemma2,
+        activation="hidden_activation",
         bias="qkvo",
         norms=SANDWICH,
         plus_one=True,
@@ -165,6 +179,7 @@ DENSE: dict[str, Family] = {
         pattern=6,
         derived=gemma2,
         neutral=("attn_logit_softcapping", "rope_local_base_freq"),  # its attention ignores the first
+        activation="hidden_activation",
         bias="qkvo",
         norms=SANDWICH,
         plus_one=True,
@@ -179,6 +194,7 @@ DENSE: dict[str, Family] = {
         layers=gemma4_layers,
         pattern=6,
         derived=gemma4,
+        activation="hidden_activation",
         bias="qkvo",
         norms=SANDWICH,
     ),
@@ -189,6 +205,7 @@ DENSE: dict[str, Family] = {
         layers=gemma4_layers,
         pattern=6,
         derived=gemma4,
+        activation="hidden_activation",
         bias="qkvo",
         norms=SANDWICH,
     ),

@@ -42,6 +42,8 @@ class Family:
         bias: projections that `attention_bias` gives a bias: "qkvo", "qkv" or "" (the key is not read).
         mlp_bias: whether the key of that name is read.
         partial: whether a part of each head's columns may rotate.
+        activation: the key of the MLP's activation.
+        query_growth: whether queries may grow with their position.
         rope_spellings: kinds of rotary embeddings that its files call otherwise.
         norms: names of the checkpoint's norms: before attention, after it, before the MLP, after it ("" for none).
         plus_one: norm weights are stored less 1. interleaved: rotated pairs are columns (2i, 2i + 1) already.
@@ -58,6 +60,8 @@ class Family:
     bias: str = ""
     mlp_bias: bool = False
     partial: bool = False
+    activation: str = "hidden_act"
+    query_growth: bool = False
     rope_spellings: Mapping[str, str] = field(default_factory=dict)
     norms: tuple[str, str, str, str] = PRE
     plus_one: bool = False

@@ -17,6 +17,12 @@ def scaled_embeddings(keys: Keys, family: Family) -> Features:
     return {"embedding_scale": keys.size("hidden_size") ** 0.5}
 
 
+def gemma(keys: Keys, family: Family) -> Features:
+    """The first Gemma's files say "gelu" and mean its tanh form, which transformers makes of it."""
+    legacy: Features = {"activation": "gelu_tanh"} if keys.get("hidden_act") == "gelu" else {}
+    return {**scaled_embeddings(keys, family), **legacy}
+
+
 def gemma2(keys: Keys, family: Family) -> Features:
     scale = keys.number("query_pre_attn_scalar", least=0) ** -0.5
     return {**scaled_embeddings(keys, family), "query_scale": scale}

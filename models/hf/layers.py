@@ -28,14 +28,15 @@ def windowed(keys: Keys, family: Family) -> Layers:
 
 
 def one_window(keys: Keys, family: Family) -> Layers:
-    """The same for families whose code has one mask for all layers."""
-    layers = windowed(keys, family)
-    if len({kind.window for kind in layers}) > 1:
+    """The same for families whose code has one mask for all layers, whatever `layer_types` says."""
+    window = keys.optional_size("sliding_window")
+    own = FULL if window is None else SLIDING
+    if other := set(layer_types(keys, [own] * count(keys))) - {own}:
         raise ValueError(
-            f"layer_types of several kinds are not supported for model_type={keys.get('model_type')!r}: 'ministral' "
-            "has them"
+            f"layer_types with {other.pop()} and sliding_window={window} are not supported together for model_type="
+            f"{keys.get('model_type')!r}: 'ministral' has layers of several kinds"
         )
-    return layers
+    return of_types(keys, [own] * count(keys), rotary(keys, family), window)
 
 
 def qwen(keys: Keys, family: Family) -> Layers:

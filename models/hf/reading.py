@@ -115,11 +115,13 @@ def _configuration(data: Mapping[str, Any], name: str | None) -> ModelConfig:
             "head_dim": first.head_dim,
             "vocab_size": keys.size("vocab_size"),
             "max_position_embeddings": keys.size("max_position_embeddings"),
-            "rms_norm_eps": keys.number("layer_norm_eps" if features.get("norm") == "layer" else "rms_norm_eps"),
+            "rms_norm_eps": keys.number(
+                "layer_norm_eps" if features.get("norm") == "layer" else "rms_norm_eps", least=0
+            ),
             "rope": first.rope,
             "sliding_window": first.window if uniform else None,
             "layers": () if uniform and first == _plain(first) else layers,
-            "activation": _activation(keys),
+            "activation": _ACTIVATIONS[keys.choice(family.activation, _ACTIVATIONS, "silu")],
             "tie_word_embeddings": keys.flag("tie_word_embeddings"),
             "bos_token_id": keys.token("bos_token_id"),
             "eos_token_ids": keys.tokens("eos_token_id"),
@@ -132,7 +134,7 @@ def _configuration(data: Mapping[str, Any], name: str | None) -> ModelConfig:
 
 def _features(keys: Keys, family: Family) -> Features:
     """What the family's row says, and what its file says of it."""
-    keys.ignore(*family.neutral)
+    keys.ignore(*family.neutral, *(("rope_interleave", "rope_interleaved") if family.interleaved else ()))
     bias = keys.flag("attention_bias") if family.bias else False
     biases = {"qkv_bias": bias, "out_bias": bias and family.bias == "qkvo"}
     return {
@@ -148,9 +150,3 @@ def _features(keys: Keys, family: Family) -> Features:
 def _plain(kind: LayerKind) -> LayerKind:
     """The kind that `ModelConfig` makes of its model-wide sizes."""
     return LayerKind(head_dim=kind.head_dim, num_kv_heads=kind.num_kv_heads, rope=kind.rope, window=kind.window)
-
-
-def _activation(keys: Keys) -> Activation:
-    # Gemma writes hidden_activation, and its older files a hidden_act beside it that nothing reads.
-    key = "hidden_activation" if "hidden_activation" in keys else "hidden_act"
-    return _ACTIVATIONS[keys.choice(key, _ACTIVATIONS, "silu")]

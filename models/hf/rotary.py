@@ -20,8 +20,6 @@ _KNOWN = frozenset(
         *("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "llama_4_scaling_beta"),
     }
 )
-_SPELLINGS = {"mrope": "default"}  # three positions a token, which are the same number in text
-
 # What each kind reads beside its base and its original context: (rotary keys, context / original) -> fields.
 _Read = Callable[[Keys, float], dict[str, Any]]
 
@@ -88,7 +86,7 @@ def rotary(
     """
     rope = _parameters(keys, layer_type)
     spelt = rope.get("rope_type") or rope.get("type") or kind
-    kind = family.rope_spellings.get(spelt, _SPELLINGS.get(spelt, spelt)) if isinstance(spelt, str) else spelt
+    kind = family.rope_spellings.get(spelt, spelt) if isinstance(spelt, str) else spelt
     if not isinstance(kind, str) or kind not in _KINDS:
         raise unsupported("rope_type", kind, ROPE_KINDS)
     theta = rope.number("rope_theta", keys.number("rope_theta", theta, least=0), least=0)
@@ -108,6 +106,8 @@ def rotary(
     context = keys.size("max_position_embeddings")
     original = keys.size("original_max_position_embeddings", rope.size("original_max_position_embeddings", context))
     if growth := rope.number("llama_4_scaling_beta", 0.0):
+        if not family.query_growth:
+            raise unsupported(rope.named("llama_4_scaling_beta"), growth, (0,))
         fields["query_growth"] = growth
     if kind in _FROM_ORIGINAL or growth:
         fields["original_max_position_embeddings"] = context if kind == "dynamic" else original

@@ -8,15 +8,18 @@ Source: tt-metal models/tt_transformers tt/{attention,mlp,distributed_norm,ccl,l
 
 from __future__ import annotations
 
+from jax import Array
+
 from ttsim import ops as tt
 from ttsim.models.parallel.stage import Stage
+from ttsim.models.parameters import Parameter
 from ttsim.precision.values import Precision
 
 
 class OneAxis(Stage):
     """The program of one device of a line or ring; a single chip exchanges nothing."""
 
-    def norm(self, x, weight, *, cores: int | None = None, move: bool = True):
+    def norm(self, x: Array, weight: Parameter, *, cores: int | None = None, move: bool = True) -> Array:
         """Normalises x [rows, d / devices] into [rows, d].
 
         `move`: whether a single chip moves x to the norm's cores first (it does before attention).
@@ -33,7 +36,16 @@ class OneAxis(Stage):
             x = self.reshard(x, fmt, cores)
         return self.rms_norm(x, weight, cores)
 
-    def column(self, x, w, weight_format, setting, *, cores: int | None = None, pass_rows: int = 1024):
+    def column(
+        self,
+        x: Array,
+        w: Parameter,
+        weight_format: str,
+        setting: str,
+        *,
+        cores: int | None = None,
+        pass_rows: int = 1024,
+    ) -> Array:
         """A column-parallel matmul: each device has whole sums of its columns."""
         p = self.precision
         formats = {"out_format": self.sum_format, "in_format": p.residual}
@@ -41,30 +53,42 @@ class OneAxis(Stage):
             x, w, weight_format, setting, kernel="dram_sharded", cores=cores, pass_rows=pass_rows, **formats
         )
 
-    def gate_up(self, x, w1, w3, *, cores: int | None = None):
+    def gate_up(self, x: Array, w1: Parameter, w3: Parameter, *, cores: int | None = None) -> tuple[Array, Array]:
         """x w1 and x w3."""
         p = self.precision
-        return tuple(self.column(x, w, p.ff1_3, p.li_ff1_3, cores=cores) for w in (w1, w3))
+        gate, up = (self.column(x, w, p.ff1_3, p.li_ff1_3, cores=cores) for w in (w1, w3))
+        return gate, up
 
-    def gathered_product(self, y):
+    def gathered_product(self, y: Array) -> Array:
         """The product of gate and up as w2 wants it: as it is."""
         return y
 
-    def row(self, x, w, weight_format, setting, *, in_format, cores: int | None = None, out_format: str | None = None):
+    def row(
+        self,
+        x: Array,
+        w: Parameter,
+        weight_format: str,
+        setting: str,
+        *,
+        in_format: str,
+        cores: int | None = None,
+        out_format: str | None = None,
+    ) -> Array:
         """A row-parallel matmul whose partial sums are reduce-scattered into the residual stream."""
         layout, out = self.layout, out_format or self.sum_format
-        formats = {"out_format": out, "in_format": in_format}
-        y = self.linear(x, w, weight_format, setting, kernel="dram_sharded", cores=cores, **formats)
+        y = self.linear(
+            x, w, weight_format, setting, kernel="dram_sharded", cores=cores, out_format=out, in_format=in_format
+        )
         return self.reshard(self.reduce(y, out), out, layout.residual_cores)
 
-    def reduce(self, partial, fmt: str):
+    def reduce(self, partial: Array, fmt: str) -> Array:
         """Sums of the chips' partial results [rows, d], in the residual stream's sharding."""
         layout = self.layout
         if layout.ways == 1:
             return partial
         return tt.reduce_scatter(partial, axis=layout.axis, dim=partial.ndim - 1, format=fmt, memory=self.memory)
 
-    def attention_output(self, x, w, weight_format, setting):
+    def attention_output(self, x: Array, w: Parameter, weight_format: str, setting: str) -> Array:
         """wo: fused with the gathering of its input on a ring, row-parallel elsewhere."""
         p, layout, in_format = self.precision, self.layout, self.query_format
         if not layout.fused_wo:
@@ -72,21 +96,28 @@ class OneAxis(Stage):
             return self.row(x, w, weight_format, setting, in_format=in_format, cores=cores, out_format=out)
         if self.memory == "l1":
             x = self.reshard(x, in_format, layout.ways)
-            formats = {"weight_format": weight_format, "in_format": in_format, "out_format": p.linear_out}
-            return tt.all_gather_matmul(x, w[...], axis=layout.axis, setting=setting, **formats)
+            return tt.all_gather_matmul(
+                x,
+                w[...],
+                axis=layout.axis,
+                setting=setting,
+                weight_format=weight_format,
+                in_format=in_format,
+                out_format=p.linear_out,
+            )
         x = self.all_gather(x, layout.axis, in_format)
         out = self.wo_format
         return self.linear(x, w, weight_format, setting, kernel="dram_sharded", out_format=out, in_format=in_format)
 
-    def my_users(self, x):
+    def my_users(self, x: Array) -> Array:
         """The rows of the users whose cache this device holds: all."""
         return x
 
-    def all_users(self, x, rows: int):
+    def all_users(self, x: Array, rows: int) -> Array:
         """The rows of all users again: as they are."""
         return x
 
-    def logits(self, x, norm, lm_head, precision: Precision, *, gather: bool):
+    def logits(self, x: Array, norm: Parameter, lm_head: Parameter, precision: Precision, *, gather: bool) -> Array:
         """The last norm and the LM head. [rows, d / devices] -> [rows, V], or [rows, V / devices] without `gather`."""
         layout = self.layout
         y = self.tail_logits(x, norm, lm_head, precision)

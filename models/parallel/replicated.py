@@ -7,14 +7,17 @@ Source: tt-metal models/demos/{gpt_oss,gemma4}/tt, models/demos/blackhole/qwen3_
 
 from __future__ import annotations
 
+from jax import Array
+
 from ttsim import ops as tt
 from ttsim.models.parallel.one_axis import OneAxis
+from ttsim.models.parameters import Parameter
 
 
 class Replicated(OneAxis):
     """The program of one device beside a replicated residual stream."""
 
-    def norm(self, x, weight, *, cores: int | None = None, move: bool = True):
+    def norm(self, x: Array, weight: Parameter, *, cores: int | None = None, move: bool = True) -> Array:
         """Normalises x [rows, d], which every chip has whole."""
         if self.memory == "l1" and self.layout.placement.one_core_norm:  # interleaved, a core per row of tiles
             fmt, eps = self.precision.residual, self.layout.config.rms_norm_eps
@@ -23,7 +26,7 @@ class Replicated(OneAxis):
             x = self.reshard(x, self.precision.residual, cores)
         return self.rms_norm(x, weight, cores)
 
-    def reduce(self, partial, fmt: str):
+    def reduce(self, partial: Array, fmt: str) -> Array:
         """Sums of the chips' partial results [rows, d], on every chip."""
         layout = self.layout
         if layout.ways == 1:

@@ -7,8 +7,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jax import Array
+
 from ttsim import ops as tt
-from ttsim.models.layout import LM_HEAD_COLUMNS, Layout
+from ttsim.models.layout import Layout
+from ttsim.models.parameters import Parameter
 from ttsim.precision.values import LayerPrecision, Precision
 
 
@@ -64,18 +67,18 @@ class Stage(abc.ABC):
 
     # Pieces of the nine methods that a layout has.
 
-    def rms_norm(self, x, weight, cores: int | None):
+    def rms_norm(self, x: Array, weight: Parameter, cores: int | None) -> Array:
         """A norm of whole rows."""
         fmt, eps = self.precision.residual, self.layout.config.rms_norm_eps
         return tt.rms_norm(x, weight[...], eps=eps, out_format=fmt, memory=self.memory, cores=cores)
 
-    def norm_stats(self, x, cores: int | None):
+    def norm_stats(self, x: Array, cores: int | None) -> Array:
         """Statistics of every device's slice of a row, gathered."""
         fmt, axis = self.precision.residual, self.layout.residual_axis
         stats = tt.rms_norm_stats(x, out_format=fmt, memory=self.memory, cores=cores)
         return self.all_gather(stats, axis, fmt)
 
-    def norm_apply(self, x, stats, weight, cores: int | None):
+    def norm_apply(self, x: Array, stats: Array, weight: Parameter, cores: int | None) -> Array:
         """A norm of this device's slice of each row, with the gathered statistics."""
         layout = self.layout
         return tt.rms_norm_apply(
@@ -89,42 +92,51 @@ class Stage(abc.ABC):
             cores=cores,
         )
 
-    def all_gather(self, x, axis: str, fmt: str):
+    def all_gather(self, x: Array, axis: str, fmt: str) -> Array:
         """Gathers the columns of x."""
         return tt.all_gather(x, axis=axis, dim=x.ndim - 1, format=fmt, memory=self.memory)
 
     def linear(
         self,
-        x,
-        w,
-        weight_format,
-        setting,
+        x: Array,
+        w: Parameter,
+        weight_format: str,
+        setting: str,
         *,
         kernel: Literal["dram_sharded", "mcast_1d"],
-        out_format,
-        in_format,
+        out_format: str,
+        in_format: str,
         cores: int | None = None,
         pass_rows: int = 1024,
-    ):
+    ) -> Array:
         """x w: with decode's kernel on one row of tiles in L1, on the whole grid for rows in DRAM."""
         rows: dict[str, Any] = {"kernel": kernel, "cores": cores}
         if self.memory == "dram":
             # A prompt that computes decode's numbers sums K in the blocks of decode's kernel.
             decode_cores = cores if self.numerics == "decode" else None
             rows = {"kernel": "mcast_2d", "pass_rows": pass_rows, "cores": decode_cores}
-        formats = {"weight_format": weight_format, "in_format": in_format, "out_format": out_format}
-        return tt.linear(x, w[...], setting=setting, **formats, **rows)
+        return tt.linear(
+            x,
+            w[...],
+            setting=setting,
+            weight_format=weight_format,
+            in_format=in_format,
+            out_format=out_format,
+            **rows,
+        )
 
-    def plain_linear(self, x, w, weight_format, setting, *, in_format=None):
+    def plain_linear(
+        self, x: Array, w: Parameter, weight_format: str, setting: str, *, in_format: str | None = None
+    ) -> Array:
         """A matmul without communication, in the formats of the residual stream."""
         out, given = self.precision.linear_out, in_format or self.precision.residual
         return self.linear(x, w, weight_format, setting, kernel="dram_sharded", out_format=out, in_format=given)
 
-    def reshard(self, x, fmt: str, cores: int | None):
+    def reshard(self, x: Array, fmt: str, cores: int | None) -> Array:
         """The same values on other cores' L1; rows in DRAM stay where they are."""
         return tt.reshard(x, format=fmt, cores=cores) if self.memory == "l1" else x
 
-    def tail_logits(self, x, norm, lm_head, precision: Precision):
+    def tail_logits(self, x: Array, norm: Parameter, lm_head: Parameter, precision: Precision) -> Array:
         """The last norm and the LM head, which see at most 32 rows: decode's kernels in both phases.
 
         [rows, d / devices] -> [rows, V / devices].
@@ -142,12 +154,12 @@ class Stage(abc.ABC):
             in_format=self.precision.residual,
             out_format=precision.logits,
             cores=layout.lm_head_cores,
-            columns=LM_HEAD_COLUMNS,
+            columns=layout.lm_head_columns,
         )
         return y[..., :share] if stored > share else y
 
     # What a layout exchanges.
 
     @abc.abstractmethod
-    def norm(self, x, weight, *, cores: int | None = None, move: bool = True):
+    def norm(self, x: Array, weight: Parameter, *, cores: int | None = None, move: bool = True) -> Array:
         """From the residual stream to what a column-parallel weight multiplies."""

@@ -18,13 +18,14 @@ from ttsim.models.checkpoints.loading import resolve_weights
 from ttsim.models.checkpoints.safetensors_files import SafetensorsFiles
 from ttsim.models.checkpoints.source import CheckpointError, Convert, from_hf_tensors, interleave
 from ttsim.models.parameters import traits
-from ttsim.models.vision.config import LlamaTower, QwenTower, SiglipTower, VisionConfig
+from ttsim.models.vision.config import LlamaTower, Qwen3Tower, QwenTower, SiglipTower, VisionConfig
 from ttsim.models.vision.layers import LayerNorm, TowerLayout, VisionAttention
 from ttsim.models.vision.llama import LlamaVisionTower, VisionLayer
 from ttsim.models.vision.meta import is_meta_vision, open_meta_vision
 from ttsim.models.vision.model import VisionLanguageModel, VisionLayout
 from ttsim.models.vision.prompt import PromptVisionModel
 from ttsim.models.vision.qwen import QwenVisionTower
+from ttsim.models.vision.qwen3 import Merger, Qwen3VisionTower
 from ttsim.models.vision.reading import VISION_TYPES
 from ttsim.models.vision.siglip import SiglipVisionTower
 
@@ -202,8 +203,8 @@ def prompt_vision_model(layout: VisionLayout, tensors: Tensors, convert: Convert
     read, fill = TensorReader(tensors), ParameterFiller(convert)
     model = PromptVisionModel(layout)
     model.text = from_hf_tensors(layout.text, tensors, lambda value, path, kind: convert(value, f"text.{path}", kind))
-    weights: Any = siglip_weights if isinstance(layout.config.tower, SiglipTower) else qwen_weights
-    weights(model.tower, layout.tower, read, fill, layout.config.text.hidden_size)
+    weights: dict[type, Any] = {SiglipTower: siglip_weights, QwenTower: qwen_weights, Qwen3Tower: qwen3_weights}
+    weights[type(layout.config.tower)](model.tower, layout.tower, read, fill, layout.config.text.hidden_size)
     _no_stray(tensors, read)
     return model
 
@@ -247,17 +248,54 @@ def qwen_weights(
         prefix = f"visual.blocks.{index}."
         fill(layer.attention_norm, "weight_d", read(f"{prefix}norm1.weight", d))
         fill(layer.mlp_norm, "weight_d", read(f"{prefix}norm2.weight", d))
-        q, k, v = np.split(read(f"{prefix}attn.qkv.weight", 3 * d, d), 3)
-        bq, bk, bv = np.split(read(f"{prefix}attn.qkv.bias", 3 * d), 3)
-        q, k, bq, bk = (interleave(rows, tower.head_dim) for rows in (q, k, bq, bk))
-        wo, wo_bias = read(f"{prefix}attn.proj.weight", d, d), read(f"{prefix}attn.proj.bias", d)
-        attention_weights(layer.attention, layout, fill, [q, k, v], wo, [bq, bk, bv], wo_bias)
+        _rotating_attention(layer.attention, layout, read, fill, f"{prefix}attn.")
         _linear(layer.mlp, "w1_df", "b1_f", read, fill, f"{prefix}mlp.gate_proj.", inner, d)
         _linear(layer.mlp, "w3_df", "b3_f", read, fill, f"{prefix}mlp.up_proj.", inner, d)
         _linear(layer.mlp, "w2_fd", "b2_d", read, fill, f"{prefix}mlp.down_proj.", d, inner)
     fill(model.merger_norm, "weight_d", read("visual.merger.ln_q.weight", d))
     _linear(model, "merger_mm", "merger_bias_m", read, fill, "visual.merger.mlp.0.", merged, merged)
     _linear(model, "projector_md", "projector_bias_d", read, fill, "visual.merger.mlp.2.", text_size, merged)
+
+
+def qwen3_weights(
+    model: Qwen3VisionTower, layout: TowerLayout, read: TensorReader, fill: ParameterFiller, text_size: int
+) -> None:
+    """Fills Qwen3-VL's tower, its merger and those of the earlier layers."""
+    tower = layout.tower
+    assert isinstance(tower, Qwen3Tower)
+    d, inner, side, merged = tower.hidden_size, tower.intermediate_size, tower.patch_size, tower.merged_size
+    patch = read("visual.patch_embed.proj.weight", d, tower.channels, tower.frames, side, side)
+    fill(model, "patch_pd", patch.reshape(d, -1).T)
+    fill(model, "patch_bias_d", read("visual.patch_embed.proj.bias", d))
+    fill(model, "position_sd", read("visual.pos_embed.weight", tower.positions, d))
+    for index, layer in enumerate(model.layers):
+        prefix = f"visual.blocks.{index}."
+        _norm(layer.attention_norm, read, fill, f"{prefix}norm1.", d)
+        _rotating_attention(layer.attention, layout, read, fill, f"{prefix}attn.")
+        _norm(layer.mlp_norm, read, fill, f"{prefix}norm2.", d)
+        _linear(layer.mlp, "w1_df", "b1_f", read, fill, f"{prefix}mlp.linear_fc1.", inner, d)
+        _linear(layer.mlp, "w2_fd", "b2_d", read, fill, f"{prefix}mlp.linear_fc2.", d, inner)
+
+    def merger(module: Merger, prefix: str, normed: int) -> None:
+        _norm(module.norm, read, fill, f"{prefix}norm.", normed)
+        _linear(module, "merged_mm", "merged_bias_m", read, fill, f"{prefix}linear_fc1.", merged, merged)
+        _linear(module, "projector_md", "projector_bias_d", read, fill, f"{prefix}linear_fc2.", text_size, merged)
+
+    merger(model.merger, "visual.merger.", d)
+    for index, module in enumerate(model.deep_mergers):
+        merger(module, f"visual.deepstack_merger_list.{index}.", merged)
+
+
+def _rotating_attention(
+    attention: VisionAttention, layout: TowerLayout, read: TensorReader, fill: ParameterFiller, prefix: str
+) -> None:
+    """Attention whose q, k and v are one product, and whose heads rotate halves (i, i + head size / 2)."""
+    d, head = layout.tower.hidden_size, layout.tower.head_dim
+    q, k, v = np.split(read(f"{prefix}qkv.weight", 3 * d, d), 3)
+    bq, bk, bv = np.split(read(f"{prefix}qkv.bias", 3 * d), 3)
+    q, k, bq, bk = (interleave(rows, head) for rows in (q, k, bq, bk))
+    wo, wo_bias = read(f"{prefix}proj.weight", d, d), read(f"{prefix}proj.bias", d)
+    attention_weights(attention, layout, fill, [q, k, v], wo, [bq, bk, bv], wo_bias)
 
 
 def _linear(

@@ -9,6 +9,7 @@ The three are separate choices. A tower turns pixels into states; the fusion say
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ class SiglipTower(TowerConfig):
     @property
     def pool(self) -> int:
         """Patches of a side that become one token."""
-        side = round(self.image_tokens**0.5)
+        side = math.isqrt(self.image_tokens)
         if side * side != self.image_tokens or self.patches_per_side % side:
             raise ValueError(
                 f"mm_tokens_per_image={self.image_tokens} is no square that divides {self.patches_per_side} patches "
@@ -131,26 +132,27 @@ class SiglipTower(TowerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QwenTower(TowerConfig):
-    """Qwen2.5-VL's: images of any size, 2-D rotary positions, attention in windows except in a few layers.
+class PatchTower(TowerConfig):
+    """Qwen's: images of any size, cut into patches, several of which are merged into one token of the prompt.
 
     Attributes:
-        window: pixels of a window's side.
-        full_layers: layers that attend to the whole image.
-        merge: patches of a side that the merger makes one token of.
-        frames: frames of one patch; a still image is repeated.
-        out_size: width of the tokens.
-        theta: base of the rotary frequencies.
+      merge: patches of a side that the merger makes one token of.
+      frames: frames of one patch; a still image is repeated.
+      out_size: width of the tokens.
+      theta: base of the rotary frequencies.
+      pixel_mean, pixel_std: of each colour, which the processor takes away and divides by.
+      min_pixels, max_pixels: bounds of the processor; checkpoints raise the second.
     """
 
-    window: int = 112
-    full_layers: tuple[int, ...] = (7, 15, 23, 31)
     merge: int = 2
     frames: int = 2
     out_size: int
     theta: float = 10000.0
     norm_eps: float = 1e-6
-    activation: str = "silu"
+    pixel_mean: tuple[float, float, float] = CLIP_MEAN
+    pixel_std: tuple[float, float, float] = CLIP_STD
+    min_pixels: int = 56 * 56
+    max_pixels: int = 28 * 28 * 1280
 
     @property
     def patch_values(self) -> int:
@@ -161,10 +163,53 @@ class QwenTower(TowerConfig):
         """Width of the merger: the patches of one token side by side."""
         return self.hidden_size * self.merge**2
 
+
+@dataclass(frozen=True, kw_only=True)
+class QwenTower(PatchTower):
+    """Qwen2.5-VL's: 2-D rotary positions, attention in windows except in a few layers.
+
+    Attributes:
+      window: pixels of a window's side.
+      full_layers: layers that attend to the whole image.
+    """
+
+    window: int = 112
+    full_layers: tuple[int, ...] = (7, 15, 23, 31)
+    activation: str = "silu"
+
     @property
     def window_tokens(self) -> int:
         """Tokens (merged patches) of a window's side."""
         return self.window // self.merge // self.patch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qwen3Tower(PatchTower):
+    """Qwen3-VL's: learned positions between whose values is interpolated, and states of several layers for the text.
+
+    Attributes:
+      positions: learned ones, of a square grid.
+      deepstack_layers: layers whose states, merged, are added after the first text layers.
+    """
+
+    positions: int = 2304
+    deepstack_layers: tuple[int, ...] = (8, 16, 24)
+    activation: str = "gelu_tanh"
+    pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    min_pixels: int = 256 * 256
+    max_pixels: int = 4096 * 4096
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if math.isqrt(self.positions) ** 2 != self.positions:
+            raise ValueError(f"num_position_embeddings={self.positions} is no square number")
+        if outside := [i for i in self.deepstack_layers if i >= self.num_layers]:
+            raise ValueError(f"deepstack_visual_indexes {outside} are not among the {self.num_layers} layers")
+
+    @property
+    def positions_per_side(self) -> int:
+        return math.isqrt(self.positions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +222,9 @@ class VisionConfig:
         text: the text model.
         image_token: id of the token that stands for an image (or for each of its tokens) in a prompt.
         extra_tokens: rows that the embedding table has after the vocabulary (Llama: 8, the image token first).
-        deepstack_layers: vision layers whose states are added after text layers 0, 1, ... (deepstack).
-        mrope_section: rotary pairs that turn with time, height and width (Qwen2.5-VL), or ().
+        mrope_section: rotary pairs that turn with time, height and width (Qwen-VL), or ().
+        whole_images: whether the rows of an image see each other, also those after them (Gemma-3).
+        mrope_interleaved: whether those stand in turns (Qwen3-VL), or side by side.
     """
 
     tower: TowerConfig
@@ -186,8 +232,9 @@ class VisionConfig:
     text: ModelConfig
     image_token: int
     extra_tokens: int = 0
-    deepstack_layers: tuple[int, ...] = ()
     mrope_section: tuple[int, ...] = ()
+    mrope_interleaved: bool = False
+    whole_images: bool = False
 
     @classmethod
     def from_hf(

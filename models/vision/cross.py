@@ -49,7 +49,10 @@ class VisionCache:
 
     @classmethod
     def zeros(cls, layout: Layout, batch: int, rows: int, dtype: Any = jnp.float32) -> VisionCache:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), cls.abstract(layout, batch, rows, dtype))
+        empty: VisionCache = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), cls.abstract(layout, batch, rows, dtype)
+        )
+        return empty
 
     @classmethod
     def specs(cls, layout: Layout) -> VisionCache:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttsim.models.vision.config import CLIP_MEAN, CLIP_STD, LlamaTower, QwenTower, SiglipTower
+from ttsim.files.reading import printable
+from ttsim.models.vision.config import CLIP_MEAN, CLIP_STD, LlamaTower, PatchTower, SiglipTower
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +35,7 @@ def open_image(source: str | os.PathLike[str] | np.ndarray | Any) -> Image:
         ImageError: there is no such file, it is no image, or pillow is not installed.
     """
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ModuleNotFoundError:
         raise ImageError("reading images needs pillow: pip install 'ttsim-jax[images]'") from None
     if isinstance(source, Image.Image):
@@ -44,14 +45,15 @@ def open_image(source: str | os.PathLike[str] | np.ndarray | Any) -> Image:
             raise ImageError(f"an image array is uint8 [height, width, 3], not {source.dtype} {list(source.shape)}")
         return Image.fromarray(source)
     path = Path(source).expanduser()
+    name = printable(os.fspath(path))
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except FileNotFoundError:
-        raise ImageError(f"no image at {path}: give a JPEG or PNG file, or a size like 512x512") from None
-    except (UnidentifiedImageError, OSError) as error:
+        raise ImageError(f"no image at {name}: give a JPEG or PNG file, or a size like 512x512") from None
+    except Exception as error:  # the decoders of damaged files raise whatever they meet
         reason = " ".join(str(error).split())[:120]
-        raise ImageError(f"{path} is no image that pillow can read ({reason}): expected JPEG or PNG") from None
+        raise ImageError(f"{name} is no image that pillow can read ({reason}): expected JPEG or PNG") from None
 
 
 def image_size(text: str | os.PathLike[str]) -> Size:
@@ -161,14 +163,11 @@ def square_image(tower: SiglipTower, source: Any) -> np.ndarray:
     return normalised(np.asarray(image, np.float32), (0.5,) * 3, (0.5,) * 3).transpose(2, 0, 1)
 
 
-# Qwen2.5-VL: any size
-
-
-MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280  # of the processor; checkpoints raise the second
+# Qwen: any size
 
 
 def grid_of(
-    tower: QwenTower, size: Size, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS
+    tower: PatchTower, size: Size, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> tuple[int, int]:
     """(rows, columns) of patches: both sides rounded to whole tokens, the area within bounds, the aspect ratio kept.
 
@@ -178,6 +177,7 @@ def grid_of(
         ImageError: one side is more than 200 times the other.
     """
     width, height = check_size(size)
+    min_pixels, max_pixels = min_pixels or tower.min_pixels, max_pixels or tower.max_pixels
     factor = tower.patch_size * tower.merge
     if max(width, height) / min(width, height) > 200:
         raise ImageError(f"an image of {width}x{height} is too long: the sides may differ by a factor of 200")
@@ -192,7 +192,7 @@ def grid_of(
     return rows // tower.patch_size, columns // tower.patch_size
 
 
-def patched_image(tower: QwenTower, source: Any, **bounds: int) -> tuple[np.ndarray, tuple[int, int]]:
+def patched_image(tower: PatchTower, source: Any, **bounds: int) -> tuple[np.ndarray, tuple[int, int]]:
     """(patches [rows x columns, 3 x frames x P x P], (rows, columns)), in the merger's order: token by token.
 
     Source: transformers models/qwen2_vl/image_processing_qwen2_vl.py.
@@ -201,7 +201,7 @@ def patched_image(tower: QwenTower, source: Any, **bounds: int) -> tuple[np.ndar
     rows, columns = grid_of(tower, image.size, **bounds)
     side, merge = tower.patch_size, tower.merge
     image = _resized(image, (columns * side, rows * side), "BICUBIC")
-    pixels = normalised(np.asarray(image, np.float32), CLIP_MEAN, CLIP_STD).transpose(2, 0, 1)
+    pixels = normalised(np.asarray(image, np.float32), tower.pixel_mean, tower.pixel_std).transpose(2, 0, 1)
     cut = pixels.reshape(3, rows // merge, merge, side, columns // merge, merge, side)
     patches = cut.transpose(1, 4, 2, 5, 0, 3, 6).reshape(rows * columns, 3, 1, side * side)
     return np.repeat(patches, tower.frames, axis=2).reshape(rows * columns, -1), (rows, columns)

@@ -70,7 +70,8 @@ class TowerLayout:
     def __post_init__(self) -> None:
         if self.system.topology is Topology.GRID:
             raise ShardingError(
-                f"images run on one chip or on a line or ring of chips; {self.system.label} shares a model over a grid"
+                f"images run on one chip or on a line or ring of chips; {self.system.label} shares a model over a "
+                f"grid: write {self.system.name} DP={self.system.grid[1]}"
             )
         if self.tower.num_heads % self.ways:
             raise ShardingError(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from flax import nnx
 
 from ttsim import ops as tt
+from ttsim.dates import TABLE_DATE
 from ttsim.hardware.vision_software import VisionSoftware, vision_software
 from ttsim.models.attention import rotary_tables
 from ttsim.models.cache import KVCache
@@ -26,7 +27,7 @@ from ttsim.models.vision.config import LlamaTower, VisionConfig
 from ttsim.models.vision.cross import VisionCache, cross_decode_layer, cross_prefill_layer, vision_rows
 from ttsim.models.vision.layers import TowerLayout, TowerStage, VisionPrecision
 from ttsim.models.vision.llama import REFERENCE_ROWS, LlamaVisionTower
-from ttsim.precision.values import TABLE_DATE, Precision
+from ttsim.precision.values import Precision
 
 TABLE_SOFTWARE = vision_software(TABLE_DATE, "")  # that of the published tables
 

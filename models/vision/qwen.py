@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from ttsim import ops as tt
 from ttsim.models.parameters import parameter
-from ttsim.models.vision.config import QwenTower
+from ttsim.models.vision.config import PatchTower, QwenTower
 from ttsim.models.vision.layers import GatedVisionMLP, RMSNorm, TowerLayout, TowerStage, VisionAttention
 from ttsim.ops.vision import MASKED
 
@@ -60,20 +61,28 @@ def qwen_image(tower: QwenTower, patches: np.ndarray, grid: tuple[int, int], hea
     rows, columns = grid
     unit = tower.merge**2
     order, window = window_order(tower, rows, columns)
-    # Row and column of each patch, token by token as the patches are.
-    token, within = np.divmod(np.arange(rows * columns), unit)
-    width = columns // tower.merge
-    y = token // width * tower.merge + within // tower.merge
-    x = token % width * tower.merge + within % tower.merge
     taken = (order[:, None] * unit + np.arange(unit)).reshape(-1)
-    half = tower.head_dim // 2
-    frequencies = (1 / tower.theta ** (np.arange(0, half, 2, dtype=np.float32) / half)).astype(np.float32)
-    positions = np.stack([y[taken], x[taken]], -1).astype(np.float32)
-    angles = (positions[:, :, None] * frequencies).reshape(rows * columns, -1)
-    angles = np.pad(angles, ((0, 0), (0, head_size // 2 - angles.shape[1])))
+    angles = axial_angles(tower, places_of(tower, grid)[taken], head_size)
     same = np.repeat(window, unit)
     mask = np.where(same[:, None] == same[None], 0.0, MASKED).astype(np.float32)
     return QwenImage(patches[taken], np.cos(angles), np.sin(angles), mask, np.argsort(order).astype(np.int32))
+
+
+def places_of(tower: PatchTower, grid: tuple[int, int]) -> np.ndarray:
+    """Row and column of each patch [S, 2], token by token as the processor orders the patches."""
+    token, within = np.divmod(np.arange(grid[0] * grid[1]), tower.merge**2)
+    width = grid[1] // tower.merge
+    y = token // width * tower.merge + within // tower.merge
+    x = token % width * tower.merge + within % tower.merge
+    return np.stack([y, x], -1)
+
+
+def axial_angles(tower: PatchTower, places_s2: np.ndarray, head_size: int) -> np.ndarray:
+    """Radians of each rotated pair [S, head size / 2]: half of them turn with the row, half with the column."""
+    half = tower.head_dim // 2
+    frequencies = (1 / tower.theta ** (np.arange(0, half, 2, dtype=np.float32) / half)).astype(np.float32)
+    angles = (places_s2.astype(np.float32)[:, :, None] * frequencies).reshape(len(places_s2), -1)
+    return np.pad(angles, ((0, 0), (0, head_size // 2 - angles.shape[1])))
 
 
 class QwenLayer(nnx.Module):
@@ -109,7 +118,7 @@ class QwenVisionTower(nnx.Module):
         self.projector_md = parameter((merged, text_size), (None, "residual"), rngs)
         self.projector_bias_d = parameter((text_size,), ("residual",), rngs, scale=0.02)
 
-    def encode(self, inputs: QwenImage, stage: TowerStage) -> Any:
+    def encode(self, inputs: QwenImage, stage: TowerStage) -> tuple[Array]:
         """An image -> this device's columns of its tokens [S / merge^2, d / devices], in the image's order."""
         tower, fmt = stage.layout.tower, stage.precision.activation
         assert isinstance(tower, QwenTower)
@@ -122,7 +131,7 @@ class QwenVisionTower(nnx.Module):
         x = self.merger_norm(x, stage).reshape(-1, tower.merged_size)
         x = stage.linear_bias(x, self.merger_mm, self.merger_bias_m, "gelu")
         tokens = stage.linear_bias(x, self.projector_md, self.projector_bias_d)
-        return tt.reorder_rows(tokens, jnp.asarray(inputs.places_n), format=fmt)
+        return (tt.reorder_rows(tokens, jnp.asarray(inputs.places_n), format=fmt),)
 
 
 @functools.partial(jax.jit, static_argnames=("stage",))

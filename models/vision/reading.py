@@ -2,7 +2,7 @@
 
 To add a tower, add its class to `config.py`, its keys here and its modules beside `siglip.py`.
 
-Source: transformers models/{mllama,siglip,gemma3,qwen2_5_vl}/configuration_*.py.
+Source: transformers models/{mllama,siglip,gemma3,qwen2_5_vl,qwen3_vl}/configuration_*.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ttsim.models.hf.keys import Keys
 from ttsim.models.vision.config import (
     ASPECT_RATIOS,
     LlamaTower,
+    Qwen3Tower,
     QwenTower,
     SiglipTower,
     VisionConfig,
@@ -65,6 +66,20 @@ _QWEN: Table = {
     "activation": ("hidden_act", "silu"),
     "window": ("window_size", 112),
     "full_layers": ("fullatt_block_indexes", (7, 15, 23, 31)),
+    "merge": ("spatial_merge_size", 2),
+    "frames": ("temporal_patch_size", 2),
+    "out_size": ("out_hidden_size", 3584),
+}
+_QWEN3: Table = {
+    "hidden_size": ("hidden_size", 1152),
+    "intermediate_size": ("intermediate_size", 4304),
+    "num_layers": ("depth", 27),
+    "num_heads": ("num_heads", 16),
+    "patch_size": ("patch_size", 16),
+    "channels": ("in_channels", 3),
+    "activation": ("hidden_act", "gelu_pytorch_tanh"),
+    "positions": ("num_position_embeddings", 2304),
+    "deepstack_layers": ("deepstack_visual_indexes", (8, 16, 24)),
     "merge": ("spatial_merge_size", 2),
     "frames": ("temporal_patch_size", 2),
     "out_size": ("out_hidden_size", 3584),
@@ -122,6 +137,11 @@ def qwen_tower(keys: Keys) -> QwenTower:
     return QwenTower(**fields)
 
 
+def qwen3_tower(keys: Keys) -> Qwen3Tower:
+    """The tower of a Qwen3-VL `vision_config`."""
+    return Qwen3Tower(**_fields(keys, _QWEN3))
+
+
 def _llama(keys: Keys, text: ModelConfig) -> VisionConfig:
     return VisionConfig(
         tower=llama_tower(keys.part("vision_config")),
@@ -138,6 +158,7 @@ def _gemma3(keys: Keys, text: ModelConfig) -> VisionConfig:
         fusion="embeddings",
         text=text,
         image_token=keys.whole("image_token_index", keys.whole("image_token_id", 262144)),
+        whole_images=True,
     )
 
 
@@ -148,6 +169,17 @@ def _qwen(keys: Keys, text: ModelConfig) -> VisionConfig:
         text=text,
         image_token=keys.whole("image_token_id", 151655),
         mrope_section=_mrope_section(keys),
+    )
+
+
+def _qwen3(keys: Keys, text: ModelConfig) -> VisionConfig:
+    return VisionConfig(
+        tower=qwen3_tower(keys.part("vision_config")),
+        fusion="deepstack",
+        text=text,
+        image_token=keys.whole("image_token_id", 151655),
+        mrope_section=_mrope_section(keys) or (24, 20, 20),
+        mrope_interleaved=True,
     )
 
 
@@ -162,6 +194,7 @@ _READERS: Mapping[str, Callable[[Keys, ModelConfig], VisionConfig]] = {
     "mllama": _llama,
     "gemma3": _gemma3,
     "qwen2_5_vl": _qwen,
+    "qwen3_vl": _qwen3,
 }
 VISION_TYPES = tuple(_READERS)
 
@@ -200,8 +233,8 @@ def _configuration(data: Mapping[str, Any], name: str | None) -> VisionConfig | 
 
 def published_vision_config(text: ModelConfig) -> VisionConfig | None:
     """The vision part of a published model, by its text model; None if it has none."""
-    entry = _published().get(text.name)
-    return None if entry is None else _llama(Keys(entry["config"]), text)
+    entry = _published().get(text.known_name)
+    return None if entry is None else _READERS[entry["config"]["model_type"]](Keys(entry["config"]), text)
 
 
 @functools.cache
@@ -213,4 +246,6 @@ def _published() -> dict[str, Any]:
     return found
 
 
-PUBLISHED = ("Llama3.2-11B", "Llama3.2-90B")
+def published_names() -> tuple[str, ...]:
+    """The models whose vision part ships."""
+    return tuple(_published())

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+from jax import Array
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jax.sharding import PartitionSpec as P
 
 from ttsim import ops as tt
+from ttsim.meshes.sharding import ShardingRules
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache
 from ttsim.models.parameters import map_parameters, traits
+from ttsim.models.run import one_layer_a_run
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER
-from ttsim.models.vision.config import LlamaTower, QwenTower, SiglipTower, TowerConfig
+from ttsim.models.vision.config import LlamaTower, PatchTower, Qwen3Tower, QwenTower, SiglipTower, TowerConfig
 from ttsim.models.vision.cross import CROSS_DECODE_LAYER, CROSS_PREFILL_LAYER, VisionCache
 from ttsim.models.vision.layers import TowerLayout, VisionPrecision
 from ttsim.models.vision.model import VisionLanguageModel, VisionLayout
-from ttsim.models.vision.prompt import PromptVisionModel
+from ttsim.models.vision.prompt import DEEPSTACK, PromptVisionModel
 from ttsim.models.vision.qwen import QwenImage
+from ttsim.models.vision.qwen3 import Qwen3Image
 from ttsim.precision.slots import PrecisionSlots, abstract_precision
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program, trace
@@ -49,8 +53,9 @@ def model_specs(layout: VisionLayout) -> VisionLanguageModel:
     return map_parameters(lambda p: _spec(text, p), vision_skeleton(layout))
 
 
-def _spec(rules: Any, param: Any) -> PartitionSpec:
-    return rules.spec(*traits(param).axes)
+def _spec(rules: ShardingRules, param: nnx.Variable[Any]) -> PartitionSpec:
+    spec: PartitionSpec = rules.spec(*traits(param).axes)
+    return spec
 
 
 def encode_step(layout: VisionLayout, precision: VisionPrecision, mesh: AnyMesh = None) -> Callable[..., Any]:
@@ -102,7 +107,8 @@ def vision_decode_step(
 def _mapped(step: Any, layout: VisionLayout, mesh: AnyMesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
     mesh = layout.text.system.abstract_mesh() if mesh is None else mesh
     specs = (model_specs(layout), *in_specs)
-    return jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
+    mapped: Callable[..., Any] = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
+    return mapped
 
 
 # What one device runs, without devices or weights
@@ -117,12 +123,24 @@ def prompt_step(
     seen, user, last, cache, vision cache) -> (logits, both caches).
     """
 
-    def step(model, pixels, aspects, used, tokens_t, positions_t, seen, user, last, cache, vision_cache):
+    def step(
+        model: VisionLanguageModel,
+        pixels: Array,
+        aspects: Array,
+        used: Array,
+        tokens_t: Array,
+        positions_t: Array,
+        seen: Array,
+        user: Array,
+        last: Array,
+        cache: KVCache,
+        vision_cache: VisionCache,
+    ) -> tuple[Array, KVCache, VisionCache]:
         vision = [
             model.encode(pixels[i], aspects[i], used[i], layout=layout, precision=vision_precision)
             for i in range(layout.images)
         ]
-        return model.prefill(
+        result: tuple[Array, KVCache, VisionCache] = model.prefill(
             tokens_t,
             positions_t,
             tt.stack_images(*vision, format=vision_precision.activation) if len(vision) > 1 else vision[0][None],
@@ -135,6 +153,7 @@ def prompt_step(
             precision=precision,
             vision_precision=vision_precision,
         )
+        return result
 
     caches = (KVCache.specs(layout.text, batch), VisionCache.specs(layout.text))
     return _mapped(step, layout, None, (P(),) * 8 + caches, (P(None, layout.text.axis), *caches))
@@ -150,7 +169,8 @@ def vision_prompt_program(
     assert isinstance(tower, LlamaTower)
     assert isinstance(full, LlamaTower)
     images, tiles = layout.images, layout.tiles
-    shape, scalar = jax.ShapeDtypeStruct, jax.ShapeDtypeStruct((), jnp.int32)
+    shape: type[jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
+    scalar = shape((), jnp.int32)
     program = trace(
         prompt_step(small, slots, vision_precision, 1),
         vision_skeleton(small),
@@ -237,36 +257,54 @@ def image_prompt_program(
       grids: (rows, columns) of patches of each image.
     """
     slots, value = abstract_precision(precision, len(layout.config.text.self_attention_layers))
-    runs = [(key, len(list(group))) for key, group in itertools.groupby(slots.classes)]
-    classes, counts = zip(*runs, strict=True)
+    text, slots, counts = one_layer_a_run(layout.text, slots)
     tower, tower_counts = _one_layer_a_kind(layout.config.tower)
-    text = dataclasses.replace(layout.config.text, num_layers=len(runs))
-    system = dataclasses.replace(layout.text.system, data_parallel=1)
     small = dataclasses.replace(
-        layout,
-        config=dataclasses.replace(layout.config, tower=tower, text=text),
-        text=dataclasses.replace(layout.text, config=text, system=system),
+        layout, config=dataclasses.replace(layout.config, tower=tower, text=text.config), text=text
     )
+    system = text.system
     skeleton = PromptVisionModel(small)
     specs = map_parameters(lambda p: _spec(small.text.rules, p), skeleton)
 
-    def step(model, images, tokens_t, positions, places, user, last, cache):
-        vision = [model.encode(image, layout=small, precision=vision_precision) for image in images]
-        vision_nd = tt.join_rows(*vision, format=vision_precision.activation) if len(vision) > 1 else vision[0]
+    def step(
+        model: PromptVisionModel,
+        images: tuple[Any, ...],
+        tokens_t: Array,
+        positions: Array,
+        places: Array,
+        blocks_t: Array | None,
+        user: Array,
+        last: Array,
+        cache: KVCache,
+    ) -> tuple[Array, KVCache]:
+        seen = [model.encode(image, layout=small, precision=vision_precision) for image in images]
+        joined = [tt.join_rows(*parts, format=vision_precision.activation) for parts in zip(*seen, strict=True)]
+        vision = tuple(joined) if len(seen) > 1 else seen[0]
         tokens_t, positions = tt.copy_to_device(tokens_t, positions, work="prompt")
-        options = {"layout": small, "precision": PrecisionSlots(classes)}
-        logits, cache = model.prefill(tokens_t, positions, vision_nd, places, user, last, cache, **options)
+        logits, cache = model.prefill(
+            tokens_t,
+            positions,
+            vision,
+            places,
+            user,
+            last,
+            cache,
+            layout=small,
+            precision=slots,
+            blocks_t=blocks_t,
+        )
         return tt.read_back(logits, work="prompt"), cache
 
     caches = KVCache.specs(small.text, 1)
     mapped = jax.shard_map(
         step,
         mesh=system.abstract_mesh(),
-        in_specs=(specs, *(P(),) * 6, caches),
+        in_specs=(specs, *(P(),) * 7, caches),
         out_specs=(P(None, small.text.axis), caches),
         check_vma=False,
     )
-    shape, scalar = jax.ShapeDtypeStruct, jax.ShapeDtypeStruct((), jnp.int32)
+    shape: type[jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
+    scalar = shape((), jnp.int32)
     images = tuple(abstract_image(layout.tower, grid) for grid in grids)
     tokens = sum(image_tokens(layout.config.tower, grid) for grid in grids)
     positions = (3, length) if layout.config.mrope_section else (length,)
@@ -277,18 +315,22 @@ def image_prompt_program(
         shape((length,), jnp.int32),
         shape(positions, jnp.int32),
         shape((tokens,), jnp.int32),
+        shape((length,), jnp.int32) if layout.config.whole_images else None,
         scalar,
         scalar,
         KVCache.abstract(small.text, 1),
     )
     for block, each in tower_counts.items():
         program = program.repeat(block, each * len(grids))
+    if deep := len(getattr(layout.config.tower, "deepstack_layers", ())):
+        traced = min(deep, len(counts))
+        program = program.repeat(DEEPSTACK, (deep - traced + 1, *(1,) * (traced - 1)))
     return program.repeat(PREFILL_LAYER, counts).fill(value)
 
 
 def image_tokens(tower: TowerConfig, grid: Grid) -> int:
     """Tokens that an image has in the prompt."""
-    if isinstance(tower, QwenTower):
+    if isinstance(tower, PatchTower):
         return grid[0] * grid[1] // tower.merge**2
     assert isinstance(tower, SiglipTower)
     return tower.image_tokens
@@ -296,13 +338,16 @@ def image_tokens(tower: TowerConfig, grid: Grid) -> int:
 
 def abstract_image(layout: TowerLayout, grid: Grid) -> Any:
     """What the tower reads of an image of this many patches, without values."""
-    tower, shape = layout.tower, jax.ShapeDtypeStruct
+    tower = layout.tower
+    shape: type[jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
     if isinstance(tower, SiglipTower):
         return shape((tower.channels, tower.image_size, tower.image_size), jnp.float32)
-    assert isinstance(tower, QwenTower)
+    assert isinstance(tower, PatchTower)
     rows = grid[0] * grid[1]
     table = shape((rows, layout.head_size // 2), jnp.float32)
     patches, mask = shape((rows, tower.patch_values), jnp.float32), shape((rows, rows), jnp.float32)
+    if isinstance(tower, Qwen3Tower):
+        return Qwen3Image(patches, table, table, shape((rows, 4), jnp.int32), shape((rows, 4), jnp.float32))
     return QwenImage(patches, table, table, mask, shape((rows // tower.merge**2,), jnp.int32))
 
 
@@ -310,6 +355,9 @@ def _one_layer_a_kind(tower: TowerConfig) -> tuple[TowerConfig, dict[str, tuple[
     """The tower with one layer of each kind, and how often each stands in it, by the block's name."""
     if isinstance(tower, SiglipTower):
         return dataclasses.replace(tower, num_layers=1), {"siglip_layer": (tower.num_layers,)}
+    if isinstance(tower, Qwen3Tower):
+        small3 = dataclasses.replace(tower, num_layers=1, deepstack_layers=(0,))
+        return small3, {"qwen3_layer": (tower.num_layers,), "deepstack_merger": (len(tower.deepstack_layers),)}
     assert isinstance(tower, QwenTower)
     full = len([layer for layer in tower.full_layers if layer < tower.num_layers])
     small = dataclasses.replace(tower, num_layers=2, full_layers=(1,))

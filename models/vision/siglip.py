@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax import Array
 
 from ttsim import ops as tt
 from ttsim.models.parameters import parameter
@@ -64,10 +65,10 @@ class SiglipVisionTower(nnx.Module):
         pooled = tt.average_pool(states_sd, side=tower.patches_per_side, kernel=tower.pool, format=fmt)
         return stage.linear(self.projector_norm(pooled, stage), self.projector_pd)
 
-    def encode(self, inputs: Any, stage: TowerStage) -> Any:
+    def encode(self, inputs: Any, stage: TowerStage) -> tuple[Array]:
         """Pixels [3, S, S] -> this device's columns of the image's tokens."""
         patches = tt.host_image(inputs[None], patch=stage.layout.tower.patch_size)[0]
-        return self.project(self.states(patches, stage), stage)
+        return (self.project(self.states(patches, stage), stage),)
 
 
 @functools.partial(jax.jit, static_argnames=("stage",))

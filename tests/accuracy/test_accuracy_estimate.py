@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from ttsim.accuracy.estimated import contested, estimate_accuracy, estimate_row, kept, load_constants, noise_on
+from ttsim.accuracy.estimated import contested, estimate_accuracy, kept, load_constants, noise_on
 from ttsim.hardware.constants import prior_constants
 from ttsim.meshes.systems import get_system
 from ttsim.models.presets import PRESETS
@@ -21,6 +21,7 @@ from ttsim.precision.values import Precision, preset
 from ttsim.proof import fit_accuracy as calibration
 from ttsim.proof import published as tables
 from ttsim.proof import reproduce
+from ttsim.proof.rows import estimate_row
 from ttsim.ui.reproduce_page import document, published_layout
 
 # The closed form

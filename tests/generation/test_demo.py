@@ -1,5 +1,6 @@
 """The text demo: its test ids and overrides, prompts, chat templates, the clock and its words, and the script."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from ttsim.generation import demo, prompts
+from ttsim.generation.paging import PageParams
 from ttsim.generation.prompts import Chat, Prompt, load_prompts
 from ttsim.lt.state import Job
 from ttsim.meshes.systems import UnknownSystemError
 from ttsim.precision.values import Precision, preset
+from ttsim.scenarios.memory import DoesNotFitError
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = "input_data_questions_prefill_128.json"
@@ -218,3 +221,16 @@ def test_script_takes_the_published_flags():
     assert "Llama3.1-8B on T3K DP=2" in done.stdout
     assert "Prompts: 8 of" in done.stdout
     assert "tok/s/user" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"paged_attention": False, "max_seq_len": 4096}, "32 x 4,096 positions of cache"),
+        ({"page_params": PageParams(32, 40_000)}, "a pool of 1,280,000 positions"),
+    ],
+)
+def test_the_cache_that_is_allocated_must_fit(changes, what):
+    settings = dataclasses.replace(demo.TESTS["batch-32"], **changes)
+    with pytest.raises(DoesNotFitError, match=f"{what} does not fit"):
+        demo.simulate_demo(settings, "8b", "N150", preset("performance", "Llama3.1-8B"))

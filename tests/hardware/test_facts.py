@@ -11,7 +11,7 @@ from ttsim.dates import parse_date, parse_period
 from ttsim.hardware import facts
 from ttsim.hardware.facts import MEANING, Place
 from ttsim.hardware.software import software_of
-from ttsim.meshes.systems import SYSTEMS
+from ttsim.meshes.systems import SYSTEMS, get_system
 
 
 def day(text):
@@ -36,6 +36,7 @@ def test_every_line_reads_and_has_a_source():
 
 def test_boxes_and_stacks_of_the_table_exist():
     known = {name for system in SYSTEMS.values() for name in system.box_names} | {"*"}
+    known |= {name for box, cut in (("P150x4", 4), ("P150x8", 8)) for name in get_system(box, cut).box_names}
     for fact in facts.facts():
         assert set(fact.boxes) <= known, fact
         assert set(fact.stacks) <= {*facts.STACKS, "*"}, fact
@@ -63,7 +64,9 @@ def test_no_two_lines_contradict_each_other():
     [
         ("2025-07-22", "", "T3K", "tt_transformers", ("argmax", 1)),
         ("2025-07-22", "", "T3K", "vllm", ("argmax", 0)),
-        ("2025-07-23", "", "T3K", "vllm", ("argmax", 32)),
+        ("2026-02-01", "", "T3K", "vllm", ("argmax", 0)),  # on the host, unless the server's settings say otherwise
+        ("2026-02-01", "google/gemma-3-27b-it", "T3K", "vllm", ("topk", 32)),
+        ("2026-02-01", "Llama-3.1-8B", "Galaxy", "vllm", ("argmax", 32)),
         ("2025-11-04", "", "T3K", "tt_transformers", ("argmax", 32)),
         ("2025-11-05", "", "T3K", "tt_transformers", ("topk", 32)),
         ("2026-02-01", "mistralai/Mistral-7B-Instruct-v0.3", "N150", "tt_transformers", ("argmax", 32)),
@@ -175,3 +178,26 @@ def test_what_is_no_date_says_so_in_one_line(text):
 def test_days_read_back(date):
     assert parse_date(date.isoformat()) == date
     assert parse_period(date.isoformat()).middle == date
+
+
+def test_a_server_carries_an_older_tt_metal():
+    for day, collectives in (("2025-08-31", "legacy"), ("2025-09-01", "fabric")):  # 20 days after 2025-08-12
+        assert software_of(day, "vllm", boxes=("T3K", "wormhole")).collectives == collectives
+    assert software_of("2025-08-12", boxes=("T3K", "wormhole")).collectives == "fabric"
+    # What the server itself does, and a demo's code of the Galaxy, are of the day.
+    assert software_of("2026-01-01", "vllm", boxes=("T3K", "wormhole")).fact("server") == "second"
+    galaxy = software_of("2025-08-22", "vllm galaxy", boxes=("Galaxy", "Galaxy", "wormhole"))
+    assert galaxy.fact("sdpa_tables_in_l1")
+
+
+def test_matmuls_are_throttled_on_a_galaxy_that_a_server_cuts():
+    galaxy = ("T3K", "Galaxy", "Galaxy-DP4", "wormhole")
+    assert software_of("2026-01-30", "vllm", "Llama3.1-8B", galaxy).fact("throttled_matmul") == 0.33
+    assert software_of("2026-01-30", "tt_transformers", "Llama3.1-8B", galaxy).fact("throttled_matmul") == 1
+    assert software_of("2026-01-30", "vllm", "Llama3.1-8B", ("T3K", "wormhole")).fact("throttled_matmul") == 1
+
+
+def test_logits_that_are_no_whole_tiles_are_sorted_by_one_core():
+    software = software_of("2025-11-14", boxes=("T3K", "wormhole"))
+    assert software.topk_width(262_208 // 8, 8) == (32_776, False)  # gemma-3
+    assert software.topk_width(128_256 // 8, 8) == (16_032, True)

@@ -3,6 +3,8 @@
 import pytest
 
 from ttsim.hardware.chips import WORMHOLE
+from ttsim.kernels import matmul
+from ttsim.kernels.kernel import UnpricedError
 from ttsim.kernels.l1 import RESERVED_BYTES, Buffers, dram_sharded_buffers
 
 BFP8 = {"weight_format": "bfp8", "setting": "hifi4"}  # bfp8 weights, bf16 in and out, float32 registers
@@ -20,6 +22,16 @@ def test_buffers_are_those_that_ttnn_allocates(k, n, cores, expected):
     buffers = dram_sharded_buffers(k, n, cores=cores, **BFP8)
     assert buffers == expected
     assert buffers.fit(WORMHOLE.l1_bytes)
+
+
+def test_the_kernel_refuses_what_ttnn_refuses():
+    """With the numbers of ttnn's own error; half of the columns fit, as on two chips."""
+    shape = {"fmt": "bfp8", "setting": "hifi4", "cores": 64, "chip": WORMHOLE}
+    with pytest.raises(UnpricedError, match=r"\[32, 8192\] @ \[8192, 28672\].* 1,568,352 bytes .* has 1,499,136"):
+        matmul.dram_sharded(8192, 28672, **shape)
+    assert matmul.dram_sharded(8192, 14336, **shape).bytes
+    # Two readers of a bank share its columns.
+    assert matmul.dram_sharded(8192, 28672, readers=2, **shape).bytes
 
 
 @pytest.mark.parametrize(("cores", "asked"), [(64, 1_568_352), (16, 4_555_104)])

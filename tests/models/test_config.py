@@ -144,6 +144,13 @@ def test_absent_keys_mean_what_transformers_makes_of_them() -> None:
     assert from_hf(model_type="mistral", sliding_window=None).sliding_window is None
 
 
+def test_the_activation_is_read_where_the_family_keeps_it() -> None:
+    assert from_hf(model_type="gemma", hidden_act="gelu", head_dim=16).activation == "gelu_tanh"
+    assert from_hf(model_type="gemma2", hidden_act="silu", hidden_activation="gelu").activation == "gelu"
+    with pytest.raises(ValueError, match="hidden_activation='gelu' is not supported"):
+        from_hf(hidden_activation="gelu")
+
+
 def test_llama_ignores_a_window() -> None:
     assert from_hf(sliding_window=16).sliding_window is None
 
@@ -212,7 +219,16 @@ def test_from_a_checkpoint_directory(tmp_path: Path) -> None:
         ({"num_key_value_heads": 3}, "num_heads=4 is not a multiple of num_kv_heads=3"),
         ({"head_dim": 15}, "head_dim=15 is odd"),
         ({"model_type": "mllama_text_model", "cross_attention_layers": [9]}, r"cross_attention_layers \[9\]"),
-        ({"model_type": "mistral", "layer_types": ["full_attention", "sliding_attention"] * 2}, "'ministral' has them"),
+        ({"is_causal": False}, "is_causal=False is not supported"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 1]}}, "rope_type='mrope' is not supported"),
+        ({"scale_emb": 12}, "scale_emb=12 is not supported"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings='yes' is neither true nor false"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps"),
+        ({"model_type": "mistral", "sliding_window": 8, "layer_types": ["full_attention"] * 4}, "'ministral' has"),
+        (
+            {"model_type": "mistral", "layer_types": ["full_attention", "sliding_attention"] * 2},
+            "'ministral' has layers of several kinds",
+        ),
     ],
 )
 def test_refuses_what_it_cannot_express(changes: dict[str, Any], message: str) -> None:

@@ -98,7 +98,7 @@ def test_both_spellings_of_a_config_agree(case):
 
 @pytest.mark.parametrize("case", SHORT)
 def test_every_tensor_is_used(case):
-    model = from_hf_tensors(Layout(config_of(case), get_system("N150")), tensors_of(case), lambda value, path: value)
+    model = from_hf_tensors(Layout(config_of(case), get_system("N150")), tensors_of(case), lambda value, *_: value)
     made = sum(leaf.size for leaf in jax.tree.leaves(model))
     config = config_of(case)
     copies = config.vocab_size * config.hidden_size if config.tie_word_embeddings else 0
@@ -119,7 +119,7 @@ def test_logits_refuses_tokens_outside_the_vocabulary():
 def load(case: str, tensors, **changes) -> None:
     """What loading does but for the devices."""
     checkpoint = checkpoint_of(case, tensors, **changes)
-    from_hf_tensors(Layout(checkpoint.config, get_system("N150")), checkpoint.tensors, lambda value, path: value)
+    from_hf_tensors(Layout(checkpoint.config, get_system("N150")), checkpoint.tensors, lambda value, *_: value)
 
 
 HOSTILE = {
@@ -172,10 +172,10 @@ def test_a_head_that_is_the_table_may_stand_beside_the_flag():
     tensors = tensors_of("granite")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     layout = Layout(config_of("granite"), get_system("N150"))
-    from_hf_tensors(layout, tensors, lambda value, path: value)
+    from_hf_tensors(layout, tensors, lambda value, *_: value)
     tensors["lm_head.weight"] = tensors["lm_head.weight"][:-1]
     with pytest.raises(CheckpointError, match="differs from the embedding table"):
-        from_hf_tensors(layout, tensors, lambda value, path: value)
+        from_hf_tensors(layout, tensors, lambda value, *_: value)
 
 
 def test_a_vocabulary_that_cuts_blocks_runs_on_several_chips():

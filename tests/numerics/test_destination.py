@@ -77,3 +77,19 @@ def test_the_derivative_is_that_of_the_product():
     noisy, plain = (jax.grad(loss, argnums=(0, 1))(x, w, registers) for registers in (True, False))
     for a, b in zip(noisy, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("l1_acc", [True, False])
+def test_wide_registers_that_spill_bf16_are_as_noisy_as_the_datapath(l1_acc):
+    """HiFi4 decode before early 2026: eight blocks of K, each spill a rounding; without spills the error is tiny."""
+    x, w = operands(3, 512, "bfp8")
+    setting = ComputeSetting("test", MathFidelity.HIFI4, approx=False, fp32_dest=True, l1_acc=l1_acc)
+    formats = {"weight_format": "bfp8", "activation_format": "bf16"}
+    exact = fidelity.matmul(x, w, "exact")
+    fast = error(fidelity.matmul(x, w, setting, k_block=64, bf16_spills=True, **formats), exact)
+    device = error(datapath_matmul(x, w, setting, k_block=64, spill_format="bf16", tf32_reload=False), exact)
+    assert device[0] > 2e-3
+    assert fast[0] == pytest.approx(device[0], rel=0.12)
+    assert error(fidelity.matmul(x, w, setting, k_block=64, **formats), exact)[0] < 1e-4
+    one_block = fidelity.matmul(x, w, setting, k_block=512, bf16_spills=True, **formats)
+    np.testing.assert_array_equal(one_block, fidelity.matmul(x, w, setting, **formats))

@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 
 from ttsim import ops as tt
+from ttsim.numerics.formats import round_to
+from ttsim.numerics.packer import pack
+from ttsim.pricing.program import trace
 
 
 def softmax(x):
@@ -92,3 +95,35 @@ def test_a_convolution_ends_at_the_last_row_that_counts():
     plain = sum(padded[i : i + 7] * taps[:, i] for i in range(4))
     np.testing.assert_allclose(y, plain / (1 + np.exp(-plain)), atol=1e-5)
     np.testing.assert_allclose(end, x[2:5].T)
+
+
+def relative_power(rough, exact):
+    return float(jnp.square(rough - exact).mean() / jnp.square(exact).mean())
+
+
+def rule_of(op, *args, **attributes):
+    """What an op's noise rule says of a call."""
+    call, _ = next(iter(trace(lambda *inputs: op(*inputs, **attributes), *args).ops()))
+    return op.noise_rule(call)
+
+
+@pytest.mark.parametrize("fmt", ["bfp8", "bfp4"])
+def test_noise_of_the_products_of_experts_and_heads_is_what_the_numerics_make(fmt):
+    rng = np.random.RandomState(3)
+    x, w = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((16, 256), (4, 256, 64)))
+    x = pack(x, "bf16")
+    of = {"weight_format": fmt, "setting": "hifi4", "out_format": "bf16", "memory": "l1"}
+    exact = {"weight_format": "fp32", "setting": "exact", "out_format": "fp32", "memory": "l1", "in_format": "fp32"}
+    for op, extra in ((tt.expert_linear, {"kernel": "dense", "active": 4}), (tt.head_linear, {})):
+        rows = x if op is tt.expert_linear else jnp.stack([x] * 4, axis=1)
+        measured = relative_power(op(rows, round_to(w, fmt), **of, **extra), op(rows, w, **exact, **extra))
+        assert rule_of(op, rows, w, **of, **extra).power == pytest.approx(measured, rel=0.12)
+
+
+def test_a_sum_of_experts_is_relatively_as_noisy_as_one():
+    rng = np.random.RandomState(4)
+    exact = jnp.asarray(rng.standard_normal((4, 32, 256)), jnp.float32)
+    rough = exact + 0.1 * jnp.asarray(rng.standard_normal(exact.shape), jnp.float32)
+    weights = jnp.asarray(rng.dirichlet(np.ones(4), 32), jnp.float32)
+    sums = [tt.expert_sum(y, weights, out_format="fp32") for y in (rough, exact)]
+    assert relative_power(*sums) == pytest.approx(relative_power(rough, exact), rel=0.05)

@@ -15,10 +15,11 @@ import ttsim
 from ttsim import ops
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
+from ttsim.meshes.systems import get_system
 from ttsim.models.layout import Layout
 from ttsim.models.storage import parameters
 from ttsim.pricing.price import UnpricedError
-from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.memory import DoesNotFitError, trace_bytes
 from ttsim.scenarios.scenario import Scenario
 
 
@@ -190,3 +191,23 @@ def test_a_process_without_jit_simulates_the_same():
     environment = {**os.environ, "JAX_DISABLE_JIT": "1", "JAX_ENABLE_X64": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert float(done.stdout) == float(ttsim.simulate("1b", "N150").speed)
+
+
+def test_the_trace_region_is_set_aside_in_every_bank():
+    memory = ttsim.simulate("8b", device="N150").memory
+    assert memory.reserved == 286_654_464  # 12 x 23,887,872
+    assert memory.used + memory.free == memory.capacity == 12 * 2**30
+    # What an N150 offers: 12 x (1,073,124,512 - 1,048,640) bytes, less the trace region of each bank
+    assert memory.capacity - memory.system == 12 * (1_073_124_512 - 1_048_640)
+    larger = trace_bytes(get_system("N150").chip, 28_467_200)
+    assert dataclasses.replace(memory, reserved=larger).allocatable == 12_543_295_104 + 384
+
+
+def test_a_server_s_report_says_so_and_past_the_newest_fact_that_it_does_not_know():
+    served = ttsim.simulate("1b", device="N150", date="2027-06-01", stack="vllm")
+    shown = str(served)
+    assert "software of 2027-06-01 (vllm on tt_transformers)" in shown
+    assert "newer than the newest fact" in shown
+    assert served.scenario.sampler == "host"  # where the server's settings leave the choice to it
+    with pytest.raises(ValueError, match="unknown stack 'sglang'"):
+        ttsim.simulate("1b", device="N150", stack="sglang")

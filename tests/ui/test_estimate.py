@@ -128,14 +128,16 @@ def test_folds_know_less_where_the_tables_have_no_row():
 
 
 def test_blackhole_interval_spans_the_measurements_of_2026():
-    lofi = "li_ff2=lofi"
+    lofi, held = "li_ff2=lofi", []
     cases = [(32, "", 32.8), (1, "", 40.8), (1, lofi, 45.4), (1, lofi + ",li_qkv_decode=lofi,li_o_decode=lofi", 49.7)]
     for batch, override, measured in cases:  # Llama-3.1-8B on P150: tt-metal PRs #55080 and #50662
         question = Question(model="8b", device="P150", batch_size=batch, override=override, date="2026-09-01")
         scenario = question.scenario()
-        found = interval(scenario.speed(CONSTANTS_NOW), "speed", fold_of(scenario))
-        assert found.low <= 1.02 * measured
-        assert measured <= 1.02 * found.high
+        speed = scenario.speed(CONSTANTS_NOW)
+        found = interval(speed, "speed", fold_of(scenario))
+        held.append(found.low <= measured <= found.high)
+        assert speed == pytest.approx(measured, rel=0.1)
+    assert sum(held) >= 2  # of four; an interval of 80 % of rows that nobody changed the precision of
 
 
 def test_intervals_of_later_rows_are_wider():
@@ -259,7 +261,7 @@ def test_json_is_complete_and_in_si(item):
     assert record["speed"] == pytest.approx(item.report.speed)
     assert record["speed_interval"]["low"] < record["speed"] < record["speed_interval"]["high"]
     memory = record["memory"]
-    parts = ("weights", "kv_cache", "activations", "reserved", "free")
+    parts = ("weights", "kv_cache", "activations", "reserved", "system", "free")
     assert sum(memory[part] for part in parts) == memory["capacity"]
     assert {op["kind"] for op in record["decode"]["ops"]} == {"sourced", "fitted", "mixed"}
 

@@ -41,8 +41,6 @@ from ttsim.numerics.formats import get_format
 from ttsim.numerics.noise import rounding
 from ttsim.precision.values import Precision, base_model_name, resolve
 from ttsim.pricing.program import Program
-from ttsim.proof import published as tables
-from ttsim.proof.published import Row
 
 POSITIONS = 511  # of the accuracy test
 EARLY_POSITIONS = 128  # of the test before 2025-05-12: the end of the table of contents and the opening of the book
@@ -127,16 +125,10 @@ def estimate_accuracy(
     early = positions <= EARLY_POSITIONS
     noise = noise_on(config, get_system(device or "N150"), precision)
     top1, top5 = (float(100 * x) for x in accuracy(noise, known, early, constants))
-    in_range, notes = _range(noise, known, notes, constants)
+    notes += outside(noise, known)
+    in_range = not notes
     sigmas = sampling_sigma(top1, positions), sampling_sigma(top5, positions)
     return AccuracyEstimate(top1, top5, *sigmas, positions, in_range, notes)
-
-
-def estimate_row(row: Row, constants: Mapping[str, float] | None = None) -> AccuracyEstimate:
-    """The estimate for a published row, as the software of its date and its number of positions had it."""
-    precision = resolve(row.precision, row.model, row.accuracy_date)
-    system = get_system(row.device, row.data_parallel)
-    return estimate_accuracy(row.model, precision, positions=row.accuracy_positions, device=system, constants=constants)
 
 
 def sampling_sigma(percent: float, positions: int) -> float:
@@ -173,7 +165,10 @@ class Noise:
 
 # The half of a layer, or the head, that a matmul of a tensor group begins; what follows belongs to it until the next.
 _HALVES: Mapping[str, str] = MappingProxyType(
-    {"wqkv": "attention", "wo": "attention", "ff1_3": "mlp", "ff2": "mlp", "lm_head": "head"}
+    {
+        **{"wqkv": "attention", "wo": "attention", "ff1_3": "mlp", "ff2": "mlp", "lm_head": "head"},
+        **{"router": "mlp", "shared": "mlp"},
+    }
 )
 
 
@@ -335,38 +330,30 @@ def _confidence_by_size(parameters: int) -> tuple[float, float]:
     return float(np.interp(size, sizes, [k[0] for k in known])), float(np.interp(size, sizes, [k[1] for k in known]))
 
 
-def _range(
-    noise: Noise, confidence: tuple[float, float], notes: tuple[str, ...], constants: Mapping[str, float]
-) -> tuple[bool, tuple[str, ...]]:
-    """Whether the fitted rows surround this case, and the notes."""
-    noises, confidences = _fitted_on()
-    if contested(confidence, constants) > max(contested(c, constants) for c in confidences) + 1e-9:
+def outside(noise: Noise, confidence: tuple[float, float]) -> tuple[str, ...]:
+    """What of a case the rows that the constants were fitted on don't surround, in words."""
+    fitted, constants = fitted_range(), load_constants()
+    notes: tuple[str, ...] = ()
+    if contested(confidence, constants) > fitted["most_contested"]:
         notes += ("more contested than any text and model the constants were fitted on",)
-    variances = [n.variance(constants) for n in noises]
-    if noise.variance(constants) > max(variances) + 1e-9:
+    if noise.variance(constants) > fitted["most_variance"]:
         notes += ("noisier than any precision the constants were fitted on",)
-    if 0 < noise.variance(constants) < min(variances) - 1e-9:
+    if 0 < noise.variance(constants) < fitted["least_variance"]:
         notes += ("less noisy than any precision the constants were fitted on",)
-    return not notes, notes
+    return notes
 
 
 @functools.cache
-def _fitted_on() -> tuple[frozenset[Noise], frozenset[tuple[float, float]]]:
-    rows = [row for row in tables.published() if row.top1 is not None]
-    noises = frozenset(
-        noise_on(
-            get_config(row.model),
-            get_system(row.device, row.data_parallel),
-            resolve(row.precision, row.model, row.accuracy_date),
-        )
-        for row in rows
-    )
-    return noises, frozenset(reference_confidence()[row.model.lower()] for row in rows)
+def fitted_range() -> Mapping[str, float]:
+    """Of the fitted rows by the shipped constants: least_variance and most_variance of a logit, most_contested."""
+    return _data("accuracy_range.json")
 
 
 @functools.cache
 def load_constants() -> Mapping[str, float]:
     """The fitted constants: mlp_gain, attention_gain, dst16_variance, noise_spread, contested_scale, early_share."""
-    return MappingProxyType(
-        json.loads((resources.files("ttsim.data") / "accuracy_constants.json").read_text(encoding="utf-8"))
-    )
+    return _data("accuracy_constants.json")
+
+
+def _data(name: str) -> Mapping[str, float]:
+    return MappingProxyType(json.loads((resources.files("ttsim.data") / name).read_text(encoding="utf-8")))

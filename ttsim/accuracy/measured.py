@@ -93,7 +93,8 @@ class Runner:
         prompt, rest = tokens_wt[:, :first].reshape(-1), tokens_wt[:, first : first + count].reshape(-1)
         _, cache = self._prefill(model, prompt, jnp.arange(first), zero, last, cache)
         logits, _ = self._decode(model, rest, jnp.arange(first, first + count), zero, last, cache)
-        return self._statistics(logits, tokens_wt[:, first + 1 :])
+        statistics: tuple[jax.Array, ...] = self._statistics(logits, tokens_wt[:, first + 1 :])
+        return statistics
 
     def _everywhere(self, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
         """`_read` with its results on all devices, so that every process has those of all replicas."""
@@ -285,7 +286,9 @@ def measure_accuracy(
     run_id = identity(weights=checkpoint.path.resolve(), **about, storage=storage, tokens=cut)
     saved = SavedWindows(resume, run_id, writes=jax.process_index() == 0)
 
-    def run(part: str, precision: Precision, top5: bool = False, score: Callable[[Outputs], str] | None = None):
+    def run(
+        part: str, precision: Precision, top5: bool = False, score: Callable[[Outputs], str] | None = None
+    ) -> Outputs:
         done = saved.of(part, protocol.decode)
         first = 0 if done is None else len(done.choice)
         if done is not None and first >= len(cut):

@@ -118,7 +118,7 @@ class AccuracyReport:
         """Standard error of the mean in points: binomial for one window, from the spread for more."""
         values = getattr(self.score, top)
         if len(values) > 1:
-            return spread(values) / len(values) ** 0.5
+            return float(spread(values) / len(values) ** 0.5)
         p = values[0] / 100
         return 100 * float(np.sqrt(p * (1 - p) / self.protocol.decode))
 

@@ -54,7 +54,7 @@ class SavedWindows:
         for key, value in self._run.items():
             if found.get(key) != value:
                 raise InputError(f"{path} has the windows of another run (its {key} differs): give another file")
-        parts = expect(stored.get("parts"), dict, "parts", path, "an object")
+        parts: dict[str, Any] = expect(stored.get("parts"), dict, "parts", path, "an object")
         for name, part in parts.items():
             expect(part, dict, name, path, "an object")
             number(part, "seconds", f"{path}: {name}", least=0)

@@ -26,7 +26,7 @@ def _run(values: Any) -> None:
     from ttsim.ui import calibrate_page, console
 
     folder = values.out if values.out is not None else str(resources.files("ttsim.data")) if values.write else None
-    names = ("accuracy_constants",) if values.accuracy else ("constants", "calibration")
+    names = ("accuracy_constants", "accuracy_range") if values.accuracy else ("constants", "calibration")
     paths = {name: os.path.join(folder, f"{name}.json") for name in names} if folder is not None else {}
     writing.check_targets(paths)
     if sys.stderr.isatty():

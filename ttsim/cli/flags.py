@@ -140,15 +140,24 @@ IMAGES = Flag(
     "many",
     aliases=("image",),
 )
-DATE = Flag("date", "State of the software, ISO format; by default that of the published tables.")
+DATE = Flag(
+    "date",
+    "State of the software: a day in ISO format or a release (v0.59.0); by default that of the published tables.",
+)
+STACK = Flag(
+    "stack",
+    "Software: tt_transformers, tttv2, galaxy (the vendor's own code for 70B and Qwen3-32B on a Galaxy), or a server "
+    'on top of one (vllm, "vllm galaxy").',
+    default="tt_transformers",
+)
 CONSTANTS = Flag("constants", "File of fitted constants, as `ttsim calibrate --out=DIR` writes it.")
 FORMAT = Flag("format", "How the answer is written.", default="text", choices=FORMS)
 NUMERICS = Flag(
     "numerics",
     "device: all that is known of the chip's rounding; device_fast_exp: attention with the approximate exponential; "
-    "masked: formats and operand bits only.",
+    "device_bf16_spills: partial sums of decode as before early 2026; masked: formats and operand bits only.",
     default="device",
-    choices=("device", "device_fast_exp", "masked"),
+    choices=("device", "device_fast_exp", "device_bf16_spills", "masked"),
 )
 PROCESSES = (
     Flag("coordinator", "HOST:PORT of process 0, for a run in several processes; by default $JAX_COORDINATOR_ADDRESS."),
@@ -159,5 +168,5 @@ OUT = Flag("out", "File to write instead of printing.", writes=True)
 # A question's fields (`ttsim.scenarios.question.Question`), and the files that stand for some of them.
 QUESTION: tuple[Flag, ...] = (
     *(MODEL, DEVICE, SYSTEM_FILE, DATA_PARALLEL, PRECISION, DECODER_CONFIG, OVERRIDE),
-    *(BATCH_SIZE, PROMPT_LENGTH, NEW_TOKENS, IMAGES, DATE),
+    *(BATCH_SIZE, PROMPT_LENGTH, NEW_TOKENS, IMAGES, DATE, STACK),
 )

@@ -26,7 +26,7 @@ from ttsim.meshes.systems import System, get_system
 from ttsim.models.identity import describe_identity, get_config
 from ttsim.proof.intervals import fold_of, interval, outside
 from ttsim.scenarios.capacity import activations_by_length
-from ttsim.scenarios.memory import CACHE_BLOCK, TRACE_REGION, pool_bytes, weight_bytes
+from ttsim.scenarios.memory import CACHE_BLOCK, kept_bytes, pool_bytes, weight_bytes
 from ttsim.scenarios.scenario import MAX_BATCH, Scenario
 
 CATALOGUE_DATE = datetime.date(2026, 10, 1)  # of the release
@@ -265,5 +265,5 @@ def _free(scenario: Scenario, entry: Entry) -> int:
     layout, precision = scenario.layout, scenario.precision
     cache = pool_bytes(layout, precision, scenario.batch_size, entry.context + CACHE_BLOCK * scenario.batch_size)
     activations = activations_by_length(scenario)(entry.context)
-    used = weight_bytes(layout, precision) + cache + int(activations) + TRACE_REGION
+    used = weight_bytes(layout, precision) + cache + int(activations) + kept_bytes(scenario.chip)
     return scenario.chip.dram_bytes - used

@@ -25,7 +25,7 @@ from ttsim.scenarios.timing import Breakdown, OpTime
 
 NOT_MODELLED = (
     "queueing and mixed lengths of a server, sampling other than argmax, the host's own speed, "
-    "clock throttling under long loads"
+    "clock throttling under long loads, kernels that don't fit L1 beside what lies there"
 )
 
 
@@ -121,6 +121,7 @@ def record(item: Estimate) -> dict[str, Any]:
         "padded_prompt_length": scenario.padded_prompt,
         "max_generated_tokens": scenario.max_generated_tokens,
         "software_date": scenario.software.date.isoformat(),
+        "software_stack": scenario.software.stack,
         "speed": report.speed,
         "speed_interval": _interval_record(item.speed_interval),
         "ttft": report.ttft,

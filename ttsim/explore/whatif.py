@@ -22,7 +22,7 @@ from ttsim.models.config import ModelConfig
 from ttsim.models.run import prefill_program
 from ttsim.precision.values import Precision, resolve
 from ttsim.pricing.matrices import Programs
-from ttsim.scenarios.memory import CACHE_BLOCK, TRACE_REGION, activation_bytes, kv_cache_bytes, weight_bytes
+from ttsim.scenarios.memory import CACHE_BLOCK, activation_bytes, kept_bytes, kv_cache_bytes, weight_bytes
 from ttsim.scenarios.scenario import Scenario
 
 
@@ -124,5 +124,5 @@ def _used(scenario: Scenario, positions: np.ndarray) -> np.ndarray:
     blocks = -(-(positions + 1) // CACHE_BLOCK)
     rows = 128
     working_set = activation_bytes(prefill_program(layout, precision, batch if layout.two_d else 1, rows))
-    fixed = weight_bytes(layout, precision) + TRACE_REGION + working_set
+    fixed = weight_bytes(layout, precision) + kept_bytes(scenario.chip) + working_set
     return fixed + blocks * kv_cache_bytes(layout, precision, batch, CACHE_BLOCK)

@@ -32,6 +32,7 @@ from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout, padded_prefill_length
 from ttsim.precision.values import Precision, resolve
 from ttsim.proof.published import prompt_tokens
+from ttsim.scenarios.memory import check_fits, kv_cache_bytes, pool_bytes
 from ttsim.scenarios.scenario import Scenario
 
 NO_WEIGHTS = (
@@ -248,6 +249,23 @@ def scenario_of(settings: DemoSettings, model: Any, device: str, precision: Prec
     )
 
 
+def check_memory(settings: DemoSettings, scenario: Scenario) -> None:
+    """Refuses what a chip's DRAM can't hold with the cache that the demo allocates, whatever the prompts use of it.
+
+    Raises:
+      DoesNotFitError: with the bytes that are missing.
+    """
+    used = scenario.check_fits()
+    layout, precision, users = scenario.layout, scenario.precision, settings.batch_size
+    if settings.paged_attention:
+        tokens = settings.page_params.block_size * settings.page_params.max_num_blocks
+        cache, what = pool_bytes(layout, precision, users, tokens), f"a pool of {tokens:,} positions"
+    else:
+        length = cache_length(settings.max_seq_len)
+        cache, what = kv_cache_bytes(layout, precision, users, length), f"{users} x {length:,} positions of cache"
+    check_fits(dataclasses.replace(used, kv_cache=cache), f"{scenario.label} with {what}")
+
+
 def simulate_demo(
     settings: DemoSettings, model: Any, device: str, precision: Precision
 ) -> tuple[Scenario, Clock, list[int]]:
@@ -260,7 +278,7 @@ def simulate_demo(
     lengths = simulated_lengths(settings, config.name)
     check_lengths(settings, lengths)
     scenario = scenario_of(settings, config, device, precision, max(lengths))
-    scenario.check_fits()
+    check_memory(settings, scenario)
     return scenario, simulate_clock(scenario, lengths, settings.max_generated_tokens), lengths
 
 
@@ -310,6 +328,7 @@ class Demo:
         lengths = [len(tokens) for batch in self.tokens for tokens in batch]
         check_lengths(settings, lengths)
         self.scenario = scenario_of(settings, config, device, self.precision, max(lengths))
+        check_memory(settings, self.scenario)
         keep_compiled()
         virtual_devices(self.scenario.system.num_chips)
         layout = Layout(config, self.scenario.system, max_seq_len=cache_length(settings.max_seq_len))

@@ -16,11 +16,13 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from ttsim.generation.paging import BlockTable, PageParams
 from ttsim.generation.sampling import SamplingParams, prompt_seeds, sample
@@ -100,7 +102,7 @@ class Generator:
         mesh: Mesh | None = None,
         sampling: SamplingParams | None = None,
         pages: PageParams | None = None,
-        cache_dtype=jnp.float32,
+        cache_dtype: DTypeLike = jnp.float32,
     ):
         if not 1 <= batch_size <= 32:
             raise ValueError(f"batch_size must be 1 to 32 users a replica, the rows of one tile, not {batch_size}")
@@ -116,7 +118,7 @@ class Generator:
         everywhere = NamedSharding(self.mesh, PartitionSpec())  # every process has the tokens of all users
         self._out_shardings = (everywhere, jax.tree.map(lambda x: x.sharding, self._cache))
         self._decode = self._compiled_decode()
-        self._prefills: dict[tuple[int, int], Callable] = {}
+        self._prefills: dict[tuple[int, int], Callable[..., Any]] = {}
 
     @property
     def users(self) -> int:
@@ -200,7 +202,9 @@ class Generator:
 
     # Prefill
 
-    def _prefill_all(self, prompts, seeds, tables) -> tuple[np.ndarray, list[float]]:
+    def _prefill_all(
+        self, prompts: Sequence[Sequence[int]], seeds: np.ndarray, tables: list[BlockTable]
+    ) -> tuple[np.ndarray, list[float]]:
         """The first token of each user, and the wall seconds of each."""
         first = np.zeros(len(prompts), np.int32)
         times = [0.0] * len(prompts)
@@ -235,7 +239,7 @@ class Generator:
             result[here] = np.asarray(out)[here]
         return result
 
-    def _compiled_prefill(self, length: int, start: int) -> Callable:
+    def _compiled_prefill(self, length: int, start: int) -> Callable[..., Any]:
         key = (length, start)
         if key not in self._prefills:
             step = prefill_step(self.layout, self.precision, self._rows, start=start, mesh=self.mesh)
@@ -244,7 +248,18 @@ class Generator:
             )
         return self._prefills[key]
 
-    def _prefill_and_sample(self, step, model, tokens, positions, user, inside, last, seeds, cache):
+    def _prefill_and_sample(
+        self,
+        step: Callable[..., tuple[jax.Array, KVCache]],
+        model: Transformer,
+        tokens: jax.Array,
+        positions: jax.Array,
+        user: jax.Array,
+        inside: jax.Array,
+        last: jax.Array,
+        seeds: jax.Array,
+        cache: KVCache,
+    ) -> tuple[jax.Array, KVCache]:
         logits, cache = step(model, tokens, positions, user, inside, cache)
         rows = logits.reshape(self._replicas, -1, logits.shape[-1])
         picked = rows[jnp.arange(self._replicas), inside % rows.shape[1], : self.layout.config.vocab_size]
@@ -252,10 +267,12 @@ class Generator:
 
     # Decode
 
-    def _compiled_decode(self) -> Callable:
+    def _compiled_decode(self) -> Callable[..., Any]:
         step = decode_step(self.layout, self.precision, self._rows, mesh=self.mesh)
 
-        def run(model, tokens, positions, seeds, cache):
+        def run(
+            model: Transformer, tokens: jax.Array, positions: jax.Array, seeds: jax.Array, cache: KVCache
+        ) -> tuple[jax.Array, KVCache]:
             logits, cache = step(model, tokens, positions, cache)
             return sample(logits, seeds, positions, self.sampling, self.precision.argmax_ties), cache
 
@@ -266,7 +283,7 @@ class Generator:
     def _row_numbers(self, users: int) -> np.ndarray:
         return np.array([u // self.batch_size * self._rows + u % self.batch_size for u in range(users)])
 
-    def _by_row(self, values: np.ndarray, dtype) -> np.ndarray:
+    def _by_row(self, values: np.ndarray, dtype: DTypeLike) -> np.ndarray:
         rows = np.zeros(self._rows * self._replicas, dtype)
         rows[self._row_numbers(len(values))] = values
         return rows

@@ -184,7 +184,8 @@ def tell(
     weights: str, device: str, precision: str, prompt: str, images: Sequence[str], new_tokens: int, instruct: bool
 ) -> tuple[str, Told, int, VisionGenerator]:
     """Text about image files: (text, tokens and times, prompt's tokens, the generator)."""
-    from ttsim.generation.demo import keep_compiled, virtual_devices
+    from ttsim.generation.demo import virtual_devices
+    from ttsim.generation.generate import keep_compiled
     from ttsim.generation.prompts import load_chat
     from ttsim.models.checkpoints.loading import resolve_weights
     from ttsim.models.vision.images import tiled_image

@@ -138,7 +138,7 @@ def _download(where: str) -> bytes:
     label = f"the prompt's context {printable(where)[:200]}"
     try:
         with urllib.request.urlopen(where, timeout=30) as answer:
-            content = answer.read(_CONTEXT_BYTES + 1)
+            content: bytes = answer.read(_CONTEXT_BYTES + 1)
             promised = answer.headers.get("Content-Length")
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise OSError(f"{label} can't be downloaded: {printable(str(error))[:200]}") from None

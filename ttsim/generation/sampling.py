@@ -83,11 +83,12 @@ def sample(
     if params.greedy:
         return tt.argmax(logits_bv, ties=ties)
 
-    def draw(logits_v, seed, position):
+    def draw(logits_v: jax.Array, seed: jax.Array, position: jax.Array) -> jax.Array:
         probabilities = jax.nn.softmax(logits_v.astype(jnp.float32) / params.temperature)
         descending, order = jax.lax.top_k(probabilities, probabilities.size)
         before = jnp.cumsum(descending) - descending
         nucleus = jnp.where(before < params.top_p, jnp.log(descending), -jnp.inf)
         return order[jax.random.categorical(jax.random.fold_in(jax.random.key(seed), position), nucleus)]
 
-    return jax.vmap(draw)(logits_bv, seeds, positions).astype(jnp.int32)
+    drawn: jax.Array = jax.vmap(draw)(logits_bv, seeds, positions)
+    return drawn.astype(jnp.int32)

@@ -10,6 +10,10 @@ import datetime
 import json
 import resource
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 MEMORY = 768 * 2**20  # bytes of address space; Python and jinja2 take 50 MB
 CPU_SECONDS = 20  # over all conversations
@@ -37,7 +41,7 @@ def main() -> None:
         sys.stdout.flush()
 
 
-def _compile(source: str):
+def _compile(source: str) -> Template:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(

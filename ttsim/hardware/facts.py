@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Any
 
 from ttsim.dates import parse_date
-from ttsim.precision.text import unknown
+from ttsim.errors import unknown
 from ttsim.precision.values import base_model_name
 
 SERVER = "vllm"  # runs on top of one of the other stacks
@@ -50,10 +50,11 @@ class Fact:
     source: str
 
     def fits(self, date: datetime.date, place: Place) -> bool:
-        """Whether it holds there and then."""
+        """Whether it holds there and then; what a server carries is older than the server."""
+        day = date if self.stacks == (SERVER,) else date - place.lag
         return (
-            self.since <= date
-            and (self.until is None or date < self.until)
+            self.since <= day
+            and (self.until is None or day < self.until)
             and _named(self.stacks, place.stacks)
             and (self.models == ANY or any(fnmatch.fnmatchcase(place.model, each.casefold()) for each in self.models))
             and _named(self.boxes, place.boxes)
@@ -63,7 +64,7 @@ class Fact:
     def rank(self) -> tuple[Any, ...]:
         """Of two facts that fit, the one with the higher rank is in force."""
         boxes = self.boxes != ANY and not all(name.islower() for name in self.boxes)  # families are in lower case
-        return (self.since, self.models != ANY, boxes, self.stacks == (SERVER,))
+        return (self.stacks == (SERVER,), self.since, self.models != ANY, boxes)
 
 
 def _named(names: Sequence[str], wanted: Iterable[str]) -> bool:
@@ -78,11 +79,13 @@ class Place:
       stacks: the stack, behind "vllm" if a server runs it.
       model: base name in lower case, "" for none.
       boxes: what tt_transformers calls the chips of one replica ("T3K"), and their family ("wormhole").
+      lag: how much older tt-metal is than the day that is asked about (the fact `server_lag`).
     """
 
     stacks: tuple[str, ...]
     model: str
     boxes: tuple[str, ...]
+    lag: datetime.timedelta = datetime.timedelta(0)
 
     @classmethod
     def of(cls, stack: str = "tt_transformers", model: str = "", boxes: Sequence[str] = ()) -> Place:
@@ -134,7 +137,10 @@ MEANING: dict[str, tuple[Callable[[str], Any], str]] = {
     "sdpa_merge": (str, "how flash decode merges its cores' results: series, fused series, fused tree"),
     "fused_rope_cache": (_flag, "Q and K are rotated, and K and V cached, by one op each"),
     "readers_per_bank": (int, "cores that read one DRAM bank in a DRAM-sharded matmul"),
+    "tf32_reload": (_flag, "matmuls reload float32 sums between blocks of K as TF32"),
+    "matmul_spills": (str, "format of sums between blocks of K of a DRAM-sharded matmul with float32 registers"),
     "prefetcher": (str, "weights stream into L1 beside other ops: no, on request, always"),
+    "server_lag": (int, "days that the tt-metal of a server is older than the server"),
     "slots": (int, "users that the program is made for, active or not"),
     "collectives": (str, "generation of the collectives: legacy, fabric, tuned fabric"),
     "links": (int, "links that a collective uses between two neighbours"),
@@ -145,7 +151,8 @@ MEANING: dict[str, tuple[Callable[[str], Any], str]] = {
     "device_untilize": (_flag, "prefill's logits are untilized on the device"),
     "odd_prompt_compiles": (_flag, "a prompt unlike the warm-up's compiles while it is timed"),
     "prefill_chunk": (int, "thousands of tokens of one pass of prefill, where it departs from the table of 2025-05"),
-    "minimal_matmul": (str, "prefill's matmuls run on minimal_matmul: no, yes, or from this length on"),
+    "throttled_matmul": (float, "share of their speed that matmuls on more than 48 cores are held to"),
+    "minimal_matmul": (str, "prefill's matmuls run on minimal_matmul: no, yes (QKV and W2), or from this length on"),
     "attention_ways": (int, "columns of a Galaxy that share prefill's attention"),
     "reduce_workers": (int, "workers a link of a Galaxy's reduce-scatter in prefill"),
     "wo_gather": (int, "longest prompt whose wo is summed by gathering whole copies"),

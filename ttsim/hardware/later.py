@@ -32,6 +32,11 @@ def _fitted(name: str, value: float, unit: Unit, scales_with: ScalesWith, source
     )
 
 
+def _calibrated(name: str, value: float, source: str, guess: float) -> Constant:
+    """A time that was set once, on the fitted rows of `ttsim.proof.measured`, and is left as it is."""
+    return Constant(name=name, value=value, unit="s", kind="calibrated", source=source, guess=guess, rows="measured")
+
+
 # Choosing the next token
 TOPK_COLUMN = _sourced("topk_column", 0.56e-6, "s", "clock", "top-k of 32 rows on one core, a column: #38487, #40397")
 TOPK_MANY_CORES = _sourced("topk_many_cores", 0.35e-3, "s", "clock", "top-k of up to 16,384 columns: tt-metal #38487")
@@ -76,8 +81,12 @@ SDPA_FUSED_MERGE = _fitted(
     "merging one more core of a KV head since tt-metal #32501 (one correction kernel in place of six)",
     log_width=0.5,
 )
-BLACKHOLE_TILE_OVERHEAD = _fitted(
-    "blackhole_tile_overhead", 40e-9, "s", "clock", "tile_overhead on Blackhole, in Wormhole's cycles", log_width=0.2
+BLACKHOLE_SHARDED_BANDWIDTH = _sourced(
+    "blackhole_sharded_bandwidth",
+    281.25e9,
+    "B/s",
+    "dram",
+    "sharded reads of Blackhole's DRAM, 500 of 512 GB/s (tt-metal PR #47885), as that share of Wormhole's peak",
 )
 LINE_GATHER_START = _sourced("line_gather_start", 4.47e-6, "s", "hop", f"all-gather at no hop: {_CCL}")
 LINE_GATHER_HOP = _sourced("line_gather_hop", 1.91e-6, "s", "hop", f"all-gather on a line, a hop: {_CCL}")
@@ -93,13 +102,12 @@ BLACKHOLE_COLLECTIVE = _fitted(
     "a decode collective on several Blackhole chips since 2026-01-22, beyond its hops: tt-metal #33147, 55 us each",
     log_width=0.5,
 )
-BLACKHOLE_PREFILL_COLLECTIVE = _fitted(
+BLACKHOLE_PREFILL_COLLECTIVE = _sourced(
     "blackhole_prefill_collective",
     50e-6,
     "s",
     "nothing",
-    "a prefill collective on several Blackhole chips, beyond its hops: tt-metal #33147, 55 to 64 us each",
-    log_width=0.5,
+    "a prefill collective on several Blackhole chips, beyond its hops: tt-metal #33147, 55 to 64 us each with them",
 )
 
 # Host and server
@@ -111,35 +119,28 @@ BLACKHOLE_OP_CHIP = _fitted(
     "host dispatch of an untraced op on one more chip of a Blackhole box",
     log_width=0.3,
 )
-HOST_CHIP_6U = _fitted(
-    "host_chip_6u",
-    0.04e-3,
-    "s",
+BLACKHOLE_REPLICAS = _fitted(
+    "blackhole_replicas",
+    2.0,
+    "1",
     "nothing",
-    "host work of one chip and step on a Galaxy whose 32 chips are on PCIe",
-    log_width=0.5,
+    "host work of a replica in a Blackhole box of several, against that of one alone: P150x2 DP=2, P150x8 DP=8 (2025)",
+    log_width=0.3,
 )
 SERVER_STEP = _fitted(
     "server_step", 0.8e-3, "s", "nothing", "a server's decode step beyond the model's: synchronous vLLM", log_width=0.5
 )
-SERVER_PROMPT_EARLY = _fitted(
-    "server_prompt_early",
-    0.15,
-    "s",
-    "nothing",
-    "a server's prompt to 2025-07: its client adds 100 to 200 ms",
-    log_width=0.5,
+SERVER_PROMPT_EARLY = _sourced(
+    "server_prompt_early", 0.15, "s", "nothing", "a server's prompt to 2025-07: its client adds 100 to 200 ms (#406)"
 )
-SERVER_PROMPT_CHIP = _fitted(
-    "server_prompt_chip", 5.7e-3, "s", "nothing", "a server's prompt to 2025-12, a chip of the replica", log_width=0.5
+SERVER_PROMPT_CHIP = _calibrated(
+    "server_prompt_chip",
+    5.7e-3,
+    "a server's prompt to 2025-12, a chip of the replica: 8B to 72B on one to eight chips",
+    5e-3,
 )
-SERVER_PROMPT = _fitted(
-    "server_prompt",
-    8e-3,
-    "s",
-    "nothing",
-    "a server's prompt since 2026, about 8 ms",
-    log_width=0.3,
+SERVER_PROMPT = _sourced(
+    "server_prompt", 8e-3, "s", "nothing", "a server's prompt since 2026: about 8 ms, tt-inference-server's own reports"
 )
 
 # The Galaxy's own code (tt-metal models/demos/llama3_70b_galaxy)
@@ -201,8 +202,11 @@ GALAXY_SMALL_OPS_ROW = _sourced(
 GALAXY_PREFILL_START = _fitted(
     "galaxy_prefill_start", 22e-6, "s", "nothing", "a collective of 128 rows: CI ceilings 16 to 50 us", log_width=0.3
 )
-GALAXY_PREFILL_BARRIER = _fitted(
-    "galaxy_prefill_barrier", 46e-6, "s", "nothing", "a collective into fresh buffers, beyond its start", log_width=0.5
+GALAXY_PREFILL_BARRIER = _calibrated(
+    "galaxy_prefill_barrier",
+    46e-6,
+    "a collective into fresh buffers, beyond its start: 70B, prompts of 8K to 128K",
+    30e-6,
 )
 GALAXY_GATHER_BANDWIDTH = _fitted(
     "galaxy_gather_bandwidth",
@@ -212,30 +216,28 @@ GALAXY_GATHER_BANDWIDTH = _fitted(
     "prefill collectives of one worker a link: 40 % of what four links carry",
     log_width=0.3,
 )
-GALAXY_REDUCE_BANDWIDTH = _fitted(
+GALAXY_REDUCE_BANDWIDTH = _sourced(
     "galaxy_reduce_bandwidth",
-    85e9,
+    86.4e9,
     "B/s",
     "nothing",
-    "reduce-scatter of four workers a link: the links' limit, 70 to 86 GB/s",
-    log_width=0.2,
+    "reduce-scatter of four workers a link: what eight links carry, 10.8 GB/s each (fabric goldens 8.0 to 10.8)",
 )
-GALAXY_ATTENTION = _fitted(
+GALAXY_ATTENTION = _sourced(
     "galaxy_attention",
-    40.3e12,
+    40.8e12,
     "B/s",  # FLOP/s: a rate, whatever is divided by it
     "nothing",
-    "flash attention on 70 cores, HiFi4, in FLOP/s: 37e12 on N150's 64",
-    log_width=0.2,
+    "flash attention on 70 cores, HiFi4, in FLOP/s: 37.3e12 on N150's 64, tech_reports/FlashAttention",
 )
-GALAXY_EAGER_PROMPT = _fitted(
-    "galaxy_eager_prompt", 46e-3, "s", "nothing", "host work of a prompt that is not traced", log_width=0.5
+GALAXY_EAGER_PROMPT = _calibrated(
+    "galaxy_eager_prompt", 46e-3, "host work of a prompt that is not traced: 70B, prompts of 8K to 128K", 100e-3
 )
 GALAXY_SERVER_STEP = _fitted(
     "galaxy_server_step", 1.9e-3, "s", "nothing", "a server's step beyond the model's, since 2025-07-24", log_width=0.3
 )
-GALAXY_SERVER_STEP_SLOW = _fitted(
-    "galaxy_server_step_slow", 4.5e-3, "s", "nothing", "the same before tt-inference-server #406", log_width=0.3
+GALAXY_SERVER_STEP_SLOW = _sourced(
+    "galaxy_server_step_slow", 4.5e-3, "s", "nothing", "the same before tt-inference-server #406: its own measurement"
 )
 
 # Small kernels of its decode at 32 users, position 127: GALAXY_TARGETS["norm"]

@@ -12,7 +12,7 @@ bytes by a rate, raises `UnitError` when it runs; a constant that does not exist
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -82,7 +82,8 @@ class Constant:
         return Terms({((self.name, -1),): amount}, "s" if self.unit == "B/s" else "1")
 
     def __add__(self, other: Any) -> Terms:
-        return _terms(self) + other
+        total: Terms = _terms(self) + other
+        return total
 
     __radd__ = __add__
 
@@ -103,7 +104,7 @@ class Terms(Mapping[Factor, Any]):
     def __getitem__(self, factor: Factor) -> Any:
         return self._amounts[factor]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Factor]:
         return iter(self._amounts)
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from ttsim.hardware.facts import Place
 
 Sampler = Literal["device", "topk", "host"]
 TOPK_COLUMNS = 65_536  # most that one top-k takes
+TILE = 32  # columns of a tile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,8 @@ class Software:
         if self.fact("topk_padded") and chips > 1:
             width = 1 << (width - 1).bit_length()
         power = width & (width - 1) == 0
-        return width, 8192 <= width < TOPK_COLUMNS and (power or not self.fact("topk_power_of_two"))
+        shared = power if self.fact("topk_power_of_two") else width % TILE == 0
+        return width, 8192 <= width < TOPK_COLUMNS and shared
 
     def padded_prompt(self, tokens: int) -> int:
         """Rows that a prompt of so many tokens is padded to."""
@@ -137,6 +139,8 @@ def software_of(
       UnknownFactError: the date is before the first fact.
     """
     day, place = facts.date_of(date), Place.of(stack, model, boxes)
+    if facts.SERVER in place.stacks:
+        place = dataclasses.replace(place, lag=datetime.timedelta(days=facts.value("server_lag", day, place)))
     sampler, users = facts.value("sampler", day, place)
     return Software(
         date=day,

@@ -34,6 +34,12 @@ class Buffers:
         """Whether they fit a core's L1 beside what is reserved there."""
         return self.total + RESERVED_BYTES <= l1_bytes
 
+    def __str__(self) -> str:
+        return (
+            f"{self.total + RESERVED_BYTES:,} bytes (activations {self.in0:,}, weights {self.in1:,}, result "
+            f"{self.out:,}, partial sums {self.partials:,}, reserved {RESERVED_BYTES:,})"
+        )
+
 
 def dram_sharded_buffers(
     k: int,

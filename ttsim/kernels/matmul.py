@@ -19,9 +19,10 @@ from ttsim.hardware.constants import (
     TILE_OVERHEAD,
     TILE_PACK,
 )
-from ttsim.hardware.later import BLACKHOLE_TILE_OVERHEAD
+from ttsim.hardware.later import BLACKHOLE_SHARDED_BANDWIDTH
 from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels.kernel import Kernel, UnpricedError
+from ttsim.kernels.l1 import dram_sharded_buffers
 from ttsim.kernels.shapes import largest_divisor, tensor_bytes, tiles
 from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import TILE, get_format
@@ -57,17 +58,48 @@ def fidelity_name(setting: str) -> str:
     return "" if fidelity is None else fidelity.name
 
 
-def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, chip: Chip, readers: int = 1) -> Kernel:
+def dram_sharded(
+    k: int,
+    n: int,
+    *,
+    fmt: str,
+    setting: str,
+    cores: int,
+    chip: Chip,
+    readers: int = 1,
+    in_format: str = "bf16",
+    out_format: str = "bf16",
+) -> Kernel:
     """One row of tiles times a weight that lies in one shard per DRAM bank: [32, k] @ [k, n].
 
     One worker per bank (or two `readers`) reads its shard in blocks of K, as long as the blocks of the input's shards.
     A worker's chain is a latency per block, then tile products, whose partial sums are packed to L1 after every block.
     The destination register has two halves, so that one half is packed while the other is computed: of the shorter of
     the two, half hides. DRAM streams beside the chain. N is padded to whole tiles in every bank.
+
+    Raises:
+      UnpricedError: a worker's buffers don't fit its L1; the message has the bytes.
     """
     banks = chip.dram_banks
     k_tiles, n_tiles = tiles(k), -(-tiles(n) // (banks * readers))
-    blocks = k_tiles // largest_divisor(max(k_tiles // cores, 1), MAX_BLOCK)
+    block = largest_divisor(max(k_tiles // cores, 1), MAX_BLOCK)
+    buffers = dram_sharded_buffers(
+        k,
+        n,
+        weight_format=fmt,
+        setting=setting,
+        cores=cores,
+        in_format=in_format,
+        out_format=out_format,
+        block=block,
+        banks=banks * readers,
+    )
+    if not buffers.fit(chip.l1_bytes):
+        raise UnpricedError(
+            f'kernel="dram_sharded" on [{TILE}, {k}] @ [{k}, {n}] ({fmt}, {cores} cores) keeps {buffers} in the L1 of '
+            f"a core, which has {chip.l1_bytes:,}: cut the weight over more chips or give it a smaller format"
+        )
+    blocks = k_tiles // block
     moved = k_tiles * -(-tiles(n) // banks) * banks * get_format(fmt).tile_bytes
     latency = blocks * BLOCK_LATENCY
     math = k_tiles * n_tiles * tile_math(setting, chip)
@@ -76,7 +108,7 @@ def dram_sharded(k: int, n: int, *, fmt: str, setting: str, cores: int, chip: Ch
         "matmul (DRAM-sharded)",
         start=1 * DRAM_SHARDED_START,
         limits={
-            "dram": moved / DRAM_SHARDED_BANDWIDTH,
+            "dram": moved / (DRAM_SHARDED_BANDWIDTH if chip.family == "wormhole" else BLACKHOLE_SHARDED_BANDWIDTH),
             "compute": latency + math + pack * 0.5,
             "pack": latency + pack + math * 0.5,
         },
@@ -124,18 +156,25 @@ def mcast_2d(
     setting: str,
     pass_rows: int,
     chip: Chip,
+    tuned: bool = False,
+    throttle: float = 1.0,
 ) -> Kernel:
     """[rows, k] @ [k, n] on the whole grid: rows over the grid's rows, columns over its columns.
 
     `rows` are computed in passes of at most `pass_rows`; every pass reads the weight again, through the cores of one
     row of the grid. The tile products of a core are padded to its share of the pass.
+
+    Args:
+      tuned: whether it is minimal_matmul, which has no overhead beside the phases.
+      throttle: share of its speed that the matrix unit is held to (`TT_MM_THROTTLE_PERF`).
     """
     grid_rows, grid_columns, pass_rows = prefill_grid(chip, pass_rows)
     block_rows = min(rows, pass_rows)
     passes = -(-rows // block_rows)
-    overhead = TILE_OVERHEAD if chip.family == "wormhole" else BLACKHOLE_TILE_OVERHEAD
     products = -(-tiles(block_rows) // grid_rows) * -(-tiles(n) // grid_columns) * tiles(k)
-    math = tile_math(setting, chip) * PHASE_OVERHEAD + overhead
+    math = tile_math(setting, chip) * (1 / throttle) * PHASE_OVERHEAD
+    if not tuned:
+        math = math + TILE_OVERHEAD
     weight = tensor_bytes(k, n, fmt)
     activations = tensor_bytes(block_rows, k, in_format) + tensor_bytes(block_rows, n, out_format)
     return Kernel(

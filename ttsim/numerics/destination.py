@@ -46,6 +46,7 @@ class Registers:
       fading: after how many steps that has fallen to 1/e, the sum having outgrown the later phases.
       k_block: values of K in one block of the kernel; None: one block.
       l1_acc: whether blocks are summed in L1, as bf16, rather than in the register.
+      wide: float32 registers, which lose nothing until a block's sum leaves them as bf16.
     """
 
     noise: float
@@ -53,6 +54,7 @@ class Registers:
     fading: float
     k_block: int | None = None
     l1_acc: bool = True
+    wide: bool = False
 
     def drift(self, step: float) -> float:
         """Roundings that a step drifts for, when so many came before it."""
@@ -105,6 +107,24 @@ def _add_rounded(
     return from_bits(round_bf16(to_bits(end), "device"), jnp.float32)
 
 
+def _sum_of_spills(
+    product: Callable[[jax.Array, jax.Array], jax.Array], x_chunks: jax.Array, w_chunks: jax.Array, l1_acc: bool
+) -> jax.Array:
+    """Sums blocks whose float32 registers are packed to bf16 between them; the last block stays in its registers."""
+
+    def to_bf16(y: jax.Array, rounding: str) -> jax.Array:
+        return from_bits(round_bf16(to_bits(y), rounding), jnp.float32)
+
+    def spill(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        if l1_acc:
+            return to_bf16(total + to_bf16(product(*chunk), "device"), "host"), None
+        return to_bf16(total + product(*chunk), "device"), None
+
+    first = to_bf16(product(x_chunks[0], w_chunks[0]), "device")
+    total, _ = lax.scan(spill, first, (x_chunks[1:-1], w_chunks[1:-1]))
+    return total + product(x_chunks[-1], w_chunks[-1])
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
 def accumulate(
     product: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, w: jax.Array, registers: Registers
@@ -120,12 +140,15 @@ def accumulate(
       float32 [M, N], bf16 values.
     """
     k = x.shape[1]
-    in_blocks = registers.l1_acc and registers.k_block is not None and registers.k_block < k
+    blocks_leave = registers.l1_acc or registers.wide
+    in_blocks = blocks_leave and registers.k_block is not None and registers.k_block < k
     size = registers.k_block if in_blocks and registers.k_block else min(_CHUNK, k)
     count, steps = -(-k // size), size / STEP
     padding = count * size - k
     x, w = jnp.pad(x, ((0, 0), (0, padding))), jnp.pad(w, ((0, padding), (0, 0)))
     x_chunks, w_chunks = x.reshape(x.shape[0], count, size).swapaxes(0, 1), w.reshape(count, size, w.shape[1])
+    if registers.wide:
+        return _sum_of_spills(product, x_chunks, w_chunks, registers.l1_acc) if in_blocks else product(x, w)
     empty = jnp.zeros((x.shape[0], w.shape[1]), jnp.float32)
     # From an empty register the noise counts with half of the final mean square, of which half way has a quarter.
     first_drift = steps * registers.drift(2 / 3 * steps)
@@ -153,5 +176,10 @@ def accumulate(
 
 
 @accumulate.defjvp
-def _accumulate_jvp(product, registers, primals, tangents):
+def _accumulate_jvp(
+    product: Callable[[jax.Array, jax.Array], jax.Array],
+    registers: Registers,
+    primals: tuple[jax.Array, jax.Array],
+    tangents: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
     return accumulate(product, *primals, registers), jax.jvp(product, primals, tangents)[1]

@@ -29,6 +29,9 @@ def _aligned(bits: jax.Array, largest: jax.Array) -> jax.Array:
 def add(x: jax.Array, y: jax.Array) -> jax.Array:
     """Returns x + y as the matrix unit adds two tensors, bf16 values in float32; the derivative is that of the sum.
 
+    The unit has no denormals, and takes infinity and NaN for numbers of one more binade (tt-isa-documentation MVMUL):
+    a sum that reaches it is infinite, inf - inf is 0.
+
     Args:
       x: float32, bf16 or block-float values. y: the same, of a shape that broadcasts to x's.
     """
@@ -36,13 +39,20 @@ def add(x: jax.Array, y: jax.Array) -> jax.Array:
     x_bits, y_bits = to_bits(x), to_bits(y)
     largest = jnp.maximum((x_bits >> 23) & 0xFF, (y_bits >> 23) & 0xFF)
     total = _aligned(x_bits, largest) + _aligned(y_bits, largest)
-    unit = from_bits(jnp.where(largest > _FRACTION_BITS, largest - _FRACTION_BITS, 0) << 23, jnp.float32)
-    finite = from_bits(round_bf16(to_bits(total.astype(jnp.float32) * unit), "device"), jnp.float32)
-    return jnp.where(largest == 255, x + y, finite)
+    # Rounded as a whole number; its exponent is moved as an integer, since floats would flush what is near the ends.
+    rounded = round_bf16(to_bits(total.astype(jnp.float32)), "device")
+    move = largest.astype(jnp.int32) - (127 + _FRACTION_BITS)
+    exponent = ((rounded >> 23) & 0xFF).astype(jnp.int32) + move
+    moved = rounded + (move << 23).astype(jnp.uint32)
+    infinite = (rounded & jnp.uint32(0x80000000)) | jnp.uint32(0x7F800000)
+    finite = jnp.where((total == 0) | (exponent <= 0), jnp.uint32(0), moved)
+    return from_bits(jnp.where((total != 0) & (exponent >= 255), infinite, finite), jnp.float32)
 
 
 @add.defjvp
-def _add_jvp(primals, tangents):
+def _add_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     return add(*primals), tangents[0] + tangents[1]
 
 
@@ -62,7 +72,7 @@ def silu(x: jax.Array) -> jax.Array:
 
 
 @silu.defjvp
-def _silu_jvp(primals, tangents):
+def _silu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     return silu(x), jax.jvp(jax.nn.silu, (x,), (dx,))[1]
 
@@ -89,6 +99,6 @@ def approximate_exponential(x: jax.Array) -> jax.Array:
 
 
 @approximate_exponential.defjvp
-def _approximate_exponential_jvp(primals, tangents):
+def _approximate_exponential_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     value = approximate_exponential(primals[0])
     return value, value * tangents[0]

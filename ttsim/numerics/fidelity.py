@@ -109,7 +109,9 @@ def _truncate(x: jax.Array, fraction_bits: int) -> jax.Array:
 
 
 @_truncate.defjvp
-def _truncate_jvp(fraction_bits, primals, tangents):
+def _truncate_jvp(
+    fraction_bits: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     return _truncate(primals[0], fraction_bits), tangents[0]
 
 
@@ -225,6 +227,7 @@ def matmul(
     weights_masked: bool = False,
     registers: bool = False,
     k_block: int | None = None,
+    bf16_spills: bool = False,
 ) -> jax.Array:
     """Returns x @ w as the matrix unit multiplies it, with float32 accumulation or, if asked for, in its registers.
 
@@ -245,6 +248,7 @@ def matmul(
       registers: with 16-bit destination registers, accumulate as they do (`ttsim.numerics.destination`): noise that
         grows with K. Otherwise they only round the whole sum.
       k_block: values of K in one block of the kernel, between which partial sums leave the registers; None: one block.
+      bf16_spills: float32 registers leave theirs as bf16 (`ttsim.numerics.switches.Numerics.spills`), not as float32.
 
     Returns:
       float32 [..., N].
@@ -274,8 +278,9 @@ def matmul(
         return _matmul(x.astype(w.dtype) if x_fits_bf16 else x, w)
 
     whole = functools.partial(_all_phases, product, w_bits, x_bits, setting.fidelity)
-    if registers and not setting.fp32_dest:
+    if bf16_spills if setting.fp32_dest else registers:
         run = registers_of(setting.fidelity.value, w_bits, x_bits, k_block, setting.l1_acc)
+        run = dataclasses.replace(run, wide=setting.fp32_dest)
         y = accumulate(whole, x.reshape(-1, x.shape[-1]), w, run)
         y = y.reshape(*x.shape[:-1], w.shape[1])
     else:

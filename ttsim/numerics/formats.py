@@ -164,7 +164,8 @@ class BlockArray:
     @property
     def dtype(self) -> jnp.dtype:
         """The dtype `dequantize` returns by default."""
-        return jnp.dtype(jnp.float32)
+        float32: jnp.dtype = jnp.dtype(jnp.float32)
+        return float32
 
     @property
     def nbytes(self) -> int:
@@ -243,7 +244,7 @@ def _axes_indexed(entry: Any) -> int:
     if entry is None:
         return 0
     if getattr(entry, "dtype", None) == jnp.bool_:
-        return entry.ndim
+        return int(entry.ndim)
     return 1
 
 
@@ -295,7 +296,8 @@ def quantize(x: ArrayLike, fmt: str | Format, rounding: str = "host") -> BlockAr
     if fmt.is_block and x.ndim == 0:
         raise ValueError(f"{fmt.name} needs at least one axis to share exponents along, got a scalar")
     _check_shard(x, fmt, rounding)
-    return _quantize(x, fmt, rounding)
+    stored: BlockArray | jax.Array = _quantize(x, fmt, rounding)
+    return stored
 
 
 def _check_shard(x: jax.Array, fmt: Format, rounding: str) -> None:
@@ -342,7 +344,8 @@ def dequantize(a: BlockArray | ArrayLike, dtype: DTypeLike = jnp.float32) -> jax
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"a BlockArray dequantises to float32 or bfloat16, not {dtype}")
-    return _dequantize(a, dtype)
+    values: jax.Array = _dequantize(a, dtype)
+    return values
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -361,7 +364,9 @@ def _round_to(x: jax.Array, fmt: Format, rounding: str) -> jax.Array:
 
 
 @_round_to.defjvp
-def _round_to_jvp(fmt, rounding, primals, tangents):
+def _round_to_jvp(
+    fmt: Format, rounding: str, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     return _round_to(primals[0], fmt, rounding), tangents[0]
 
 
@@ -386,4 +391,5 @@ def round_to(x: ArrayLike, fmt: str | Format, rounding: str = "host") -> jax.Arr
     if fmt.name == "fp32":
         return x
     _check_shard(x, fmt, rounding)
-    return _round_to(x, fmt, rounding)
+    rounded: jax.Array = _round_to(x, fmt, rounding)
+    return rounded

@@ -35,6 +35,9 @@ class Numerics:
       norms: RMS norms multiply in HiFi2, so that the square, the root and the weight lose a bit as second operands, and
         keep their steps as bf16 tiles (tt-metal models/common/rmsnorm.py; ttnn 0.81.1 on the simulator).
       hops: a reduce-scatter packs the sum so far at every chip that it passes (tt-metal ccl kernels).
+      spills: format in which DRAM-sharded matmuls with float32 registers keep sums between blocks of K: "fp32", or
+        "bf16" as before early 2026 by the word of tt-metal #36177 and #38066 (`matmul_spills` of data/facts.csv; no
+        version that old could be run, so that the default is what could be compared).
       exponential: of attention's softmax. tt_transformers asks for the accurate one. Silicon reports of 2026 say that
         the kernels took the approximate one whatever was asked for (tt-metal #51927, #56710), at an error of attention
         of 2e-2 in place of 5e-3; ttnn 0.81.1 on the simulator does as it is asked, except in prefill with 16-bit
@@ -46,6 +49,7 @@ class Numerics:
     addition: bool = True
     norms: bool = True
     hops: bool = True
+    spills: Literal["fp32", "bf16"] = "fp32"
     exponential: Literal["accurate", "approximate"] = "accurate"
 
 
@@ -54,6 +58,7 @@ MASKED = Numerics(registers=False, intermediates=False, addition=False, norms=Fa
 NUMERICS: Mapping[str, Numerics] = MappingProxyType(
     {
         "device": DEVICE,
+        "device_bf16_spills": dataclasses.replace(DEVICE, spills="bf16"),
         "device_fast_exp": dataclasses.replace(DEVICE, exponential="approximate"),
         "masked": MASKED,
     }
@@ -85,9 +90,11 @@ def get_numerics(numerics: str | Numerics) -> Numerics:
 
 def using(numerics: str | Numerics) -> AbstractContextManager[None]:
     """Returns a context in which ops are traced with these switches, by name ("device", "masked") or value."""
-    return _current(get_numerics(numerics))
+    context: AbstractContextManager[None] = _current(get_numerics(numerics))
+    return context
 
 
 def current() -> Numerics:
     """Returns the switches in force, `DEVICE` outside of any `using`."""
-    return _current.value
+    numerics: Numerics = _current.value
+    return numerics

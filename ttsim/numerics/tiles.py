@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ttsim.numerics.formats import BLOCK, TILE, BlockArray, Format, dequantize, get_format, quantize, tile_padded_bytes
+from ttsim.numerics.blockfloat import BLOCK
+from ttsim.numerics.formats import TILE, BlockArray, Format, dequantize, get_format, quantize, tile_padded_bytes
 
 _EXPONENT_BYTES = TILE * TILE // BLOCK
 

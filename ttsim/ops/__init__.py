@@ -52,6 +52,7 @@ from ttsim.ops.host_vision import (
     host_image,
     host_inputs,
     host_logits,
+    image_mask,
     to_torch,
     tower_mask,
 )
@@ -79,6 +80,7 @@ from ttsim.ops.vision import (
     average_pool,
     gate,
     gather_sum,
+    interpolated_rows,
     join_heads_decode,
     join_rows,
     join_tiles,
@@ -97,6 +99,7 @@ from ttsim.ops.vision import (
     split_heads_decode,
     stack_images,
     take_aspect,
+    take_columns,
 )
 
 __all__ = [
@@ -149,6 +152,8 @@ __all__ = [
     "host_image",
     "host_inputs",
     "host_logits",
+    "image_mask",
+    "interpolated_rows",
     "join_heads_decode",
     "join_rows",
     "join_tiles",
@@ -201,6 +206,7 @@ __all__ = [
     "split_heads_decode",
     "stack_images",
     "take_aspect",
+    "take_columns",
     "take_rows",
     "to_torch",
     "topk",

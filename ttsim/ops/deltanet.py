@@ -18,15 +18,29 @@ import jax.numpy as jnp
 from ttsim.hardware.constants import ADD_TIME
 from ttsim.kernels import delta, matmul
 from ttsim.kernels.activations import small, stream, stream_rows
+from ttsim.kernels.kernel import Kernel
+from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
 from ttsim.numerics.formats import dequantize, get_format
+from ttsim.numerics.noise import rounding
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import op
+from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
+from ttsim.ops.matrix import product_noise
 
 
 @op(weights=(1,))
-def delta_projections(x, weights, *, kernel, weight_format, setting, out_format, in_format="bf16", cores=None):
+def delta_projections(
+    x: Array,
+    weights: tuple[Weight, ...],
+    *,
+    kernel: str,
+    weight_format: str,
+    setting: str,
+    out_format: str,
+    in_format: str = "bf16",
+    cores: int | None = None,
+) -> tuple[Array, ...]:
     """x times several weights in one matmul: q, k and v; z; a and b. Args: see `linear`; returns one array a weight."""
     del kernel, cores
     return tuple(
@@ -42,8 +56,13 @@ def delta_projections(x, weights, *, kernel, weight_format, setting, out_format,
     )
 
 
+@delta_projections.noise
+def _(call: OpCall) -> OpNoise:  # q, k and v of the first weight
+    return product_noise(call, results=2 + len(call.inputs[1]))
+
+
 @delta_projections.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     x, weights = call.inputs
     rows, k = rows_and_columns(x)
     n = sum(math.prod(w.shape[1:]) for w in weights)
@@ -57,7 +76,7 @@ def _(call, machine):
 
 
 @op(weights=(2,), caches=(1,))
-def conv_decode(x_bc, state_bcw, w_cw, *, out_format):
+def conv_decode(x_bc: Array, state_bcw: Array, w_cw: Array, *, out_format: str) -> tuple[Array, Array]:
     """One step of a causal convolution with SiLU: y = silu(sum_w taps[c, w] inputs[c, w]), the last tap the newest.
 
     Args:
@@ -71,14 +90,19 @@ def conv_decode(x_bc, state_bcw, w_cw, *, out_format):
     return pack(y, out_format), inputs[..., 1:]
 
 
+@conv_decode.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
+
+
 @conv_decode.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     moved = 2 * math.prod(call.inputs[1].shape) * get_format("bf16").bytes_per_value
     return [stream("causal_conv1d_update", moved, machine.chip)]
 
 
 @op(weights=(2,))
-def conv_prefill(x_tc, state_cw, w_cw, last, *, out_format):
+def conv_prefill(x_tc: Array, state_cw: Array, w_cw: Array, last: Array, *, out_format: str) -> tuple[Array, Array]:
     """The same over the rows of one user's prompt.
 
     Args:
@@ -96,13 +120,15 @@ def conv_prefill(x_tc, state_cw, w_cw, last, *, out_format):
 
 
 @conv_prefill.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = call.inputs[0].shape
     return [stream("causal_conv1d", 2 * tensor_bytes(rows, columns, "bf16"), machine.chip)]
 
 
 @op(weights=(5, 6), caches=(7,))
-def delta_decode(q, k, v, a, b, decay_n, dt_bias_n, state, *, out_format):
+def delta_decode(
+    q: Array, k: Array, v: Array, a: Array, b: Array, decay_n: Array, dt_bias_n: Array, state: Array, *, out_format: str
+) -> tuple[Array, Array]:
     """One token of every user through the state.
 
     Args:
@@ -117,15 +143,32 @@ def delta_decode(q, k, v, a, b, decay_n, dt_bias_n, state, *, out_format):
     return pack(out, out_format), state
 
 
+@delta_decode.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
+
+
 @delta_decode.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     # The fused step: every head's state is read and written once.
     moved = 2 * math.prod(call.inputs[7].shape) * get_format("fp32").bytes_per_value
     return [stream("gated_delta_step", moved, machine.chip)]
 
 
 @op(weights=(5, 6))
-def delta_prefill(q, k, v, a, b, decay_n, dt_bias_n, state, last, *, out_format):
+def delta_prefill(
+    q: Array,
+    k: Array,
+    v: Array,
+    a: Array,
+    b: Array,
+    decay_n: Array,
+    dt_bias_n: Array,
+    state: Array,
+    last: Array,
+    *,
+    out_format: str,
+) -> tuple[Array, Array]:
     """One user's prompt, or a chunk of it, through the state.
 
     Args:
@@ -137,7 +180,7 @@ def delta_prefill(q, k, v, a, b, decay_n, dt_bias_n, state, last, *, out_format)
     """
     q, k, decay, beta = _prepare(q, k, a, b, decay_n, dt_bias_n, v.shape[-2])
 
-    def token(state, row):
+    def token(state: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
         index, *inputs = row
         new, out = _step(state, *inputs)
         return jnp.where(index <= last, new, state), out
@@ -147,12 +190,14 @@ def delta_prefill(q, k, v, a, b, decay_n, dt_bias_n, state, last, *, out_format)
 
 
 @delta_prefill.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, heads, value = call.inputs[2].shape
     return delta.scan(rows, heads, call.inputs[0].shape[-1], value, machine.chip)
 
 
-def _prepare(q, k, a, b, a_log, dt_bias, heads):
+def _prepare(
+    q: Array, k: Array, a: Array, b: Array, a_log: Array, dt_bias: Array, heads: int
+) -> tuple[Array, Array, Array, Array]:
     """q and k of unit length, one a value head (key head j serves a block of them); decay in (0, 1); beta."""
     repeat = heads // q.shape[-2]
     scale = q.shape[-1] ** -0.5
@@ -161,11 +206,11 @@ def _prepare(q, k, a, b, a_log, dt_bias, heads):
     return q * scale, k, decay, jax.nn.sigmoid(b)
 
 
-def _unit(x):
+def _unit(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-6)
 
 
-def _step(state, q, k, v, decay, beta):
+def _step(state: Array, q: Array, k: Array, v: Array, decay: Array, beta: Array) -> tuple[Array, Array]:
     """One token: state [N, k, v], q and k [N, k], v [N, v], decay and beta [N]."""
     state = state * decay[:, None, None]
     error = (v - jnp.einsum("nkv,nk->nv", state, k, precision=jax.lax.Precision.HIGHEST)) * beta[:, None]
@@ -174,15 +219,20 @@ def _step(state, q, k, v, decay, beta):
 
 
 @op(weights=(2,), like=0)
-def gated_norm(x, z, weight, *, eps, out_format, memory):
+def gated_norm(x: Array, z: Array, weight: Array, *, eps: float, out_format: str, memory: Memory) -> Array:
     """x / sqrt(mean(x^2) + eps) * weight * silu(z) over the last axis. x, z: [..., v]; weight: [v], used as it is."""
     del memory
     y = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + eps)
     return pack(y * weight.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,)) * jax.nn.silu(z), out_format)
 
 
+@gated_norm.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
+
+
 @gated_norm.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = call.inputs[0].shape[0], math.prod(call.inputs[0].shape[1:])
     if call["memory"] == "l1":
         return [small(name, ADD_TIME) for name in ("rms_norm", "silu_mul")]
@@ -191,24 +241,25 @@ def _(call, machine):
 
 
 @op(caches=(0,))
-def read_state(state, user, *, keep):
+def read_state(state: Array, user: Array, *, keep: bool) -> Array:
     """One user's state [...] of [B, ...]; zeros unless `keep` (the prompt's first chunk starts from nothing)."""
     row = jax.lax.dynamic_index_in_dim(state, user, axis=0, keepdims=False)
     return row if keep else jnp.zeros_like(row)
 
 
 @read_state.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [small("slice", ADD_TIME)] if call["keep"] else []
 
 
 @op(caches=(0,))
-def write_state(states, state, user):
+def write_state(states: Array, state: Array, user: Array) -> Array:
     """The states [B, ...] with one user's replaced."""
-    return jax.lax.dynamic_update_index_in_dim(states, state.astype(states.dtype), user, axis=0)
+    written: Array = jax.lax.dynamic_update_index_in_dim(states, state.astype(states.dtype), user, axis=0)
+    return written
 
 
 @write_state.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     moved = 2 * math.prod(call.inputs[1].shape) * get_format("fp32").bytes_per_value
     return [stream("write_state", moved, machine.chip)]

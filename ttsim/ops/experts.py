@@ -14,28 +14,44 @@ from ttsim.kernels import experts as kernels
 from ttsim.kernels import links, matmul
 from ttsim.kernels.activations import small, stream, stream_rows
 from ttsim.kernels.kernel import Kernel
+from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
 from ttsim.numerics.formats import TILE, dequantize
+from ttsim.numerics.noise import rounding
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import op
+from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
+from ttsim.ops.matrix import product_noise
 
 SWIGLU_ALPHA = 1.702  # gpt-oss: the gate's sigmoid of 1.702 x is close to GELU
 
 
 @op(weights=(1,))
-def router_linear(x, w_de, *, weight_format, setting, in_format, out_format, memory):
+def router_linear(
+    x: Array, w_de: Weight, *, weight_format: str, setting: str, in_format: str, out_format: str, memory: Memory
+) -> Array:
     """The router's logits, every expert on every chip. [T, D], [D, E] -> [T, E].
 
     `memory`: where x lies, "l1" (one row of tiles) or "dram".
     """
     del memory
-    formats = {"weight_format": weight_format, "activation_format": in_format, "out_format": out_format}
-    return fidelity.matmul(x, dequantize(w_de), setting, **formats)
+    return fidelity.matmul(
+        x,
+        dequantize(w_de),
+        setting,
+        weight_format=weight_format,
+        activation_format=in_format,
+        out_format=out_format,
+    )
+
+
+@router_linear.noise
+def _(call: OpCall) -> OpNoise:  # on logits of unit spread: as much on each weight
+    return product_noise(call, results=1)
 
 
 @router_linear.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, k = rows_and_columns(call.inputs[0])
     n, fmt, setting = call.inputs[1].shape[1], call["weight_format"], call["setting"]
     if call["memory"] == "l1":
@@ -45,15 +61,20 @@ def _(call, machine):
 
 
 @op(weights=(1,))
-def router_input(x, scale_d, *, eps, factor, out_format, memory):
+def router_input(x: Array, scale_d: Array, *, eps: float, factor: float, out_format: str, memory: Memory) -> Array:
     """x / sqrt(mean(x^2) + eps) * scale * factor: what Gemma-4's router reads of the residual stream. [T, D]."""
     del memory
     y = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + eps)
     return pack(y * scale_d[None].astype(jnp.float32) * factor, out_format)
 
 
+@router_input.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
+
+
 @router_input.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     moved = 2 * tensor_bytes(rows, columns, "bf16")
     norm = stream_rows("rms_norm", moved, rows, machine.chip)
@@ -63,30 +84,35 @@ def _(call, machine):
 
 
 @op(weights=(1,))
-def scale_experts(weights_te, scale_e, *, out_format):
+def scale_experts(weights_te: Array, scale_e: Array, *, out_format: str) -> Array:
     """The routing weights times a learned scale of each expert. [T, E], [E] -> [T, E]."""
     return pack(weights_te * scale_e[None].astype(jnp.float32), out_format)
 
 
+@scale_experts.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
+
+
 @scale_experts.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [small("multiply", ADD_TIME)]
 
 
 @op(weights=(1,), like=0)
 def route(
-    logits_te,
-    selection_bias_e,
+    logits_te: Array,
+    selection_bias_e: Array | None,
     *,
-    active,
-    scoring,
-    renormalise=True,
-    scale=1.0,
-    groups=1,
-    active_groups=1,
-    format="bf16",
-    fused=False,
-):
+    active: int,
+    scoring: str,
+    renormalise: bool = True,
+    scale: float = 1.0,
+    groups: int = 1,
+    active_groups: int = 1,
+    format: str = "bf16",
+    fused: bool = False,
+) -> Array:
     """The weight of every expert for every token, 0 for those that aren't chosen.
 
         softmax         p = softmax(logits); the `active` largest p, divided by their sum if `renormalise`
@@ -128,18 +154,23 @@ def route(
     return pack(jnp.einsum("tk,tke->te", weights, _one_hot(index, experts).astype(weights.dtype)), format)
 
 
+@route.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["format"]).power)
+
+
 @route.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, experts = call.inputs[0].shape
     return kernels.route(rows, experts, call["scoring"], call["fused"], machine.chip)
 
 
-def _one_hot(index, count):
+def _one_hot(index: Array, count: int) -> Array:
     return jax.nn.one_hot(index, count, dtype=bool)
 
 
 @op
-def local_experts(weights_te, *, axes, format):
+def local_experts(weights_te: Array, *, axes: tuple[str, ...], format: str) -> Array:
     """This device's columns of the routing weights: experts are cut over `axes`, the first the major one.
 
     [T, E] -> [T, E / devices].
@@ -156,7 +187,7 @@ def local_experts(weights_te, *, axes, format):
 
 
 @local_experts.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     if all(call.axis_sizes[axis] == 1 for axis in call["axes"]):
         return []
     return [small("moe_routing_remap", ADD_TIME)]
@@ -164,8 +195,19 @@ def _(call, machine):
 
 @op(weights=(1,))
 def expert_linear(
-    x, w_ekn, *, kernel, active, weight_format, setting, out_format, memory, in_format="bf16", inferred=False, block=1
-):
+    x: Array,
+    w_ekn: Weight,
+    *,
+    kernel: str,
+    active: int,
+    weight_format: str,
+    setting: str,
+    out_format: str,
+    memory: Memory,
+    in_format: str = "bf16",
+    inferred: bool = False,
+    block: int = 1,
+) -> Array:
     """y[e, t, n] = sum_k x[(e,) t, k] w[e, k, n]: every local expert's product.
 
     Args:
@@ -185,7 +227,7 @@ def expert_linear(
     """
     del kernel, active, memory, inferred, block  # they decide the time, not the result
 
-    def one(rows, w):
+    def one(rows: Array, w: Weight) -> Array:
         return fidelity.matmul(
             rows, w, setting, weight_format=weight_format, activation_format=in_format, out_format=out_format
         )
@@ -193,8 +235,13 @@ def expert_linear(
     return jax.vmap(one, in_axes=(0 if x.ndim == 3 else None, 0))(x, dequantize(w_ekn))
 
 
+@expert_linear.noise
+def _(call: OpCall) -> OpNoise:  # independent in each expert, so relatively the same in their sum
+    return product_noise(call, results=1)
+
+
 @expert_linear.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     x, w = call.inputs
     rows, (experts, k, n) = x.shape[-2], w.shape
     fmt, setting = call["weight_format"], call["setting"]
@@ -217,21 +264,26 @@ def _(call, machine):
 
 
 @op(weights=(1,))
-def expert_bias(y_etn, bias_en, *, axis=None, out_format):
+def expert_bias(y_etn: Array, bias_en: Array, *, axis: str | None = None, out_format: str) -> Array:
     """y[e, t] + bias[e]. `axis`: the sum over this mesh axis follows, so that only its first device adds the bias."""
     if axis is not None:
         bias_en = jnp.where(jax.lax.axis_index(axis) == 0, bias_en, 0)
     return pack(y_etn + bias_en[:, None].astype(jnp.float32), out_format)
 
 
+@expert_bias.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
+
+
 @expert_bias.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     experts, rows, columns = call.inputs[0].shape
     return [kernels.on_experts("add", experts, rows, columns, 1, machine.chip)]
 
 
 @op(like=0)
-def expert_gate(gate, up, *, activation, clamp=None, out_format):
+def expert_gate(gate: Array, up: Array, *, activation: str, clamp: float | None = None, out_format: str) -> Array:
     """act(gate) * up; with a clamp (gpt-oss) (up + 1) * g * sigmoid(1.702 g), g = min(gate, clamp), |up| <= clamp.
 
     Args:
@@ -244,8 +296,13 @@ def expert_gate(gate, up, *, activation, clamp=None, out_format):
     return pack((up + 1) * gate * jax.nn.sigmoid(SWIGLU_ALPHA * gate), out_format)
 
 
+@expert_gate.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
+
+
 @expert_gate.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     experts, rows, columns = call.inputs[0].shape
     clamped = ("clamp", "clamp", "multiply", "sigmoid", "multiply", "add", "multiply")
     names = ("multiply",) if call["clamp"] is None else clamped
@@ -253,14 +310,19 @@ def _(call, machine):
 
 
 @op
-def expert_sum(y_etd, weights_te, *, out_format):
+def expert_sum(y_etd: Array, weights_te: Array, *, out_format: str) -> Array:
     """sum_e weights[t, e] y[e, t]: the local experts' share of a token's output. -> [T, D]."""
     products = jnp.where(weights_te.T[..., None] == 0, 0, y_etd * weights_te.T[..., None])
     return pack(products.sum(axis=0), out_format)
 
 
+@expert_sum.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
+
+
 @expert_sum.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     experts, rows, columns = call.inputs[0].shape
     return [
         kernels.on_experts("multiply", experts, rows, columns, 1, machine.chip),
@@ -269,19 +331,24 @@ def _(call, machine):
 
 
 @op
-def sigmoid_scale(y_td, logit_t1, *, out_format):
+def sigmoid_scale(y_td: Array, logit_t1: Array, *, out_format: str) -> Array:
     """sigmoid(logit) * y: the gate of a shared expert. [T, D], [T, 1] -> [T, D]."""
     return pack(jax.nn.sigmoid(logit_t1) * y_td, out_format)
 
 
+@sigmoid_scale.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["out_format"]).power)
+
+
 @sigmoid_scale.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     return [kernels.on_experts(name, 1, rows, columns, 1, machine.chip) for name in ("sigmoid", "multiply")]
 
 
 @op
-def dispatch(x, *, axis, active, fused, format):
+def dispatch(x: Array, *, axis: str, active: int, fused: bool, format: str) -> Array:
     """Every device's rows, as the experts of each need them. [T, ...] -> [devices T, ...].
 
     The device sends a row only to where one of its experts lives (`all_to_all_dispatch`); the others would meet
@@ -292,11 +359,12 @@ def dispatch(x, *, axis, active, fused, format):
         `moe_gpt`.
     """
     del active, fused, format
-    return jax.lax.all_gather(x, axis, axis=0, tiled=True)
+    everyone: Array = jax.lax.all_gather(x, axis, axis=0, tiled=True)
+    return everyone
 
 
 @dispatch.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if call.num_devices == 1:
         return []
@@ -305,14 +373,19 @@ def _(call, machine):
 
 
 @op
-def combine(y, *, axis, active, fused, format):
+def combine(y: Array, *, axis: str, active: int, fused: bool, format: str) -> Array:
     """The sums of what all devices' experts made of this device's rows. [devices T, D] -> [T, D]."""
     del active, fused
     return pack(jax.lax.psum_scatter(y, axis, scatter_dimension=0, tiled=True), format)
 
 
+@combine.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["format"]).power)
+
+
 @combine.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.outputs[0])
     if call.num_devices == 1:
         return []
@@ -322,7 +395,7 @@ def _(call, machine):
 
 
 @op
-def all_reduce_residual(x, *, axis, format, memory):
+def all_reduce_residual(x: Array, *, axis: str, format: str, memory: Memory) -> Array:
     """Sums over the devices, each of which gets the whole sum: the end of a branch beside a replicated residual stream.
 
     Args:
@@ -332,8 +405,13 @@ def all_reduce_residual(x, *, axis, format, memory):
     return pack(jax.lax.psum(x, axis), format)
 
 
+@all_reduce_residual.noise
+def _(call: OpCall) -> OpNoise:
+    return OpNoise(rounding(call["format"]).power)
+
+
 @all_reduce_residual.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
     where = call["memory"], machine

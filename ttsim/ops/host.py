@@ -11,9 +11,9 @@ from typing import ParamSpec, TypeVar
 
 import jax
 
-from ttsim.hardware.chips import WORMHOLE_6U
+from ttsim.hardware.chips import BLACKHOLE_GALAXY, WORMHOLE_6U
 from ttsim.hardware.constants import HOST_CHIP, HOST_PROMPT, HOST_REPLICA
-from ttsim.hardware.later import HOST_CHIP_6U, SERVER_PROMPT, SERVER_PROMPT_CHIP, SERVER_PROMPT_EARLY, SERVER_STEP
+from ttsim.hardware.later import BLACKHOLE_REPLICAS, SERVER_PROMPT, SERVER_PROMPT_CHIP, SERVER_PROMPT_EARLY, SERVER_STEP
 from ttsim.hardware.quantities import Terms
 from ttsim.kernels.kernel import Kernel, host_work
 from ttsim.kernels.machine import Machine
@@ -45,7 +45,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     source = "tt_transformers tt/generator.py, demo/simple_text_demo.py"
     if call["work"] == "prompt":
         return [host_work("inputs, read-back and argmax of a prompt", 1 * HOST_PROMPT, source), *server_prompt(machine)]
-    work = [host_work("inputs of a step", 1 * HOST_REPLICA, source)]
+    work = [host_work("inputs of a step", replicated(1 * HOST_REPLICA, machine), source)]
     if machine.software.served:
         work.append(host_work("server's step", _share(machine) * SERVER_STEP, SERVER_SOURCE))
     return work
@@ -85,8 +85,16 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     source = "tt_transformers tt/generator.py, read_decode_output"
     if call["work"] == "prompt":
         return [host_work("read-back of a prompt", Terms(), "part of host_prompt: see copy_to_device", waits=True)]
-    chip = HOST_CHIP_6U if machine.chip == WORMHOLE_6U else HOST_CHIP
-    return [host_work("read-back of a step", machine.system.chips_per_replica * chip, source, waits=True)]
+    # What a chip costs was measured behind tunnels and gateways; all chips of a Galaxy since 2025 are on PCIe.
+    direct = machine.chip in (WORMHOLE_6U, BLACKHOLE_GALAXY)
+    time = Terms() if direct else machine.system.chips_per_replica * HOST_CHIP
+    return [host_work("read-back of a step", replicated(time, machine), source, waits=True)]
+
+
+def replicated(time: Terms, machine: Machine) -> Terms:
+    """The host's work for one replica, which takes longer in a Blackhole box of several."""
+    several = machine.chip.family == "blackhole" and machine.system.data_parallel > 1
+    return time * BLACKHOLE_REPLICAS if several else time
 
 
 def traced(function: Callable[P, R]) -> Callable[P, R]:

@@ -27,18 +27,19 @@ from ttsim.hardware.constants import (
     HOST_WRITE,
     HOST_WRITE_ALL,
 )
-from ttsim.kernels.kernel import host_work
+from ttsim.kernels.kernel import Kernel, host_work
+from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import tiles
 from ttsim.numerics.formats import TILE
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import op
+from ttsim.ops.core import Array, OpCall, op
 from ttsim.ops.vision import MASKED
 
 _SOURCE = "tt-metal models/tt_transformers tt/multimodal and tt/generator.py, 2025-04"
 
 
 @op(on_host=True)
-def host_image(pixels, *, patch):
+def host_image(pixels: Array, *, patch: int) -> Array:
     """One image on the host: resized and cut, unfolded to rows of patches, and copied to the devices.
 
     Args:
@@ -54,12 +55,12 @@ def host_image(pixels, *, patch):
 
 
 @host_image.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [host_work("transform and unfold", 1 * HOST_IMAGE, _SOURCE)]
 
 
 @op(on_host=True)
-def tower_mask(used, *, tokens, visible, padded):
+def tower_mask(used: Array, *, tokens: int, visible: int, padded: int) -> Array:
     """The mask of a tower that computes all tiles at once, built on the host: [tiles * padded] squared.
 
     Padding (the rows after `tokens` of each tile, and unused tiles) does not see padding. Everything else sees all rows
@@ -77,13 +78,45 @@ def tower_mask(used, *, tokens, visible, padded):
 
 
 @tower_mask.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     size = call.outputs[0].size
     return [host_work("mask of the tower", size * HOST_MASK, _SOURCE)]
 
 
+@op(on_host=True)
+def image_mask(blocks_t: Array, *, window: int | None) -> Array:
+    """The mask of a prompt whose images' rows see each other, built on the host: [T, T].
+
+    Args:
+      blocks_t: the number of the image that each row belongs to, 0 for text.
+      window: newest rows that a row sees beside its image, itself included; None for all.
+    """
+    row = jnp.arange(blocks_t.shape[0])
+    back = row[:, None] - row[None]
+    seen = (back >= 0) & (back < (window or blocks_t.shape[0]))
+    same = (blocks_t[:, None] == blocks_t[None]) & (blocks_t > 0)[:, None]
+    return jnp.where(seen | same, 0.0, MASKED).astype(jnp.float32)
+
+
+@image_mask.cost
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return [host_work("mask of the prompt", call.outputs[0].size * HOST_MASK, _SOURCE)]
+
+
 @op(weights=(1, 2), on_host=True)
-def host_inputs(tokens, table, extra, seen, *, tile_tokens, keys, step, heads, conversions=1, out_format):
+def host_inputs(
+    tokens: Array,
+    table: Array,
+    extra: Array,
+    seen: Array,
+    *,
+    tile_tokens: int,
+    keys: int,
+    step: int,
+    heads: int,
+    conversions: int = 1,
+    out_format: str,
+) -> tuple[Array, Array, Array]:
     """What the host prepares for the text model, small as it is: embeddings, and the mask of cross attention.
 
     Args:
@@ -105,7 +138,7 @@ def host_inputs(tokens, table, extra, seen, *, tile_tokens, keys, step, heads, c
 
 
 @host_inputs.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     if not call["step"]:
         return []
     # The mask is sent for every query head of a device: heads x keys for each user.
@@ -116,19 +149,19 @@ def _(call, machine):
 
 
 @op(on_host=True)
-def host_logits(logits):
+def host_logits(logits: Array) -> Array:
     """The logits of one device, read and converted on the host, where the argmax is taken."""
     return logits
 
 
 @host_logits.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     time = call.inputs[0].shape[-1] * HOST_LOGITS
     return [host_work("logits and argmax", time, _SOURCE, waits=True)]
 
 
 @op(on_host=True)
-def from_torch(x, *, format, conversions=1, tilings=1, fast_tilize=True):
+def from_torch(x: Array, *, format: str, conversions: int = 1, tilings: int = 1, fast_tilize: bool = True) -> Array:
     """A tensor of the host, converted and tilized there, on every device of a replica.
 
     Args:
@@ -142,7 +175,7 @@ def from_torch(x, *, format, conversions=1, tilings=1, fast_tilize=True):
 
 
 @from_torch.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     size, devices = call.inputs[0].size, machine.system.chips_per_replica
     tilize = size * HOST_TILIZE
     if call["tilings"] > 1:
@@ -155,7 +188,7 @@ def _(call, machine):
 
 
 @op(on_host=True)
-def to_torch(x, *, rows, format, copies=1, fast_tilize=True):
+def to_torch(x: Array, *, rows: int, format: str, copies: int = 1, fast_tilize: bool = True) -> Array:
     """A replicated tensor of the devices on the host: [..., n, H] -> [rows, H], joined and padded with zeros.
 
     Args:
@@ -167,7 +200,7 @@ def to_torch(x, *, rows, format, copies=1, fast_tilize=True):
 
 
 @to_torch.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     *leading, rows, columns = call.inputs[0].shape
     size, copies = math.prod(leading) * tiles(rows) * TILE * columns, call["copies"]
     untilize = copies * size * HOST_UNTILIZE_ELEMENT

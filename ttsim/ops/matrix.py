@@ -56,6 +56,8 @@ def linear(
     if kernel not in KERNELS:
         raise ValueError(f"linear: kernel must be {', '.join(map(repr, KERNELS))}, not {kernel!r}")
     del pass_rows, columns  # they decide the time, not the result
+    # Rows of a prompt that name decode's cores compute decode's numbers.
+    spills = switches.current().spills == "bf16" and (kernel == "dram_sharded" or cores is not None)
     w = dequantize(w)
     return fidelity.matmul(
         x,
@@ -66,12 +68,13 @@ def linear(
         out_format=out_format,
         registers=switches.current().registers,
         k_block=_k_block(w.shape[0], cores or _GRID_ROWS),
+        bf16_spills=spills,
     )
 
 
 @linear.noise
 def _(call: OpCall) -> OpNoise:
-    return _product_noise(call)
+    return product_noise(call, results=3 if len(array_shape(call.inputs[1])) > 2 else 1)
 
 
 def _k_block(k: int, cores: int) -> int:
@@ -89,22 +92,24 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, k = rows_and_columns(x)
     n = math.prod(w.shape[1:])
     fmt, setting, chip = call["weight_format"], call["setting"], machine.chip
-    readers = machine.software.readers_per_bank
+    options = {"fmt": fmt, "in_format": call["in_format"], "out_format": call["out_format"], "setting": setting}
     if call["kernel"] == "mcast_2d":
-        options = {"fmt": fmt, "in_format": call["in_format"], "out_format": call["out_format"], "setting": setting}
-        return [matmul.mcast_2d(rows, k, n, pass_rows=call["pass_rows"] or rows, chip=chip, **options)]
+        tuned = machine.software.fact("minimal_matmul") == "yes" and call.groups.get("weight_format") in ("wqkv", "ff2")
+        throttle = machine.software.fact("throttled_matmul")
+        passes = {"pass_rows": call["pass_rows"] or rows, "tuned": tuned, "throttle": throttle}
+        return [matmul.mcast_2d(rows, k, n, chip=chip, **passes, **options)]
     matmul.check_one_tile(call["kernel"], rows)
     if call["kernel"] == "mcast_1d":
         return [matmul.mcast_1d(k, n, fmt=fmt, setting=setting, chip=chip)]
     cores = call["cores"] or largest_divisor(tiles(k), chip.cores)
-    columns = call["columns"]
+    columns, readers = call["columns"], machine.software.readers_per_bank
     if columns is None:
-        return [matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, chip=chip, readers=readers)]
+        return [matmul.dram_sharded(k, n, cores=cores, chip=chip, readers=readers, **options)]
     kernels = []
     for first in range(0, n, columns):
         piece = min(columns, n - first)
         kernels += [
-            matmul.dram_sharded(k, piece, fmt=fmt, setting=setting, cores=cores, chip=chip, readers=readers),
+            matmul.dram_sharded(k, piece, cores=cores, chip=chip, readers=readers, **options),
             fixed("sharded_to_interleaved", piece * LOGITS_MOVE_COLUMN_TIME, cores=63),
         ]
     return kernels
@@ -147,7 +152,7 @@ def all_gather_matmul(
 
 @all_gather_matmul.noise
 def _(call: OpCall) -> OpNoise:
-    return _product_noise(call)
+    return product_noise(call, results=3 if len(array_shape(call.inputs[1])) > 2 else 1)
 
 
 @all_gather_matmul.cost
@@ -203,13 +208,12 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [stream_rows("embedding", moved, rows, machine.chip, rate=EMBEDDING_BANDWIDTH)]
 
 
-def _product_noise(call: OpCall) -> OpNoise:
+def product_noise(call: OpCall, results: int) -> OpNoise:
     """Noise of a product: its weights' format, its fidelity, its result's rounding, once for each result.
 
     A weight of several projections side by side (Q, K and V in the trailing axes) makes results that enter the model
     by ways of their own.
     """
-    results = 3 if len(array_shape(call.inputs[1])) > 2 else 1
     weight_format, setting = call["weight_format"], call["setting"]
     power = rounding(weight_format).power + fidelity_noise(setting, weight_format).power
     return OpNoise(results * (power + rounding(call["out_format"]).power), destination_roundings(setting))

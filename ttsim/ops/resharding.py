@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from ttsim.hardware.constants import HOST_ARGMAX, HOST_UNTILIZE, RESHARD_TIME, TO_INTERLEAVED_TIME
 from ttsim.hardware.later import HOST_SAMPLING, TUNNEL_READ_BANDWIDTH
 from ttsim.hardware.quantities import Terms, seconds
-from ttsim.kernels import matmul
+from ttsim.kernels import links, matmul
 from ttsim.kernels.activations import small, stream
 from ttsim.kernels.kernel import Kernel, host_work
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics.formats import TILE
 from ttsim.ops.core import Array, Memory, OpCall, op
+from ttsim.ops.host import replicated
 
 _UNTILIZED = 128_256  # columns that HOST_UNTILIZE was measured with
 
@@ -111,6 +112,9 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
 def mesh_partition(x: Array, *, axis: str, format: str, memory: Memory = "dram") -> Array:
     """This device's slice of the last axis of what all of them hold whole. [..., N] -> [..., N / devices].
 
+    tt_transformers has no such op: it sums the equal copies by a reduce-scatter, and divides by their number
+    (tt/decoder.py, after a norm that leaves its result whole).
+
     Args:
       axis: mesh axis. format: of x. memory: "l1" (one row of tiles) or "dram".
     """
@@ -121,10 +125,12 @@ def mesh_partition(x: Array, *, axis: str, format: str, memory: Memory = "dram")
 
 @mesh_partition.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
-    if call["memory"] == "l1":
-        return [small("mesh_partition", TO_INTERLEAVED_TIME)]
-    rows, columns = rows_and_columns(call.outputs[0])
-    return [stream("mesh_partition", 2 * tensor_bytes(rows, columns, call["format"]), machine.chip)]
+    rows, columns = rows_and_columns(call.inputs[0])
+    devices = call.num_devices
+    summed = links.reduce_scatter(tensor_bytes(rows, columns, call["format"]), devices, "dram", machine)
+    divided = stream("div", 2 * tensor_bytes(rows, columns // devices, call["format"]), machine.chip)
+    moved = [small("sharded_to_interleaved", TO_INTERLEAVED_TIME)] if call["memory"] == "l1" else []
+    return [*moved, summed, divided]
 
 
 @op
@@ -147,7 +153,7 @@ def _sampling(users: int, columns: int, machine: Machine) -> Terms:
     2025-06 reading, conversion and argmax were slower, and one constant.
     """
     if machine.software.host_argmax == "slow":
-        return columns * users / TILE * HOST_ARGMAX
+        return columns * (TILE if machine.software.served else users) / TILE * HOST_ARGMAX
     system, moved = machine.system, 2 * TILE * columns
     local = seconds(moved * (1 - system.tunnelled) / system.chip.host_read_bandwidth)
     return local + moved * system.tunnelled / TUNNEL_READ_BANDWIDTH + columns * HOST_SAMPLING
@@ -157,5 +163,6 @@ def _sampling(users: int, columns: int, machine: Machine) -> Terms:
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "host":
-        return [host_work("argmax", _sampling(rows, columns, machine), "tt_transformers demo, torch.argmax")]
+        time = replicated(_sampling(rows, columns, machine), machine)
+        return [host_work("argmax", time, "tt_transformers demo, torch.argmax")]
     return [stream("argmax", tensor_bytes(rows, columns, "bf16"), machine.chip)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from ttsim.hardware.constants import ADD_TIME, CONCAT_HEADS_TIME, RETILE_TIME
 from ttsim.kernels import flash, links, matmul
 from ttsim.kernels.activations import check_l1, small, stream, stream_rows
+from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.meshes.systems import Topology
@@ -23,12 +25,12 @@ from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import dequantize
 from ttsim.numerics.packer import pack
 from ttsim.ops.attention import _activations, _softmax, _weights
-from ttsim.ops.core import op
+from ttsim.ops.core import Array, Memory, OpCall, Weight, op
 
 MASKED = -65_504.0  # what a mask holds where a row does not see a key: the lowest float16, which no softmax survives
 _QUERY_ROWS = 1024  # rows of queries that the simulator (not the device) computes at once
 
-_ACTIVATIONS = {
+_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "none": lambda x: x,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
@@ -36,7 +38,7 @@ _ACTIVATIONS = {
 
 
 @op(weights=(1, 2))
-def layer_norm(x, weight, bias, *, eps, out_format):
+def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float, out_format: str) -> Array:
     """y = (x - mean) / sqrt(variance + eps) * weight + bias over the last axis.
 
     Args:
@@ -50,14 +52,25 @@ def layer_norm(x, weight, bias, *, eps, out_format):
 
 
 @layer_norm.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
     return [stream_rows("layer_norm", moved, rows, machine.chip)]
 
 
 @op(weights=(1, 2))
-def linear_bias(x, w, bias, *, weight_format, setting, out_format, activation="none", in_format="bf16", pass_rows=None):
+def linear_bias(
+    x: Array,
+    w: Weight,
+    bias: Array,
+    *,
+    weight_format: str,
+    setting: str,
+    out_format: str,
+    activation: str = "none",
+    in_format: str = "bf16",
+    pass_rows: int | None = None,
+) -> Array:
     """activation(x w + bias) in one kernel: the bias and the activation are fused into the product's last step.
 
     Args:
@@ -75,7 +88,7 @@ def linear_bias(x, w, bias, *, weight_format, setting, out_format, activation="n
 
 
 @linear_bias.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     x, w = call.inputs[:2]
     rows, k = rows_and_columns(x)
     options = {"fmt": call["weight_format"], "out_format": call["out_format"], "setting": call["setting"]}
@@ -85,7 +98,19 @@ def _(call, machine):
 
 
 @op
-def sdpa(q, keys, values, mask, *, scale, setting, kv_format, out_format, mask_format="bf16", chunk=128):
+def sdpa(
+    q: Array,
+    keys: Array,
+    values: Array,
+    mask: Array | None,
+    *,
+    scale: float,
+    setting: str,
+    kv_format: str,
+    out_format: str,
+    mask_format: str = "bf16",
+    chunk: int = 128,
+) -> Array:
     """Flash attention under a mask: softmax(q K^T scale + mask) V.
 
     Args:
@@ -99,17 +124,17 @@ def sdpa(q, keys, values, mask, *, scale, setting, kv_format, out_format, mask_f
       [heads, S, d].
     """
     del mask_format, chunk
-    setting = get_setting(setting)
+    compute = get_setting(setting)
     heads, rows, head_dim = q.shape
     kv_heads = keys.shape[0]
-    grouped = _activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), setting)
-    keys, values = (_weights(x, setting, kv_format) for x in (keys, values))
+    grouped = _activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), compute)
+    keys, values = (_weights(x, compute, kv_format) for x in (keys, values))
 
-    def attend(block):
+    def attend(block: tuple[Array, Array | None]) -> Array:
         q_block, mask_block = block
         scores = jnp.einsum("kgqd,ksd->kgqs", q_block, keys) * scale
         scores = scores if mask_block is None else scores + mask_block[None, None]
-        return jnp.einsum("kgqs,ksd->kgqd", _activations(_softmax(scores, setting), setting), values)
+        return jnp.einsum("kgqs,ksd->kgqd", _activations(_softmax(scores, compute), compute), values)
 
     if rows <= _QUERY_ROWS:
         out = attend((grouped, mask))
@@ -122,7 +147,7 @@ def sdpa(q, keys, values, mask, *, scale, setting, kv_format, out_format, mask_f
 
 
 @sdpa.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     q, keys, _, mask = call.inputs
     heads, rows, head_dim = q.shape
     formats = {"fmt": call["kv_format"], "mask_format": mask and call["mask_format"]}
@@ -131,7 +156,17 @@ def _(call, machine):
 
 
 @op(caches=(1, 2), in_l1=True)
-def sdpa_decode_masked(q, keys, values, mask, *, setting, kv_format, out_format, mask_format="bf16"):
+def sdpa_decode_masked(
+    q: Array,
+    keys: Array,
+    values: Array,
+    mask: Array,
+    *,
+    setting: str,
+    kv_format: str,
+    out_format: str,
+    mask_format: str = "bf16",
+) -> Array:
     """Flash decode under a mask, over the whole cache: what a new token sees of each user's images.
 
     Args:
@@ -141,18 +176,18 @@ def sdpa_decode_masked(q, keys, values, mask, *, setting, kv_format, out_format,
       [B, heads, d].
     """
     del mask_format
-    setting = get_setting(setting)
+    compute = get_setting(setting)
     batch, heads, head_dim = q.shape
     kv_heads = keys.shape[1]
-    grouped = _activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), setting)
-    keys, values = (_weights(x, setting, kv_format) for x in (keys, values))
+    grouped = _activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), compute)
+    keys, values = (_weights(x, compute, kv_format) for x in (keys, values))
     scores = jnp.einsum("bkgd,bksd->bkgs", grouped, keys) * head_dim**-0.5 + mask[:, None, None]
-    weights = _activations(_softmax(scores, setting), setting)
+    weights = _activations(_softmax(scores, compute), compute)
     return pack(jnp.einsum("bkgs,bksd->bkgd", weights, values).reshape(q.shape), out_format)
 
 
 @sdpa_decode_masked.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     users, heads, head_dim = call.inputs[0].shape
     kv_heads, length = call.inputs[1].shape[1:3]
     options = {"fmt": call["kv_format"], "setting": call["setting"], "chip": machine.chip}
@@ -160,46 +195,46 @@ def _(call, machine):
 
 
 @op
-def split_heads(x, *, heads, format):
+def split_heads(x: Array, *, heads: int, format: str) -> Array:
     """One projection of one user into heads: [S, heads * d] -> [heads, S, d]."""
     del format
     return x.reshape(x.shape[0], heads, -1).transpose(1, 0, 2)
 
 
 @split_heads.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     return [stream_rows("create_heads", 2 * tensor_bytes(rows, columns, call["format"]), rows, machine.chip)]
 
 
 @op(in_l1=True)
-def split_heads_decode(x, *, heads, format):
+def split_heads_decode(x: Array, *, heads: int, format: str) -> Array:
     """The query projection of each user into heads: [B, heads * d] -> [B, heads, d]."""
     del format
     return x.reshape(x.shape[0], heads, -1)
 
 
 @split_heads_decode.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     steps = ("create_heads", "untilize", "slice", "transpose", "tilize")
     return [small(name, RETILE_TIME) for name in steps]
 
 
 @op(in_l1=True)
-def join_heads_decode(x, *, format):
+def join_heads_decode(x: Array, *, format: str) -> Array:
     """[B, heads, d] -> [B, heads * d], by way of rows."""
     del format
     return x.reshape(x.shape[0], -1)
 
 
 @join_heads_decode.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     steps = ("untilize", "transpose", "slice", "tilize", "concat_heads")
     return [small(name, CONCAT_HEADS_TIME) for name in steps]
 
 
 @op
-def gather_sum(x, *, axis, format, scattered=False):
+def gather_sum(x: Array, *, axis: str, format: str, scattered: bool = False) -> Array:
     """Sums partial sums over the devices: all are gathered, then each device adds them up. Shape unchanged.
 
     Args:
@@ -210,7 +245,7 @@ def gather_sum(x, *, axis, format, scattered=False):
 
 
 @gather_sum.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     tensor, devices = tensor_bytes(rows, columns, call["format"]), call.num_devices
     line = on_a_line(machine)
@@ -226,28 +261,29 @@ def _(call, machine):
 
 
 @op
-def line_gather(x, *, axis, format):
+def line_gather(x: Array, *, axis: str, format: str) -> Array:
     """Concatenates every device's columns, over one link of a line whatever the system's own collectives take."""
     del format
-    return jax.lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True)
+    whole: Array = jax.lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True)
+    return whole
 
 
 @line_gather.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     gathered = call.num_devices * tensor_bytes(rows, columns, call["format"])
     return [links.all_gather(gathered, call.num_devices, "dram", on_a_line(machine))]
 
 
 @op(weights=(1,))
-def gate(x, strength, *, out_format, memory="dram"):
+def gate(x: Array, strength: Array, *, out_format: str, memory: Memory = "dram") -> Array:
     """x tanh(strength): strength [1] is a parameter of the model. `memory`: where x lies, "dram" or "l1"."""
     del memory
     return pack(x * jnp.tanh(strength.astype(jnp.float32)).reshape((1,) * x.ndim), out_format)
 
 
 @gate.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "l1":
         check_l1("gate", rows, columns, "bf16", 2, machine.chip)
@@ -257,14 +293,14 @@ def _(call, machine):
 
 
 @op
-def mask_rows(x, keep, *, out_format, memory="dram"):
+def mask_rows(x: Array, keep: Array, *, out_format: str, memory: Memory = "dram") -> Array:
     """Zeroes rows: x [rows, ...] times keep [rows], which is one or zero. `memory`: where x lies, "dram" or "l1"."""
     del memory
     return pack(x * keep.reshape(-1, *(1,) * (x.ndim - 1)), out_format)
 
 
 @mask_rows.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "l1":
         check_l1("mask_rows", rows, columns, "bf16", 2, machine.chip)
@@ -274,44 +310,45 @@ def _(call, machine):
 
 
 @op(weights=(0,))
-def take_aspect(table, aspect, *, tiles, format):
+def take_aspect(table: Array, aspect: Array, *, tiles: int, format: str) -> Array:
     """The rows of one canvas: table [aspects, max_tiles, n, H] -> [tiles, n, H]."""
     del format
-    return jax.lax.dynamic_index_in_dim(table, aspect, keepdims=False)[:tiles].astype(jnp.float32)
+    rows: Array = jax.lax.dynamic_index_in_dim(table, aspect, keepdims=False)
+    return rows[:tiles].astype(jnp.float32)
 
 
 @take_aspect.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.outputs[0])
     return [stream("slice", 2 * tensor_bytes(rows, columns, call["format"]), machine.chip)]
 
 
 @op
-def add_spread(x, row, *, out_format):
+def add_spread(x: Array, row: Array, *, out_format: str) -> Array:
     """x [tiles, n, H] plus one row [tiles, 1, H] for each tile."""
     return pack(x + row, out_format)
 
 
 @add_spread.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     return [stream("add", 2 * tensor_bytes(rows, columns, call["out_format"]), machine.chip)]
 
 
 @op(weights=(1,))
-def prepend_class(x, token, *, format):
+def prepend_class(x: Array, token: Array, *, format: str) -> Array:
     """The class token before the rows of each tile: [tiles, n, H] -> [tiles, n + 1, H]."""
     token = pack(token.astype(jnp.float32), format)
     return jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, x.shape[-1])), x], axis=1)
 
 
 @prepend_class.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _retiled("concat", call, machine)
 
 
 @op(weights=(1, 2, 3))
-def add_positions(x, shared, by_tile, strength, aspect, *, out_format):
+def add_positions(x: Array, shared: Array, by_tile: Array, strength: Array, aspect: Array, *, out_format: str) -> Array:
     """x + (1 - tanh(strength)) shared + tanh(strength) by_tile[aspect].
 
     Args:
@@ -323,7 +360,7 @@ def add_positions(x, shared, by_tile, strength, aspect, *, out_format):
 
 
 @add_positions.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     tensor = tensor_bytes(rows, columns, call["out_format"])
     shared = tensor_bytes(*rows_and_columns(call.inputs[1]), call["out_format"])
@@ -338,80 +375,107 @@ def _(call, machine):
 
 
 @op
-def pad_rows(x, *, rows, format):
+def pad_rows(x: Array, *, rows: int, format: str) -> Array:
     """Zero rows after x [..., n, H], up to `rows`."""
     del format
     return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, rows - x.shape[-2]), (0, 0)])
 
 
 @pad_rows.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _retiled("pad", call, machine)
 
 
 @op
-def slice_rows(x, *, rows, format):
+def slice_rows(x: Array, *, rows: int, format: str) -> Array:
     """The first rows of x [..., n, H]: to row-major, cut, back to tiles."""
     del format
     return x[..., :rows, :]
 
 
 @slice_rows.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _retiled("slice", call, machine)
 
 
 @op
-def stack_images(*images, format):
+def stack_images(*images: Array, format: str) -> Array:
     """The tokens of several images of one shape, one after the other: [images, tiles, n, H]."""
     del format
     return jnp.stack(images)
 
 
 @stack_images.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.outputs[0])
     return [stream("concat", 2 * tensor_bytes(rows, columns, call["format"]), machine.chip)]
 
 
 @op
-def join_rows(*parts, format):
+def join_rows(*parts: Array, format: str) -> Array:
     """Concatenates along the rows: the tokens of several images, [n, H] each."""
     del format
     return jnp.concatenate(parts)
 
 
 @join_rows.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _retiled("concat", call, machine)
 
 
 @op
-def reorder_rows(x, order, *, format):
+def reorder_rows(x: Array, order: Array, *, format: str) -> Array:
     """Rows of x [n, H] in another order [n] (windows of a vision tower)."""
     del format
     return jnp.take(x, order, axis=0)
 
 
 @reorder_rows.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _retiled("embedding", call, machine)
 
 
 @op
-def average_pool(x, *, side, kernel, format):
+def take_columns(x: Array, *, order: tuple[int, ...], format: str) -> Array:
+    """Columns of x [n, H] in another order."""
+    del format
+    return x[..., jnp.asarray(order)]
+
+
+@take_columns.cost
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return _retiled("embedding", call, machine)
+
+
+@op(weights=(0,))
+def interpolated_rows(table: Array, indices_s4: Array, weights_s4: Array, *, format: str) -> Array:
+    """Rows between those of a table: sum over its four neighbours of weight * table[index]. [P, H] -> [S, H]."""
+    return pack(jnp.einsum("sn,snh->sh", weights_s4, jnp.take(table, indices_s4, axis=0)), format)
+
+
+@interpolated_rows.cost
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    rows, columns = rows_and_columns(call.outputs[0])
+    moved = 2 * tensor_bytes(rows, columns, call["format"])
+    near = call.inputs[1].shape[-1]
+    looked_up = [stream(name, moved, machine.chip) for name in ("embedding", "multiply")] * near
+    return [*looked_up, *[stream("add", 1.5 * moved, machine.chip)] * (near - 1)]
+
+
+@op
+def average_pool(x: Array, *, side: int, kernel: int, format: str) -> Array:
     """Means of kernel x kernel patches. [side * side, H] -> [(side / kernel)^2, H]."""
     small = side // kernel
     return pack(x.reshape(small, kernel, small, kernel, -1).mean(axis=(1, 3)).reshape(small * small, -1), format)
 
 
 @average_pool.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _retiled("avg_pool2d", call, machine)
 
 
 @op
-def join_tiles(x, *, rows, format):
+def join_tiles(x: Array, *, rows: int, format: str) -> Array:
     """The same as `to_torch` and back, on the devices: [..., n, H] -> [rows, H]."""
     del format
     flat = x.reshape(-1, x.shape[-1])
@@ -419,35 +483,35 @@ def join_tiles(x, *, rows, format):
 
 
 @join_tiles.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _retiled("concat", call, machine)
 
 
 @op
-def put_rows(x, rows, places, *, format):
+def put_rows(x: Array, rows: Array, places: Array, *, format: str) -> Array:
     """x [T, H] with rows [n, H] at `places` [n] (int32): an image's tokens in a prompt. Places past T are dropped."""
     del format
     return x.at[places].set(rows.astype(x.dtype), mode="drop")
 
 
 @put_rows.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _retiled("concat", call, machine)
 
 
 @op
-def add_rows(x, rows, places, *, out_format):
+def add_rows(x: Array, rows: Array, places: Array, *, out_format: str) -> Array:
     """x [T, H] with rows [n, H] added at `places` [n]: deepstack. Places past T are dropped."""
     return pack(x.at[places].add(rows, mode="drop"), out_format)
 
 
 @add_rows.cost
-def _(call, machine):
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = rows_and_columns(call.inputs[0])
     return [stream("add", 3 * tensor_bytes(rows, columns, call["out_format"]), machine.chip)]
 
 
-def _retiled(name, call, machine):
+def _retiled(name: str, call: OpCall, machine: Machine) -> list[Kernel]:
     """From tiles to rows, the work there, and back to tiles: the three pass the tensor through DRAM."""
     rows, columns = rows_and_columns(call.outputs[0])
     moved = 2 * tensor_bytes(rows, columns, call.attributes["format"])

@@ -106,7 +106,7 @@ def parse_parts(text: str) -> list[tuple[str, dict[str, str]]]:
     return sorted(parts.items(), key=lambda named: named[0].startswith("decoder_"))
 
 
-def decoders_from_json(source: str | os.PathLike | Mapping) -> dict[int, dict[str, str]]:
+def decoders_from_json(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[int, dict[str, str]]:
     """Reads tt_transformers' decoder JSON, given as text, path or decoded dict, into {layer: {group: value}}."""
     origin = "decoder JSON"
     if isinstance(source, Mapping):
@@ -121,7 +121,7 @@ def decoders_from_json(source: str | os.PathLike | Mapping) -> dict[int, dict[st
         raise InputError(f"{origin}: {error}") from None
 
 
-def _decoders(source: Mapping) -> dict[int, dict[str, str]]:
+def _decoders(source: Mapping[str, Any]) -> dict[int, dict[str, str]]:
     layers: dict[int, dict[str, str]] = {}
     for index, decoder in _items(source, "decoders").items():
         if not re.fullmatch(r"[0-9]{1,6}", str(index)):
@@ -169,10 +169,11 @@ def _parse_pairs(part: str, body: str, valid: tuple[str, ...]) -> dict[str, str]
     return pairs
 
 
-def _items(json_object: Any, key: str) -> Mapping:
+def _items(json_object: Any, key: str) -> Mapping[str, Any]:
     if not isinstance(json_object, Mapping) or not isinstance(json_object.get(key), Mapping):
         raise ValueError('a decoder JSON has the form {"decoders": {"0": {"precision_cfg": {}, "fidelity_cfg": {}}}}')
-    return json_object[key]
+    items: Mapping[str, Any] = json_object[key]
+    return items
 
 
 def _from_enum(kind: str, name: str, enums: Mapping[str, str]) -> str:

@@ -279,7 +279,9 @@ class Precision:
     # tt_transformers' decoder JSON
 
     @classmethod
-    def from_decoder_json(cls, source: str | os.PathLike | Mapping, base: Precision | None = None) -> Precision:
+    def from_decoder_json(
+        cls, source: str | os.PathLike[str] | Mapping[str, Any], base: Precision | None = None
+    ) -> Precision:
         """Reads tt_transformers' decoder JSON: `{"decoders": {"0": {"precision_cfg": {"FF1_FF3": "BFP8"}}}}`.
 
         Args:
@@ -399,6 +401,7 @@ def preset(name: str, model: str, date: datetime.date | str | None = None) -> Pr
     if name == "accuracy" and model not in _70B_CLASS:
         # Before 2025-05-12 nothing but the 70B class departed from the default.
         insensitive = model.startswith(("llama3", "mistral-7b")) or day < TABLE_DATE
+        insensitive |= model.startswith("phi") and day >= datetime.date(2025, 9, 1)  # b4f196c1aa
         return default_precision(day) if insensitive else default_precision(day).replace(**_BF16_ATTENTION)
     if model == "qwen2.5-7b" and day >= TABLE_DATE:
         return default_precision(day).replace(**_BF16_ATTENTION)

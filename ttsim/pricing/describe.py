@@ -34,7 +34,7 @@ def shape_of(call: OpCall, kernel: Kernel) -> str:
 def in_l1(call: OpCall) -> bool:
     """Whether an op's activations lie in L1: it says so, or its kernel works on nothing else."""
     if "memory" in call.attributes:
-        return call["memory"] == "l1"
+        return bool(call["memory"] == "l1")
     return call.op.in_l1 or bool(call.attributes.get("kernel") in ("dram_sharded", "mcast_1d"))
 
 

@@ -212,4 +212,5 @@ def totals(costs: Sequence[Cost], constants: Mapping[str, Any], times: Mapping[i
 
 def _spread(counts: Sequence[int], times: np.ndarray) -> np.ndarray:
     column: np.ndarray = np.reshape(np.asarray(counts, float), (-1, *[1] * (times.ndim - 1)))
-    return column + np.zeros_like(times)
+    spread: np.ndarray = column + np.zeros_like(times)
+    return spread

@@ -30,8 +30,8 @@ from ttsim.accuracy.estimated import (
     EARLY_POSITIONS,
     Noise,
     accuracy,
+    contested,
     estimate_accuracy,
-    estimate_row,
     noise_on,
     reference_confidence,
 )
@@ -41,6 +41,7 @@ from ttsim.models.identity import get_config
 from ttsim.precision.values import resolve
 from ttsim.proof import published as tables
 from ttsim.proof.published import Row
+from ttsim.proof.rows import estimate_row
 
 # name -> (centre of the prior, its width in log space). Centres:
 #   gains: bfp4 in one tensor group of SmolLM2-135M flips about a fifth of its choices.
@@ -251,11 +252,31 @@ def smollm2(constants: Mapping[str, float]) -> tuple[tuple[float, float], ...]:
     return tuple(found)
 
 
+def range_of(constants: Mapping[str, float]) -> dict[str, float]:
+    """What the fitted rows span (see `ttsim.accuracy.estimated.fitted_range`), a hair wider than they are."""
+    rows = [row for row in tables.published() if row.top1 is not None]
+    noises = {
+        noise_on(
+            get_config(row.model),
+            get_system(row.device, row.data_parallel),
+            resolve(row.precision, row.model, row.accuracy_date),
+        )
+        for row in rows
+    }
+    variances = [noise.variance(constants) for noise in noises]
+    shares = [contested(reference_confidence()[row.model.lower()], constants) for row in rows]
+    return {
+        "least_variance": float(f"{min(variances) * (1 - 1e-5):.6g}"),
+        "most_contested": float(f"{max(shares) * (1 + 1e-5):.6g}"),
+        "most_variance": float(f"{max(variances) * (1 + 1e-5):.6g}"),
+    }
+
+
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Spearman's rank correlation; equal values share their mean rank."""
 
     def ranks(x: Sequence[float]) -> np.ndarray:
         values = np.round(np.asarray(x, float), 2)
-        return (values[:, None] > values).sum(1) + (values[:, None] == values).sum(1) / 2
+        return np.asarray((values[:, None] > values).sum(1) + (values[:, None] == values).sum(1) / 2)
 
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])

@@ -20,6 +20,7 @@ import numpy as np
 from ttsim.hardware.constants import CONSTANTS, FITTED
 from ttsim.proof.measured import Measured
 from ttsim.proof.validate import FIGURES, Figure, predict, scenario_of
+from ttsim.scenarios.scenario import Scenario
 
 NOISE = 0.03  # of a measurement, as a share: repeated rows of one configuration differ by 0.5 to 4 %
 _HUBER = 2.0  # residuals of more noise than this count linearly
@@ -28,12 +29,25 @@ _STEP, _LARGEST = 0.02, 0.5  # of a constant's logarithm: for a slope, and of on
 
 @dataclass(frozen=True)
 class Prediction:
-    """A figure of a row, as a function of the constants."""
+    """A figure of a row, as a function of the constants.
+
+    Attributes:
+      row, figure, measured: which figure of which row, and what it is.
+      scenario: what ran.
+      value: the prediction by the constants.
+    """
 
     row: Measured
     figure: Figure
     measured: float
+    scenario: Scenario
     value: Callable[[Mapping[str, float]], float]
+
+    @property
+    def shared(self) -> bool:
+        """Whether the program is the one that the constants are for: a dense model's, not code of a family's own."""
+        config = self.scenario.config
+        return config.experts is None and config.latent is None and config.delta is None
 
     def residual(self, constants: Mapping[str, float]) -> float:
         """log(measured / predicted)."""
@@ -53,7 +67,7 @@ def predictions(rows: Sequence[Measured]) -> Iterator[Prediction]:
             truth = row.speed if figure == "speed" else row.ttft
             waits = figure == "ttft" and row.client and scenario.batch_size > 1
             if truth is not None and not waits:
-                yield Prediction(row, figure, truth, functools.partial(predict, scenario, row, figure))
+                yield Prediction(row, figure, truth, scenario, functools.partial(predict, scenario, row, figure))
 
 
 def fit_host(rows: Sequence[Measured], constants: Mapping[str, float]) -> dict[str, float]:

@@ -85,7 +85,7 @@ class Observations:
 
     def errors(self, constants: Mapping[str, Any]) -> np.ndarray:
         """model / published - 1."""
-        return self.predict(constants) / self.published - 1
+        return np.asarray(self.predict(constants) / self.published - 1)
 
 
 def observe(rows: Sequence[Row] | None = None) -> Observations:
@@ -259,7 +259,9 @@ def to_json(calibration: Calibration) -> str:
 @functools.cache
 def load_summary() -> Mapping[str, Any]:
     """The calibration that ships with the package: {"summary": {kind: {figure: ...}}, "constants", "figures"}."""
-    return json.loads(resources.files("ttsim.data").joinpath("calibration.json").read_text(encoding="utf-8"))
+    text = resources.files("ttsim.data").joinpath("calibration.json").read_text(encoding="utf-8")
+    summary: Mapping[str, Any] = json.loads(text)
+    return summary
 
 
 def _rounded(summary: ErrorSummary | None) -> dict[str, float] | None:

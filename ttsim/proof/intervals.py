@@ -38,6 +38,7 @@ from ttsim.scenarios.scenario import Scenario
 COVERAGE = 0.8  # share of new rows that an interval should hold
 Figure = Literal["speed", "ttft"]
 
+OWN_CODE = "own code"
 LEAST = 10  # residuals that a group must have to speak for itself
 BEYOND = 1.5  # factor on the width past the newest fact about the software: what changed since is not known
 TABLES_END = datetime.date(2025, 5, 31)  # the published tables' software
@@ -49,7 +50,8 @@ class Fold:
 
     Attributes:
       kind: "model" or "device" of the published tables, or "source" of the rows that others measured since.
-      family: of the chips and stack: "wormhole", "blackhole", "galaxy" (the Galaxy's own code); "" for the tables.
+      family: of the chips and stack: "wormhole", "blackhole", "galaxy" (the Galaxy's own code), "own code" (routed
+        experts and other programs of a family's own, whatever the chip); "" for the tables.
       served: whether a server runs it.
       beyond: whether its software is newer than the newest fact.
     """
@@ -128,8 +130,9 @@ def residuals(figure: Figure, fold: Fold) -> Residuals:
         return Residuals(ratios, tuple(row[fold.kind] for row in rows))
     every = [row for row in _later() if row["figure"] == figure]
     family = [row for row in every if row["family"] == fold.family]
-    same = [row for row in family if row["served"] == str(fold.served)]
-    found = next((rows for rows in (same, family) if len(rows) >= LEAST), every)
+    same = [row for row in family if row["served"] == str(fold.served) or fold.family == OWN_CODE]
+    enough = (rows for rows in (same, family) if len(rows) >= LEAST or fold.family == OWN_CODE)
+    found = next(enough, every)
     return Residuals(np.array([float(row["log_ratio"]) for row in found]), tuple(row["source"] for row in found))
 
 
@@ -141,14 +144,20 @@ def _later() -> tuple[dict[str, str], ...]:
 
 
 def interval(value: float, figure: Figure, fold: Fold = Fold("model"), coverage: float = COVERAGE) -> Interval | None:
-    """The interval around an estimate, None if too little was measured to tell its width."""
+    """The interval around an estimate, None if too little was measured to tell its width.
+
+    Of programs that few rows have checked it spans the largest error seen, and no share is promised.
+    """
     found = residuals(figure, fold)
-    width = found.half_width(coverage)
-    if not math.isfinite(width):
+    number = len(found.log_ratios)
+    few = fold.family == OWN_CODE and number < LEAST
+    width = float(np.abs(found.log_ratios).max(initial=0.0)) if few else found.half_width(coverage)
+    if not math.isfinite(width) or not number:
         return None
     factor = math.exp(BEYOND * width if fold.beyond else width)
-    measured = found.measured_coverage(coverage)
-    return Interval(value / factor, value * factor, coverage, measured, len(found.log_ratios), fold)
+    if few:
+        return Interval(value / factor, value * factor, None, None, number, fold)
+    return Interval(value / factor, value * factor, coverage, found.measured_coverage(coverage), number, fold)
 
 
 def chip_name(chip: Chip) -> str:
@@ -157,7 +166,10 @@ def chip_name(chip: Chip) -> str:
 
 
 def family_of(scenario: Scenario) -> str:
-    """Chips and stack, as far as errors differ by them: "wormhole", "blackhole", "galaxy"."""
+    """Program, chips and stack, as far as errors differ by them: see `Fold`."""
+    config = scenario.config
+    if config.experts is not None or config.latent is not None or config.delta is not None:
+        return OWN_CODE
     return "galaxy" if scenario.software.galaxy else scenario.chip.family
 
 
@@ -210,6 +222,8 @@ def _outside(scenario: Scenario) -> Iterable[str]:
         yield "long prompts in a batch: the published long-context rows are of batch 1"
     if scenario.software.date not in covered.dates and scenario.software.date > max(covered.dates):
         yield f"software of {scenario.software.date}: the published rows end {max(covered.dates)}"
+    if (stale := facts.staleness(scenario.software.date)) is not None:
+        yield stale
 
 
 def _list(items: Iterable[str]) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ttsim.accuracy.estimated import AccuracyEstimate, estimate_row, sampling_sigma
+from ttsim.accuracy.estimated import AccuracyEstimate, sampling_sigma
 from ttsim.accuracy.results import AccuracyReport
 from ttsim.hardware.constants import load_constants
 from ttsim.proof import published as tables
 from ttsim.proof.published import Row
-from ttsim.proof.rows import row_ttft, scenario_of
+from ttsim.proof.rows import estimate_row, row_ttft, scenario_of
 from ttsim.proof.summary import ErrorSummary
 
 KEYS = (

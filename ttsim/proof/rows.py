@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from ttsim.accuracy.estimated import AccuracyEstimate, estimate_accuracy
 from ttsim.hardware.software import software_of
 from ttsim.meshes.systems import get_system
 from ttsim.models.identity import get_config
@@ -54,4 +55,11 @@ def compilations(row: Row) -> float:
 
 def row_ttft(row: Row, constants: Mapping[str, Any]) -> float:
     """Seconds to the first token as the row's clock measured them."""
-    return scenario_of(row, "ttft").ttft(constants) + compilations(row) * constants["program_one_off"]
+    return scenario_of(row, "ttft").ttft(constants) + compilations(row) * float(constants["program_one_off"])
+
+
+def estimate_row(row: Row, constants: Mapping[str, float] | None = None) -> AccuracyEstimate:
+    """The estimate for a published row, as the software of its date and its number of positions had it."""
+    precision = resolve(row.precision, row.model, row.accuracy_date)
+    system = get_system(row.device, row.data_parallel)
+    return estimate_accuracy(row.model, precision, positions=row.accuracy_positions, device=system, constants=constants)

@@ -7,6 +7,7 @@ What can't be predicted is refused in one line, row by row; nothing leaves a mea
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -162,16 +163,19 @@ def scenario_of(row: Measured, date: datetime.date | None = None) -> Scenario:
 def predict(scenario: Scenario, row: Measured, figure: Figure, constants: Mapping[str, float]) -> float:
     """A figure as it was measured.
 
-    The TTFT of a server's client is the mean over prompts that came at the same time and are prefilled in turn, each
-    replica its own; that of the demo is the share of a prompt where prompts are computed together, and until 2025-06
-    holds what one of them compiled.
+    The TTFT of a server's client is that of prompts that came at the same time: they are prefilled in turn, each
+    replica its own, and all get their first token at the end. That of the demo is the share of a prompt where prompts
+    are computed together, and until 2025-06 holds what one of them compiled; a server's table without its client has no
+    work of the server in a prompt.
     """
     if figure == "speed":
         return scenario.speed(constants)
     if computed_together(scenario):
         return prompt_share(scenario, constants)
     if row.client:
-        return float(totals(scenario.prefill_costs, constants).alone) * (scenario.batch_size + 1) / 2
+        return float(totals(scenario.prefill_costs, constants).alone) * scenario.batch_size
+    if scenario.software.served:
+        scenario = dataclasses.replace(scenario, software=scenario.software.without_server())
     compiled = scenario.software.odd_prompt_compiles and scenario.batch_size > ODD_PROMPT
     one_off = constants["program_one_off"] / scenario.batch_size if compiled else 0.0
     return float(scenario.ttft(constants)) + one_off

@@ -22,7 +22,7 @@ from ttsim.scenarios.scenario import Scenario
 
 # Pixels of an image that takes so many tiles of 560 pixels.
 _PIXELS = {1: (512, 512), 2: (1024, 512), 4: (1024, 1024)}
-CALIBRATED = tuple(name for name, constant in CONSTANTS.items() if constant.kind == "calibrated")
+CALIBRATED = tuple(name for name, c in CONSTANTS.items() if c.kind == "calibrated" and c.rows == "tables")
 PRIOR_WIDTH, INTERVAL_WIDTH = 0.2, 0.03  # of a constant and of an interval's edge, in log space
 
 

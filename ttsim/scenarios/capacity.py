@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ttsim.models.run import prefill_program
-from ttsim.scenarios.memory import CACHE_BLOCK, TRACE_REGION, activation_bytes, kv_cache_bytes, weight_bytes
+from ttsim.scenarios.memory import CACHE_BLOCK, activation_bytes, kept_bytes, kv_cache_bytes, weight_bytes
 from ttsim.scenarios.scenario import MAX_BATCH, Scenario
 
 _REFERENCE_ROWS = 2048  # rows of the prefill that activations are scaled from
@@ -39,7 +39,7 @@ class Capacity:
 def capacity_of(scenario: Scenario) -> Capacity:
     """The largest batch and context of a scenario's model, system and precision."""
     layout, precision = scenario.layout, scenario.precision
-    room = scenario.chip.dram_bytes - weight_bytes(layout, precision) - TRACE_REGION
+    room = scenario.chip.dram_bytes - weight_bytes(layout, precision) - kept_bytes(scenario.chip)
     activations = scenario.memory().activations
 
     def batch_fits(batch: int) -> bool:

@@ -19,7 +19,10 @@ from ttsim.numerics.formats import get_format, tile_padded_bytes
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program
 
-TRACE_REGION = 23_887_872  # trace_region_size of tt_transformers' demo (simple_text_demo.py)
+TRACE_REGION = 23_887_872  # of each DRAM bank: trace_region_size of tt_transformers' demo (simple_text_demo.py)
+# Of each DRAM bank, what firmware keeps at its end and the runtime at its start: an N150 of ttnn 0.81.1 offers
+# 1,073,124,512 of 2^30 bytes from byte 1,048,640 on.
+KEPT_OF_BANK = 2**30 - (1_073_124_512 - 1_048_640)
 CACHE_BLOCK = 32  # positions of one block of the paged KV cache
 
 
@@ -35,8 +38,9 @@ class Memory:
       weights: parameters in their formats, tile and bank padding included.
       kv_cache: keys and values of all users up to the longest sequence.
       activations: the largest working set of prefill (inputs and outputs of one op, and the residual stream).
-      reserved: the trace of the decode step.
+      reserved: the trace region of all banks.
       capacity: of the chip.
+      system: what firmware and runtime keep of it.
     """
 
     weights: int
@@ -44,14 +48,33 @@ class Memory:
     activations: int
     reserved: int
     capacity: int
+    system: int = 0
+
+    @property
+    def allocatable(self) -> int:
+        """What buffers may take beside the trace region, firmware and runtime aside."""
+        return self.capacity - self.reserved
 
     @property
     def used(self) -> int:
-        return self.weights + self.kv_cache + self.activations + self.reserved
+        return self.weights + self.kv_cache + self.activations + self.reserved + self.system
 
     @property
     def free(self) -> int:
         return self.capacity - self.used
+
+
+def trace_bytes(chip: Chip, region: int = TRACE_REGION) -> int:
+    """Bytes of DRAM that a trace region of so many bytes takes: it is set aside in every bank.
+
+    Source: tt-metal `DeviceImpl::initialize_allocator`; on an N150 `trace_region_size` comes off each of 12 banks.
+    """
+    return chip.dram_banks * region
+
+
+def kept_bytes(chip: Chip) -> int:
+    """Bytes of DRAM that no buffer can have: the trace region, and what firmware and runtime keep."""
+    return trace_bytes(chip) + chip.dram_banks * KEPT_OF_BANK
 
 
 @functools.lru_cache(maxsize=512)
@@ -131,8 +154,9 @@ def memory_of(
         weights=weight_bytes(layout, precision),
         kv_cache=kv_cache_bytes(layout, precision, batch, sequence),
         activations=max((activation_bytes(program) for program in prefill), default=0),
-        reserved=TRACE_REGION,
+        reserved=trace_bytes(chip),
         capacity=chip.dram_bytes,
+        system=chip.dram_banks * KEPT_OF_BANK,
     )
 
 
@@ -143,5 +167,6 @@ def check_fits(memory: Memory, what: str) -> None:
         raise DoesNotFitError(
             f"{what} does not fit: a chip needs {memory.used / gb:.2f} GB of DRAM (weights {memory.weights / gb:.2f}, "
             f"KV cache {memory.kv_cache / gb:.2f}, activations {memory.activations / gb:.2f}, trace "
-            f"{memory.reserved / gb:.2f}) and has {memory.capacity / gb:.2f}: {-memory.free / gb:.2f} GB too much"
+            f"{memory.reserved / gb:.2f}, system {memory.system / gb:.2f}) and has {memory.capacity / gb:.2f}: "
+            f"{-memory.free / gb:.2f} GB too much"
         )

@@ -34,6 +34,7 @@ class Question:
     prompt_length: int = 128
     max_generated_tokens: int = 200
     date: str | None = None
+    stack: str = "tt_transformers"
     images: tuple[tuple[int, int], ...] = ()
 
     def scenario(self) -> Scenario:
@@ -51,6 +52,7 @@ class Question:
             self.max_generated_tokens,
             self.data_parallel,
             self.date,
+            self.stack,
             images=self.images,
         )
         if not self.override:

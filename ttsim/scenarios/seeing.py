@@ -23,7 +23,7 @@ from ttsim.models.storage import tensor_bytes_of
 from ttsim.models.transformer import Sample
 from ttsim.models.vision.config import (
     LlamaTower,
-    QwenTower,
+    PatchTower,
     SiglipTower,
     TowerConfig,
     VisionConfig,
@@ -32,7 +32,7 @@ from ttsim.models.vision.images import canvas, check_size, grid_of
 from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLayout
 from ttsim.models.vision.prompt import PromptVisionModel
-from ttsim.models.vision.reading import PUBLISHED, VISION_TYPES
+from ttsim.models.vision.reading import VISION_TYPES, published_names
 from ttsim.models.vision.run import (
     image_prompt_program,
     image_tokens,
@@ -42,7 +42,7 @@ from ttsim.models.vision.run import (
 )
 from ttsim.numerics.formats import tile_padded_bytes
 from ttsim.pricing.program import Program
-from ttsim.scenarios.memory import TRACE_REGION, Memory, kv_cache_bytes, memory_of, weight_bytes
+from ttsim.scenarios.memory import KEPT_OF_BANK, Memory, kv_cache_bytes, memory_of, trace_bytes, weight_bytes
 
 if TYPE_CHECKING:
     from ttsim.scenarios.scenario import Scenario
@@ -67,8 +67,8 @@ def with_images(scenario: Scenario, vision: VisionConfig | None, images: Sequenc
     """
     if vision is None:
         raise ValueError(
-            f"{scenario.config.name} takes no images here: images are priced for {', '.join(PUBLISHED)}, and for a "
-            f"config.json with a vision_config and model_type {', '.join(VISION_TYPES)}"
+            f"{scenario.config.name} takes no images here: images are priced for {', '.join(published_names())}, "
+            f"and for a config.json with a vision_config and model_type {', '.join(VISION_TYPES)}"
         )
     sizes = tuple(check_size(size) for size in images)
     if not isinstance(vision.tower, LlamaTower):  # the images' tokens are a part of the prompt
@@ -119,8 +119,9 @@ class Seeing:
             kv_cache=kv_cache_bytes(self.layout.text, s.precision, s.batch_size, s.sequence_length)
             + cross_cache_bytes(self),
             activations=tower_activation_bytes(self),
-            reserved=TRACE_REGION,
+            reserved=trace_bytes(s.chip),
             capacity=s.chip.dram_bytes,
+            system=s.chip.dram_banks * KEPT_OF_BANK,
         )
 
 
@@ -141,7 +142,7 @@ def seeing_of(scenario: Scenario) -> Seeing:
 
 def grids_of(tower: TowerConfig, sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """(rows, columns) of patches of each image, for a tower whose tokens stand in the prompt."""
-    if isinstance(tower, QwenTower):
+    if isinstance(tower, PatchTower):
         return tuple(grid_of(tower, size) for size in sizes)
     assert isinstance(tower, SiglipTower)
     return ((tower.patches_per_side,) * 2,) * len(sizes)

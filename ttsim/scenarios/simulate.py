@@ -28,6 +28,7 @@ def simulate(
     date: datetime.date | str | None = None,
     constants: Mapping[str, float] | None = None,
     images: Sequence[tuple[int, int]] = (),
+    stack: str = "tt_transformers",
 ) -> Report:
     """Predicts how a model runs on a Tenstorrent system.
 
@@ -42,9 +43,12 @@ def simulate(
       prompt_length: tokens of each prompt.
       max_generated_tokens: tokens generated for each user; the speed is their mean.
       data_parallel: replicas that the system is cut into.
-      date: state of the software, ISO format; by default that of the published tables (2025-05-12).
+      date: state of the software, a day in ISO format or a release ("v0.59.0"); by default that of the published
+        tables (2025-05-12).
       constants: of the cost model, by default the calibrated ones.
       images: (width, height) in pixels of each image in a prompt, for a model that sees.
+      stack: software: "tt_transformers", "tttv2", "galaxy" (the vendor's own code for 70B and Qwen3-32B on a Galaxy),
+        or a server on top of one ("vllm", "vllm galaxy").
 
     Returns:
       A report: speed (tokens/s/user), ttft (s), throughput (tokens/s), memory (bytes of DRAM of one chip) and the
@@ -54,9 +58,8 @@ def simulate(
       ValueError: an unknown name or a value out of range; `ShardingError` if the model can't be cut over the chips;
         `DoesNotFitError`, with the bytes that are missing, if it needs more DRAM than a chip has.
     """
-    scenario = Scenario.of(
-        model, device, precision, batch_size, prompt_length, max_generated_tokens, data_parallel, date, images=images
-    )
+    sizes = (batch_size, prompt_length, max_generated_tokens, data_parallel)
+    scenario = Scenario.of(model, device, precision, *sizes, date, stack, images)
     constants = load_constants() if constants is None else constants
     return report_of(scenario, constants)
 

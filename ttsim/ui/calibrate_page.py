@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ttsim.accuracy.estimated import estimate_row
 from ttsim.hardware.constants import CONSTANTS, FITTED, constants_json
 from ttsim.proof import fit_accuracy, fit_times
 from ttsim.proof import published as tables
 from ttsim.proof.fit_accuracy import SMOLLM2_MEASURED, Error
 from ttsim.proof.published import Row
+from ttsim.proof.rows import estimate_row
 from ttsim.ui.table import Block, Cell, Column, Document, Paragraph, Table
 
 _TABLES = ("performance", "accuracy", "long-context", "batch-32", "sweep")
@@ -120,7 +120,8 @@ def accuracy() -> tuple[Document, dict[str, str]]:
     blocks.append(_smollm2(constants, sweep))
     rounded = {name: float(f"{value:.4g}") for name, value in constants.items()}
     return Document("Fit of the accuracy estimate", blocks), {
-        "accuracy_constants": json.dumps(rounded, indent=2) + "\n"
+        "accuracy_constants": json.dumps(rounded, indent=2) + "\n",
+        "accuracy_range": json.dumps(fit_accuracy.range_of(rounded), indent=2) + "\n",
     }
 
 

@@ -119,7 +119,8 @@ def details(scenario: Scenario) -> str:
         f"prompt padded to {scenario.padded_prompt:,}, " if scenario.padded_prompt != scenario.prompt_length else ""
     )
     what = "1 chip" if chips == 1 else f"{chips} chips"
-    return f"{what} ({chip_name(scenario.chip)}), {padded}software of {scenario.software.date}"
+    stack = "" if scenario.software.stack == "tt_transformers" else f" ({scenario.software.stack})"
+    return f"{what} ({chip_name(scenario.chip)}), {padded}software of {scenario.software.date}{stack}"
 
 
 def headline(item: Estimate) -> Table:
@@ -177,8 +178,12 @@ def interval_note(item: Estimate) -> str:
     """What the low and high are, and how often they held."""
     speed, ttft = item.speed_interval, item.ttft_interval
     if speed is None or ttft is None or speed.measured is None or speed.coverage is None or ttft.measured is None:
-        rows = f"the largest error of {speed.rows} measurements of P150, in-sample," if speed else "nothing:"
-        return f"predicted: low and high of the speed from {rows} likely too narrow; no TTFT of this chip was published"
+        if speed is None or ttft is None:
+            return "no interval: too little was measured to tell how far off this may be"
+        return (
+            f"low and high span the largest error of {speed.rows} speeds and {ttft.rows} TTFTs that were measured of "
+            "programs like this one; no share is promised"
+        )
     return (
         f"{100 * speed.coverage:.0f} % intervals from {speed.fold}s left out of the fit; measured, they hold "
         f"{100 * speed.measured:.0f} % of {speed.rows} published speeds and {100 * ttft.measured:.0f} % of "
@@ -193,7 +198,8 @@ def memory_parts(item: Estimate) -> list[tuple[str, int, str]]:
         ("weights", memory.weights, ""),
         ("KV cache", memory.kv_cache, f"{text.size(capacity.kv_bytes_per_token)} a token and user"),
         ("activations", memory.activations, "largest working set of prefill"),
-        ("reserved", memory.reserved, "trace of the decode step"),
+        ("reserved", memory.reserved, "trace region, in every DRAM bank"),
+        ("system", memory.system, "kept by firmware and runtime"),
         ("free", memory.free, ""),
     ]
 

@@ -275,6 +275,104 @@ def qwen2_5_vl():
     save("qwen2_5_vl", config, shapes, arrays)
 
 
+def qwen3_vl():
+    """The same of Qwen3-VL, whose two earlier states are added after the first text layers (with transformers 5.24).
+
+    Also deep_0 and deep_1, what is added for both images.
+    """
+    import torch
+    from PIL import Image
+    from transformers import Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    vision = dict(
+        depth=3,
+        hidden_size=80,
+        intermediate_size=100,
+        num_heads=4,
+        in_channels=3,
+        out_hidden_size=64,
+        patch_size=4,
+        spatial_merge_size=2,
+        temporal_patch_size=2,
+        num_position_embeddings=25,
+        deepstack_visual_indexes=[0, 2],
+        hidden_act="gelu_pytorch_tanh",
+    )
+    text = dict(
+        vocab_size=96,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        rms_norm_eps=1e-6,
+        max_position_embeddings=128,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [3, 3, 2],
+            "mrope_interleaved": True,
+        },
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    config = Qwen3VLConfig(
+        vision_config=vision,
+        text_config=text,
+        tie_word_embeddings=False,
+        image_token_id=90,
+        video_token_id=91,
+        vision_start_token_id=92,
+        vision_end_token_id=93,
+    )
+    for part in (config, config.text_config, config.vision_config):
+        part._attn_implementation = "eager"
+    model = Qwen3VLForConditionalGeneration(config).float().eval()
+    shapes = fill(model, lambda name: name)
+    pictures = images([(41, 25), (15, 33)])
+    processor = Qwen2VLImageProcessor(
+        patch_size=4, merge_size=2, min_pixels=64, max_pixels=4096, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    batch = processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt")
+    pixels, thw = batch["pixel_values"].float(), batch["image_grid_thw"]
+    rng = np.random.default_rng(SEED + 4)
+    ids = list(rng.integers(3, 88, 3))
+    for _, rows, columns in thw.tolist():
+        ids += [92, *[90] * (rows * columns // 4), 93, *rng.integers(3, 88, 2)]
+    input_ids = torch.from_numpy(np.array(ids, np.int64)[None])
+    next_token = 17
+
+    def run(tokens):
+        types = (tokens == 90).int()
+        inputs = dict(pixel_values=pixels, image_grid_thw=thw, mm_token_type_ids=types, use_cache=False)
+        return model(input_ids=tokens, attention_mask=torch.ones_like(tokens), **inputs).logits[0]
+
+    with torch.no_grad():
+        seen = model.model.visual(pixels, grid_thw=thw)
+        positions, _ = model.model.get_rope_index(
+            input_ids, mm_token_type_ids=(input_ids == 90).int(), image_grid_thw=thw
+        )
+        logits = run(input_ids)
+        following = run(torch.cat([input_ids, torch.tensor([[next_token]])], 1))[-1]
+    arrays = (
+        {f"image_{i}": p for i, p in enumerate(pictures)}
+        | {
+            "pixel_values": pixels.numpy(),
+            "grids": thw[:, 1:].numpy().astype(np.int32),
+            "tokens": seen.pooler_output.numpy(),
+            "input_ids": input_ids[0].numpy().astype(np.int32),
+            "position_ids": positions[:, 0].numpy().astype(np.int32),
+            "logits": logits.numpy(),
+            "next_token": np.int32(next_token),
+            "next_logits": following.numpy(),
+        }
+        | {f"deep_{i}": deep.numpy() for i, deep in enumerate(seen.deepstack_features)}
+    )
+    save("qwen3_vl", config, shapes, arrays)
+
+
 def gemma3():
     """One prompt with one image.
 
@@ -359,4 +457,5 @@ def gemma3():
 if __name__ == "__main__":
     mllama()
     qwen2_5_vl()
+    qwen3_vl()
     gemma3()

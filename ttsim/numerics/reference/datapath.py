@@ -188,6 +188,7 @@ def datapath_matmul(
     out_rounding: str = "device",
     tf32_reload: bool = True,
     renormalisation_bug: bool = True,
+    spill_format: str | Format | None = None,
 ) -> jax.Array:
     """Returns x @ w as the device computes it, bit for bit.
 
@@ -206,6 +207,8 @@ def datapath_matmul(
         (`UnpackToDestFp32`).
       renormalisation_bug: Wormhole's matrix unit raises the exponent by 27 where a float32 accumulation comes to
         exactly minus one unit in the last place; Blackhole's does not.
+      spill_format: of sums between blocks of K, if not the one above: "bf16" for the DRAM-sharded kernel before early
+        2026 (`matmul_spills` and `tf32_reload` of data/facts.csv have the dates).
 
     Returns:
       float32 [M, N].
@@ -228,7 +231,8 @@ def datapath_matmul(
     run = functools.partial(
         _dest_matmul, fidelity=setting.fidelity, fp32_dest=setting.fp32_dest, bug=renormalisation_bug
     )
-    spill_format = "fp32" if setting.fp32_dest else "bf16" if setting.l1_acc else get_format(out_format or "bf16")
+    usual = "fp32" if setting.fp32_dest else "bf16" if setting.l1_acc else out_format or "bf16"
+    spill = get_format(spill_format or usual)
 
     k = x.shape[1]
     starts = range(0, k, k_block or max(k, 1))
@@ -242,10 +246,10 @@ def datapath_matmul(
         if reload:
             dst = _truncate_to_tf32(in_l1) if setting.fp32_dest and tf32_reload else in_l1
         y = run(x[:, start:stop], w[start:stop], dst)
-        spilled = round_to(y, spill_format, out_rounding)
+        spilled = round_to(y, spill, out_rounding)
         if setting.l1_acc and start > 0 and not reload:
             spilled = _flush_denormals(in_l1 + spilled)
-            spilled = spilled if setting.fp32_dest else round_to(spilled, "bf16")
+            spilled = spilled if spill.name == "fp32" else round_to(spilled, "bf16")
         in_l1 = spilled
     return y if out_format is None else round_to(y, out_format, out_rounding)
 

@@ -25,9 +25,10 @@ _SIGN = jnp.uint32(0x80000000)
 
 def _polynomial(x: jax.Array, *coefficients: float) -> jax.Array:
     """Horner's rule, lowest power first."""
-    return functools.reduce(
-        lambda total, c: multiply_add(total, x, jnp.float32(c)), coefficients[-2::-1], jnp.float32(coefficients[-1])
-    )
+    total: jax.Array = jnp.float32(coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        total = multiply_add(total, x, jnp.float32(coefficient))
+    return total
 
 
 def _with_exponent(value: jax.Array, exponent: jax.Array) -> jax.Array:

@@ -97,12 +97,14 @@ def _special(x: jax.Array, y: jax.Array, z: jax.Array, exponent: jax.Array, sign
 
 def multiply(x: ArrayLike, y: ArrayLike) -> jax.Array:
     """Returns x * y as SFPMUL computes it: a multiply-add of zero."""
-    return multiply_add(x, y, jnp.float32(0))
+    product: jax.Array = multiply_add(x, y, jnp.float32(0))
+    return product
 
 
 def add(x: ArrayLike, y: ArrayLike) -> jax.Array:
     """Returns x + y as SFPADD computes it: a multiply-add with one."""
-    return multiply_add(x, jnp.float32(1), y)
+    total: jax.Array = multiply_add(x, jnp.float32(1), y)
+    return total
 
 
 def to_register(x: jax.Array, fp32_dest: bool, *, even: bool = False) -> jax.Array:
