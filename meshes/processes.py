@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 _START_SECONDS = 60  # that a process waits for the others
+_NOTICE_SECONDS = 5  # for the end of another process to be seen, once a collective has failed
 _LEFT = b"."  # said by a process that has finished
 
 
@@ -81,7 +82,11 @@ def join(
     group = Group(jax.process_count(), jax.process_index())
     with _own_stdout():
         watch = _Watch(group)
-        yield group
+        try:
+            yield group
+        except RuntimeError:  # a collective's, which may see before the watch that another process has gone
+            watch.wait()
+            raise
         watch.leave()
         jax.distributed.shutdown()
 
@@ -121,6 +126,7 @@ class _Watch:
     def __init__(self, group: Group):
         self._left = threading.Event()
         self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         if group.first:
             server = socket.create_server(("", 0))
             _shared(_own_address(), server.getsockname()[1])
@@ -136,7 +142,8 @@ class _Watch:
 
     def _watch(self, other: socket.socket, name: str) -> None:
         self._sockets.append(other)
-        threading.Thread(target=self._wait, args=(other, name), daemon=True).start()
+        self._threads.append(threading.Thread(target=self._wait, args=(other, name), daemon=True))
+        self._threads[-1].start()
 
     def _wait(self, other: socket.socket, name: str) -> None:
         try:
@@ -146,6 +153,11 @@ class _Watch:
         if said != _LEFT and not self._left.is_set():
             print(f"error: {name} of this run has ended: so does this one", file=sys.stderr, flush=True)
             os._exit(1)  # the main thread may be waiting for the other in a collective
+
+    def wait(self) -> None:
+        """Gives the watching threads the time to end this process, if another has ended."""
+        for thread in self._threads:
+            thread.join(_NOTICE_SECONDS)
 
     def leave(self) -> None:
         """Says that this process has finished."""

@@ -255,6 +255,10 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
       name: a built-in name or another way to say it (`ALIASES`), the path of a TOML file (see
         `ttsim.meshes.toml_systems`), or a system.
 
+    Example:
+      >>> get_system("QuietBox", data_parallel=4).label, get_system("t3k dp=2").chips_per_replica
+      ('T3K DP=4', 4)
+
     Raises:
       UnknownSystemError: no such system, or its chips don't divide into that many replicas.
     """

@@ -119,11 +119,16 @@ def _counts(lengths: Sequence[int]) -> Callable[[Any], tuple[int, ...]]:
     return read
 
 
+def _in_si(value: float, unit: float) -> float:
+    """A figure in its SI unit; 711 ns is the number nearest to 711e-9, which a product by 1e-9 would miss."""
+    return value * unit if unit >= 1 else value / round(1 / unit)
+
+
 def _positive(factor: float) -> Callable[[Any], float]:
     def read(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not _SMALLEST <= value <= _LARGEST:
             raise ValueError(f"must be a number above 0 ({_SMALLEST:g} to {_LARGEST:g})")
-        return value * factor
+        return _in_si(value, factor)
 
     return read
 
@@ -265,7 +270,7 @@ def _decimal(value: float, unit: float) -> str:
     quotient = value / unit
     for digits in range(1, 17):
         text = repr(float(f"{quotient:.{digits}g}"))
-        if float(text) * unit == value:
+        if _in_si(float(text), unit) == value:
             return text
     return repr(quotient)
 

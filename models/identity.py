@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ttsim.files.reading import shown
+from ttsim.files.reading import printable, shown
 from ttsim.models.config import ModelConfig
 from ttsim.models.presets import PRESETS, SAME_SIZES, SHORT_NAMES, KnownModel, known_models
 
@@ -47,6 +47,10 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
         return identify(_read(path), path)
     if isinstance(model, str) and (cached := hub_snapshot(model)):
         return identify(_read(cached), cached)
+    if isinstance(model, str) and _normalise(model).startswith("smollm2135m"):
+        return _smollm2()
+    if isinstance(model, str) and re.match(r"[/~]|\.\.?/|.*\.(json|gguf|safetensors)$", model):
+        raise ValueError(f"{printable(model)}: No such file or directory")
     if not isinstance(model, str):
         raise ValueError(f"no Hugging Face config at {model}: expected a config.json or the directory of one")
     close = difflib.get_close_matches(_normalise(model[:80]), _aliases(), n=6)
@@ -55,6 +59,16 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
         f"unknown model {shown(model)}: it is not a path, and the "
         + (f"nearest names are {', '.join(names)}" if names else f"known names are {', '.join(known_models())}")
     )
+
+
+def _smollm2() -> ModelConfig:
+    """The small model that `ttsim fetch-model` obtains, by its file."""
+    from ttsim.models.checkpoints.fetch import smollm2_path  # which reads checkpoints, whose configurations are these
+
+    path = smollm2_path()
+    if not path.is_file():
+        raise ValueError("SmolLM2-135M is not here yet: `ttsim fetch-model` obtains it (98 MB)")
+    return identify(_read(path), path)
 
 
 def find_known(name: str) -> KnownModel | None:
@@ -72,7 +86,8 @@ def identify(config: ModelConfig, path: Path) -> ModelConfig:
     stem = path.resolve()
     place = stem if path.is_dir() else stem.parent if stem.name in ("config.json", "params.json") else stem
     names = ((repository, "repository in the hub's cache"), (place.name.removesuffix(".gguf"), "name"))
-    shown = repository.rsplit("/", 1)[-1] if repository else config.name
+    own = path.stem if path.suffix == ".json" and place == stem and path.is_file() else config.name
+    shown = repository.rsplit("/", 1)[-1] if repository else own
     for name, what in names:
         known = find_known(name) if name else None
         if known and _same_sizes(known, config):

@@ -91,6 +91,7 @@ class Layout:
       system: the system; its replicas are independent.
       own_code: whether a Galaxy runs the vendor's own code for it, not tt_transformers'.
       max_seq_len: longest sequence that the run may reach; long rope chooses its factors by it.
+      padded_vocabulary: whether code that pads the vocabulary to a power of two a chip does so already.
 
     Raises:
       ShardingError: the model's heads or sizes don't divide over the chips.
@@ -100,6 +101,7 @@ class Layout:
     system: System
     max_seq_len: int = 1024
     own_code: bool = False
+    padded_vocabulary: bool = True
 
     def __post_init__(self) -> None:
         config, ways = self.config, self.ways
@@ -247,7 +249,7 @@ class Layout:
     @property
     def vocab_size(self) -> int:
         """Columns of the LM head over all chips."""
-        if self.placement.power_of_two_vocabulary and self.ways > 1:
+        if self.placement.power_of_two_vocabulary and self.padded_vocabulary and self.ways > 1:
             return self.ways * (1 << math.ceil(math.log2(self.config.vocab_size / self.ways)))
         return round_up(self.config.vocab_size, GALAXY_VOCAB_MULTIPLE if self.two_d else self.ways)
 

@@ -20,6 +20,7 @@ from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ttsim.hardware.chips import WORMHOLE
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache, users_partition
 from ttsim.models.layout import PAD_MLP_CORES, Layout
@@ -170,7 +171,10 @@ def prefill_program(
 
 @functools.lru_cache(maxsize=512)
 def _nameless(layout: Layout) -> Layout:
-    """The layout of a model that is called after its padding only: models of the same sizes share their traces."""
+    """The layout of a model that is called after its padding only, on a system that is known by its mesh only.
+
+    Models of the same sizes share their traces, on all boxes with as many chips that are connected alike.
+    """
     config = layout.config
     name = config.known_name if config.known_name in PAD_MLP_CORES else "model"
     special = config.experts is not None or config.latent is not None or config.delta is not None
@@ -178,7 +182,17 @@ def _nameless(layout: Layout) -> Layout:
     config = dataclasses.replace(
         config, name=name, family=family, known_as="", known_by="", bos_token_id=None, eos_token_ids=()
     )
-    return dataclasses.replace(layout, config=config)
+    system = dataclasses.replace(
+        layout.system,
+        name="system",
+        chip=WORMHOLE,
+        data_parallel=layout.system.data_parallel if layout.experts_over_replicas else 1,
+        links=1,
+        local_chips=None,
+        software=None,
+        replica_name=None,
+    )
+    return dataclasses.replace(layout, config=config, system=system)
 
 
 @functools.lru_cache(maxsize=512)

@@ -9,14 +9,15 @@ jitted copy of the float array; "vs peer" is the rate over that of ttnn's host c
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags, logging
+from absl import flags
 
 from ttsim.numerics import formats
+from ttsim.ui import console
 
 _ROWS = flags.DEFINE_integer("rows", 4096, "Rows of the array.", lower_bound=1)
 _COLS = flags.DEFINE_integer("cols", 14336, "Columns of the array; blocks of 16 run along them.", lower_bound=1)
@@ -71,10 +72,7 @@ def rows_of(dtype: jnp.dtype) -> list[tuple[str, Timing, Timing]]:
     return rows
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)  # no notes on absent backends between the rows
+def main() -> None:
     size = _ROWS.value * _COLS.value
     print(f"{_ROWS.value} x {_COLS.value} = {size / 1e6:.1f} million values on {jax.devices()[0].device_kind}")
     header = ("conversion", "wall ms", "CPU ms", "Mval/CPU-s", "GB/s", "copy ratio", "vs peer")
@@ -94,4 +92,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)

@@ -108,7 +108,7 @@ def save_gguf(golden, path, quantisation=None, tokens=None, extra_tensors=(), ex
         (writer.add_array if isinstance(value, list) else writer.add_float32)(f"{arch}.{key}", value)
     tensors |= {name: np.zeros(shape) for name, shape in extra_tensors}
     for name, value in tensors.items():
-        value = np.ascontiguousarray(value, np.float32)
+        value = np.array(value, np.float32, order="C")  # a copy: gguf 0.17 turns bytes in place
         kind = gguf.GGMLQuantizationType.F32
         if quantisation and value.ndim == 2:
             kind = gguf.GGMLQuantizationType[quantisation]

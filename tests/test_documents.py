@@ -2,9 +2,12 @@
 
 import ast
 import contextlib
+import csv
+import doctest
 import importlib
 import io
 import json
+import math
 import re
 import runpy
 from pathlib import Path
@@ -13,8 +16,12 @@ import pytest
 
 import ttsim
 from ttsim.cli.main import COMMANDS, load
+from ttsim.hardware.constants import FITTED, FITTED_LATER
+from ttsim.proof.published import published
+from ttsim.proof.summary import ErrorSummary
 
 ROOT = Path(__file__).parents[1]
+DATA = ROOT / "ttsim" / "data"
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if not path.name.startswith("test_"))
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
@@ -96,3 +103,66 @@ def test_python_in_the_readme_runs():
     for block in ran:
         with contextlib.redirect_stdout(io.StringIO()):
             exec(block, {})
+
+
+def figures_of(label: str) -> list[str]:
+    """The cells of the README's table row of this name."""
+    (row,) = re.findall(rf"^\| {re.escape(label)} \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    return row.split(" | ")
+
+
+def per_cent(*fractions: float) -> list[str]:
+    return [f"{100 * fraction:.1f}" for fraction in fractions]
+
+
+@pytest.mark.parametrize("kind", ["in-sample", "leave-one-model-out", "leave-one-device-out"])
+def test_errors_in_the_readme_are_those_of_the_calibration(kind):
+    summary = json.loads((DATA / "calibration.json").read_text())["summary"][kind]
+    for figure, name in (("speed", "speed"), ("ttft", "TTFT")):
+        s = summary[figure]
+        expected = [str(s["rows"]), *per_cent(s["median"], s["mean"], s["p90"], s["max"])]
+        assert figures_of(f"{name}, {kind}") == expected
+
+
+@pytest.mark.parametrize("figure", ["speed", "ttft"])
+def test_errors_in_the_readme_are_those_of_rows_left_out(figure):
+    lines = (line for line in (DATA / "residuals.csv").read_text().splitlines() if not line.startswith("#"))
+    errors = [math.expm1(-float(r["log_ratio"])) for r in csv.DictReader(lines) if r["figure"] == figure]
+    s = ErrorSummary.of(errors)
+    shown = figures_of(f"{figure.replace('ttft', 'TTFT')}, left out source by source")
+    assert shown[0] == str(s.rows)
+    for cell, value in zip(shown[1:], (s.median, s.mean, s.p90, s.bias), strict=True):
+        assert float(cell) == pytest.approx(100 * value, abs=0.06)  # the file has four digits
+
+
+def test_counts_in_the_readme():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    held_out = json.loads((DATA / "accuracy_range.json").read_text())
+    for claim in (
+        f"simulates all {len(published())} rows of tt_transformers' published tables",
+        f"{len(FITTED)} constants are fitted, all shared by all rows",
+        f"{len(FITTED_LATER)} further constants carry that software",
+        f"leave-one-model-out {held_out['top1_held_out']:.1f} and {held_out['top5_held_out']:.1f}",
+    ):
+        assert claim in readme, claim
+
+
+def test_examples_in_docstrings_run():
+    """Every module that shows one with its result."""
+    packages = {"ttsim": ROOT, "models": ROOT / "ttsim", "meshes": ROOT / "ttsim"}  # two of them are links
+    paths = [path for name, parent in packages.items() for path in sorted((parent / name).rglob("*.py"))]
+    shown = [path for path in paths if re.search(r"^\s*>>> ", path.read_text(), re.MULTILINE)]
+    assert len(shown) >= 6
+    for path in shown:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        failed, tried = doctest.testmod(importlib.import_module(name))
+        assert tried
+        assert not failed, name
+
+
+def test_notice_names_every_file_of_others():
+    notice = (ROOT / "NOTICE").read_text()
+    ours = {"__init__.py", "accuracy_constants.json", "accuracy_range.json", "calibration.json", "constants.json"}
+    ours |= {"explorer.html", "explorer.js", "residuals.csv", "server_costs.csv"}
+    for path in DATA.iterdir():
+        assert path.name in ours or path.name in notice or path.name in ("prompts", "__pycache__"), path.name

@@ -14,7 +14,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ttsim.scenarios.shown import drawn_by
+
 __version__ = "0.2.0"
+
+drawn_by("ttsim.ui.render")
 
 if TYPE_CHECKING:
     from ttsim.accuracy.estimated import AccuracyEstimate, estimate_accuracy

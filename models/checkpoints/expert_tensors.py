@@ -36,7 +36,7 @@ def unpack_mxfp4(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
     Source: OCP Microscaling Formats v1.0; transformers integrations/mxfp4.py for the order of the codes.
     """
     codes = np.stack([blocks & 0xF, blocks >> 4], axis=-1).reshape(*blocks.shape[:-1], -1)
-    values = np.ldexp(_MXFP4[codes], scales.astype(np.int32)[..., None] - _MXFP4_BIAS)
+    values: np.ndarray = np.ldexp(_MXFP4[codes], scales.astype(np.int32)[..., None] - _MXFP4_BIAS)
     return values.reshape(*blocks.shape[:-2], -1)
 
 

@@ -2,7 +2,8 @@
 
 Needs the `gguf` package (`pip install 'ttsim-jax[weights]'`), which knows every block format.
 
-Arch `llama` (Llama, Mistral) keeps q's and k's rows in Meta's interleaved order; `qwen2` and `phi3` in Hugging Face's.
+Arch `llama` (Llama, Mistral) keeps q's and k's rows in Meta's interleaved order; `qwen2`, `qwen3` and `phi3` in
+Hugging Face's.
 Source: llama.cpp convert_hf_to_gguf.py (`LlamaModel.permute`) and gguf-py constants.py (names and keys).
 """
 
@@ -23,7 +24,7 @@ from ttsim.models.config import ModelConfig
 from ttsim.models.features import RopeConfig
 from ttsim.models.hf import FAMILIES
 
-ARCHITECTURES = ("llama", "qwen2", "phi3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3")
 
 _NAMES = {
     "embed_tokens.weight": "token_embd.weight",
@@ -33,6 +34,8 @@ _NAMES = {
 _LAYER_NAMES = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -210,6 +213,7 @@ class GGUFFile:
                 rms_norm_eps=self._number("attention.layer_norm_rms_epsilon"),
                 rope=self._rope(head_dim),
                 qkv_bias="blk.0.attn_q.bias" in self._tensors,
+                qk_norm="head" if self.architecture == "qwen3" else None,
                 tie_word_embeddings="output.weight" not in self._tensors,
                 sliding_window=window or None,
                 bos_token_id=self.token_id("bos"),
@@ -221,7 +225,7 @@ class GGUFFile:
     def _refuse_unknown(self) -> None:
         """Refuses tensors and keys that the model would be computed without."""
         known = {*_NAMES.values(), *_ROPE_TENSORS}
-        modules = {*_LAYER_NAMES.values()}
+        modules = {*_LAYER_NAMES.values()} - ({"attn_q_norm", "attn_k_norm"} if self.architecture != "qwen3" else set())
         for label in self._tensors:
             layer = re.fullmatch(r"blk\.\d+\.(\w+)\.(weight|bias)", label)
             biased = layer and layer[2] == "bias" and layer[1] not in _BIASED

@@ -88,7 +88,7 @@ class _Head:
     def read(self, version: bytes) -> GGUFHeader:
         if len(version) < 4:
             raise _ShortError("there is nothing behind 'GGUF'")
-        little, big = (int.from_bytes(version, way) for way in ("little", "big"))  # type: ignore[arg-type]
+        little, big = int.from_bytes(version, "little"), int.from_bytes(version, "big")
         if little not in (2, 3) and big not in (2, 3):
             raise _ShortError(f"it has version {min(little, big)}, and 2 and 3 are read")
         self._order = "<" if little in (2, 3) else ">"
@@ -137,7 +137,7 @@ class _Head:
         return value
 
     def _count(self, what: str, most: int) -> int:
-        count = self._number("u8")
+        count = int(self._number("u8"))
         if count > min(most, self.size - self._file.tell()):  # each takes a byte at least
             raise _ShortError(f"it promises {count:,} {what}")
         return count

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ttsim.files.progress import Progress
 from ttsim.files.reading import printable, read_json, shown
 from ttsim.models.checkpoints.fetch import COMMAND, smollm2_path
 from ttsim.models.checkpoints.gguf_files import GGUFFile
@@ -41,9 +42,8 @@ from ttsim.models.parameters import Traits, is_replicated, is_variable, key_name
 from ttsim.models.presets import HF_REPOS
 from ttsim.models.storage import parameter_format
 from ttsim.models.transformer import Transformer
-from ttsim.numerics.formats import get_format, quantize, round_to
+from ttsim.numerics.formats import BlockArray, get_format, quantize, round_to
 from ttsim.precision.values import LayerPrecision, Precision
-from ttsim.ui.progress import Progress
 
 Storage = Literal["float32", "bfloat16", "packed"]
 
@@ -245,7 +245,7 @@ def place_parameter(value: np.ndarray, fmt: str, sharding: NamedSharding) -> jax
 
 
 @functools.cache
-def _rounder(fmt: str, mesh: Mesh, spec: PartitionSpec):
+def _rounder(fmt: str, mesh: Mesh, spec: PartitionSpec) -> Callable[[jax.Array], jax.Array]:
     rounded = jax.shard_map(lambda x: round_to(x, fmt), mesh=mesh, in_specs=spec, out_specs=spec)
     return jax.jit(rounded, donate_argnums=0)
 
@@ -260,7 +260,7 @@ def _stored(array: jax.Array, fmt: str, storage: Storage, sharding: NamedShardin
 
 
 @functools.cache
-def _packer(fmt: str, mesh: Mesh, spec: PartitionSpec):
+def _packer(fmt: str, mesh: Mesh, spec: PartitionSpec) -> Callable[[jax.Array], BlockArray | jax.Array]:
     packed = jax.shard_map(lambda x: quantize(x, fmt), mesh=mesh, in_specs=spec, out_specs=spec)
     return jax.jit(packed)
 

@@ -78,7 +78,7 @@ class MetaTensors:
         return all(self.label(name) in shard for shard in self._shards)
 
     def labels(self) -> Iterable[str]:
-        return self._shards[0]
+        return list(self._shards[0])
 
     def shape(self, name: str) -> tuple[int, ...]:
         label, axis = self._place(name)
@@ -127,7 +127,7 @@ def read_params(path: Path) -> ModelConfig:
 
 def _params(path: Path) -> Mapping[str, Any]:
     try:
-        params = read_json(path)
+        params: Mapping[str, Any] = read_json(path)
     except InputError as error:
         raise CheckpointError(str(error)) from None
     for key in ("dim", "n_heads", "n_layers", "norm_eps"):
@@ -149,11 +149,11 @@ def _config(path: Path, params: Mapping[str, Any], vocab_size: int = 0, intermed
 def _checked_config(path: Path, params: Mapping[str, Any], vocab_size: int, intermediate_size: int) -> ModelConfig:
     origin = str(path)
 
-    def count(key: str, **options: Any) -> int:
-        return number(params, key, origin, kind=int, least=1, most=_LARGEST, **options)
+    def count(key: str, default: int | None = None) -> int:
+        return number(params, key, origin, kind=int, least=1, most=_LARGEST, default=default)
 
-    def positive(key: str, **options: Any) -> float:
-        return number(params, key, origin, least=1e-30, most=1e30, **options)
+    def positive(key: str, default: float | None = None) -> float:
+        return number(params, key, origin, least=1e-30, most=1e30, default=default)
 
     hidden, heads, layers = count("dim"), count("n_heads"), count("n_layers")
     eps, theta = positive("norm_eps"), positive("rope_theta", default=10000.0)

@@ -42,7 +42,7 @@ class LazyTensor:
         # Mapped, so that a process reads what its own devices hold; the pages go with the array.
         size = math.prod(self.shape) * np.dtype(_DTYPES[self.dtype_name]).itemsize
         data = np.memmap(self.path, np.uint8, "r", self.offset, (size,)) if size else np.zeros(0, np.uint8)
-        values = np.asarray(data).view(_DTYPES[self.dtype_name]).reshape(self.shape)
+        values: np.ndarray = np.asarray(data).view(_DTYPES[self.dtype_name]).reshape(self.shape)
         return values if dtype is None else values.astype(dtype)
 
 

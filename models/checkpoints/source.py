@@ -170,7 +170,7 @@ def from_hf_tensors(
     source = _Recorded(MappedTensors(tensors, config.family) if isinstance(tensors, Mapping) else tensors)
     model = Transformer(layout)
 
-    def fill(param: nnx.Param, value: np.ndarray, path: str) -> None:
+    def fill(param: nnx.Param[Any], value: np.ndarray, path: str) -> None:
         shape = param.get_value().shape
         padding = [(0, want - have) for want, have in zip(shape, value.shape, strict=True)]
         value = np.pad(value, padding) if any(p for _, p in padding) else value

@@ -40,10 +40,10 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text, without BOS."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: list[int]) -> str:
-        return self._backend.decode(tokens, skip_special_tokens=False)
+        return str(self._backend.decode(tokens, skip_special_tokens=False))
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,10 @@ def open_image(source: str | os.PathLike[str] | np.ndarray | Any) -> Image:
     path = Path(source).expanduser()
     name = printable(os.fspath(path))
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # of more than 89 million pixels
+            with Image.open(path) as image:
+                return image.convert("RGB")
     except FileNotFoundError:
         raise ImageError(f"no image at {name}: give a JPEG or PNG file, or a size like 512x512") from None
     except Exception as error:  # the decoders of damaged files raise whatever they meet

@@ -1,6 +1,7 @@
 """Several processes as one: equal results, printed once; a lost process ends the others; ended runs go on."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -13,24 +14,25 @@ from ttsim.accuracy import measured as accuracy
 from ttsim.accuracy.results import Outputs, Protocol
 from ttsim.accuracy.saved import SavedWindows, identity, joined
 from ttsim.files.reading import InputError
+from ttsim.generation.generate import Generator
 from ttsim.meshes.processes import join
+from ttsim.meshes.systems import get_system
+from ttsim.models.checkpoints.loading import load_model, open_checkpoint
+from ttsim.models.config import ModelConfig
+from ttsim.models.layout import Layout
+from ttsim.precision.values import preset
 
 PROTOCOL = Protocol(32, 16)
+# Text and accuracy as one process has them: each process runs it on its share of the chips.
+_COMPILE_SOON = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 PROGRAM = """
 import sys, json
 import numpy as np
 from ttsim.meshes.processes import join
-from ttsim.meshes.systems import get_system
 coordinator, count, index, weights = sys.argv[1:]
-with join(2, coordinator, int(count), int(index)) as group:
-    from ttsim.accuracy.measured import measure_accuracy
-    from ttsim.accuracy.results import Protocol
-    tokens = np.random.default_rng(0).integers(0, 64, (3, 49))
-    score = measure_accuracy(
-        weights, "N300", "fp32", data_parallel=2, protocol=Protocol(32, 16), tokens=tokens, windows=3,
-        compare_bf16=False, progress=False,
-    ).score
-    print(json.dumps([score.top1.tolist(), score.top5.tolist(), score.delta_nll.tolist()]))
+with join(4, coordinator, int(count), int(index)) as group:
+    from test_processes import everything
+    print(json.dumps(everything(weights)))
 """
 WAITS = """
 import sys, jax
@@ -72,6 +74,7 @@ def start(program, count, *arguments):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "XLA_FLAGS": _COMPILE_SOON},
         )
         for index in range(count)
     ]
@@ -81,15 +84,28 @@ def tokens():
     return np.random.default_rng(0).integers(0, 64, (3, 49))
 
 
-def test_two_processes_measure_what_one_does(weights):
-    processes = start(PROGRAM, 2, weights)
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    found = [json.loads(out) for out, _ in outputs]
-    assert found[0] == found[1]
-    score = measured(weights, None, precision="fp32").score
-    assert found[0][:2] == [score.top1.tolist(), score.top5.tolist()]
-    np.testing.assert_allclose(found[0][2], score.delta_nll, atol=1e-5)
+def everything(weights):
+    """Greedy tokens and accuracies on four chips in two replicas, as lists."""
+    layout = Layout(ModelConfig.from_hf(weights), get_system("N150x4", 2), max_seq_len=128)
+    mesh = layout.system.mesh()
+    model = load_model(open_checkpoint(weights), layout, preset("fp32", ""), mesh)
+    generator = Generator(model, layout, preset("fp32", ""), batch_size=1, mesh=mesh)
+    text = generator([[1, 2, 3], [4, 5]], max_generated_tokens=4)
+    score = accuracy.measure_accuracy(
+        weights, "N150x4", "fp32", data_parallel=2, protocol=PROTOCOL, tokens=tokens(), windows=3, compare_bf16=False,
+        progress=False,
+    ).score  # fmt: skip
+    return [list(map(list, text.tokens)), score.top1.tolist(), score.top5.tolist(), score.delta_nll.tolist()]
+
+
+def test_four_processes_say_what_one_says(weights):
+    processes = [*start(PROGRAM, 1, weights), *start(PROGRAM, 4, weights)]
+    outputs = [process.communicate(timeout=600) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 5, outputs
+    alone, *found = [json.loads(out) for out, _ in outputs]
+    assert found == found[:1] * 4
+    assert found[0][:3] == alone[:3]
+    np.testing.assert_allclose(found[0][3], alone[3], atol=1e-5)
 
 
 def test_a_lost_process_ends_the_other_in_one_line():

@@ -13,10 +13,11 @@ from absl import flags
 
 import ttsim
 from ttsim.cli import flags as declared
+from ttsim.cli.ask_commands import REGRESSED
 from ttsim.cli.completion_command import SHELLS, completion
 from ttsim.cli.main import COMMANDS, Command, help_of, load, main, named, overview
 from ttsim.meshes.systems import SYSTEMS
-from ttsim.scenarios.question import FIELDS
+from ttsim.scenarios.question import FIELDS, read_question
 from ttsim.ui.table import FORMS
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +88,7 @@ def test_a_flag_means_one_thing_in_every_command():
 def test_what_help_says_without_loading_it_is_so():
     assert set(declared.SYSTEMS) == set(SYSTEMS)
     assert declared.FORMS == FORMS
-    assert {flag.name for flag in declared.QUESTION} - {"system_file", "decoder_config_file"} == set(FIELDS)
+    assert {flag.name for flag in declared.QUESTION} - {"system_file", "decoder_config_file", "scenario"} == set(FIELDS)
 
 
 COMMAND = Command(
@@ -188,3 +189,40 @@ def test_bash_completes(tmp_path):
 def test_version_is_the_packages():
     assert re.fullmatch(r"\d+\.\d+\.\d+", ttsim.__version__)
     assert run("-m", "ttsim", "--version").stdout == f"ttsim {ttsim.__version__}\n"
+
+
+def test_a_comparison_ends_with_an_exit_code(tmp_path):
+    for device in ("N150", "N300"):
+        (tmp_path / f"{device}.json").write_text(ttsim.simulate("1b", device).to_json())
+    slow, fast = (str(tmp_path / f"{device}.json") for device in ("N150", "N300"))
+    for arguments, code in (((slow, fast), 0), ((fast, slow), REGRESSED)):
+        done = run("-m", "ttsim", "compare", *arguments, "--max_regression=5", "--format=json")
+        assert done.returncode == code, done.stderr
+        assert (json.loads(done.stdout)["regression"] > 0.05) is bool(code)
+    done = run("-m", "ttsim", "sweep", "batch_size=1", "--max_regression=5")
+    assert done.returncode == 2
+    assert len(lines_of(done)) == 1
+
+
+def test_a_question_may_be_a_file(tmp_path):
+    path = tmp_path / "question.toml"
+    path.write_text('model = "1b"\ndevice = "N300"\nbatch_size = 8\nprompt_length = "1k"\nimages = ["512x512"]\n')
+    expected = {"model": "1b", "device": "N300", "batch_size": 8, "prompt_length": 1024, "images": ((512, 512),)}
+    assert read_question(str(path)) == expected
+    for text, message in (
+        ('modl = "8b"', "unknown field .* 'modl'"),
+        ("batch_size = 2.5", "batch_size must be a text or a whole number, not 2.5"),
+        ("model = 5", "model must be a text, not 5"),
+        ("batch_size = true", "batch_size must be"),
+        ("[model]", "model must be"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_question(str(path))
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    path = tmp_path / "question.toml"
+    path.write_text('model = "1b"\ndevice = "N300"\nbatch_size = 8\n')
+    done = run("-m", "ttsim", "estimate", f"--scenario={path}", "--batch_size=4", "--noadvice")
+    assert done.stdout.splitlines()[0].startswith("Llama3.2-1B on N300, batch 4")

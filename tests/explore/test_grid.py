@@ -10,8 +10,11 @@ import pytest
 
 import ttsim
 from ttsim.explore.grid import SETTINGS, grid
+from ttsim.hardware.constants import load_constants
+from ttsim.scenarios.timing import decode_limits, prefill_limits, time_decode, time_prefill
 from ttsim.ui.explorer_page import page
 
+CONSTANTS = load_constants()
 QUESTION = ttsim.Question(model="1b")
 
 
@@ -63,3 +66,14 @@ def test_the_page_works_in_a_browser(found, tmp_path):
     assert "mean, in 2 batches" in dom  # 64 users in batches of 32
     assert "<circle" in dom
     assert dom.count("<tr") == 3
+
+
+@pytest.mark.parametrize("changes", [{"model": "8b"}, {"model": "1b", "device": "T3K", "data_parallel": 4}])
+def test_limits_of_many_steps_are_those_of_each(changes):
+    """Two lengths at once, where the binding limit of attention differs, and replicas whose host's work adds up."""
+    scenarios = [ttsim.Question(**changes, prompt_length=length).scenario() for length in (128, 60_000)]
+    for scenario, step in zip(scenarios, decode_limits(scenarios, CONSTANTS), strict=True):
+        prompt = prefill_limits(scenario, CONSTANTS)
+        for limits, alone in ((step, time_decode(scenario, CONSTANTS)), (prompt, time_prefill(scenario, CONSTANTS))):
+            assert limits.time == pytest.approx(alone.time, rel=1e-12)
+            assert limits.by_limit == pytest.approx(alone.by_limit(), rel=1e-9)

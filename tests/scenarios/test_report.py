@@ -56,3 +56,23 @@ def test_a_notebook_shows_a_fragment(report):
     assert "<html" not in shown
     assert "body {" not in shown
     assert 'class="bars"' in shown
+
+
+def test_estimates_and_sweeps_show_themselves_too():
+    question = ttsim.Question(model="1b")
+    sweep = ttsim.sweep(question, {"batch_size": [1, 32]})
+    assert repr(sweep).startswith("<Sweep of batch_size: model 1b")
+    assert repr(sweep).endswith("; 2 points>")
+    assert str(sweep).startswith("Sweep of batch_size")
+    assert len(sweep.to_dict()["points"]) == 2
+    assert "<table" in sweep._repr_html_()
+    found = ttsim.estimate(question, advice=False)
+    assert len(repr(found)) < 200
+    assert "held out off by" in str(found)
+    assert found.to_dict()["top1_held_out_error"] > found.to_dict()["top5_held_out_error"] > 0
+    assert "numerics left out" in str(found)
+
+
+def test_what_has_no_page_says_so():
+    with pytest.raises(TypeError, match="a list is no answer"):
+        ttsim.render([])

@@ -61,6 +61,21 @@ def test_largest_context_fits_and_one_block_more_does_not(model, device, batch):
         assert found.context == scenario.config.max_position_embeddings
 
 
+@pytest.mark.parametrize(("device", "batch"), [("N150", 1), ("N300", 32)])
+def test_there_is_one_answer_to_the_longest_context(device, batch):
+    """Whatever prompt was asked about; and the prompt that is said to fit does."""
+    asked = Question(model="8b", device=device, batch_size=batch)
+    found = {
+        (capacity.context, capacity.prompt)
+        for capacity in (capacity_of(asked.change({"prompt_length": n}).scenario()) for n in (128, 5000, 20_000))
+    }
+    assert len(found) == 1
+    ((context, prompt),) = found
+    longest, longer = (asked.change({"prompt_length": n}).scenario() for n in (prompt, prompt + 1))
+    assert longest.memory().free >= 0
+    assert longest.sequence_length <= context < longer.sequence_length
+
+
 def test_largest_batch_fits_and_one_user_more_does_not():
     scenario = Scenario.of("8b", "N150", prompt_length=16_000)
     found = capacity_of(scenario)

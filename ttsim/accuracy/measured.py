@@ -29,6 +29,7 @@ from ttsim import ops as tt
 from ttsim.accuracy.refpt import ReferenceFile, read_refpt
 from ttsim.accuracy.results import PUBLISHED, AccuracyReport, Outputs, Protocol, Score
 from ttsim.accuracy.saved import SavedWindows, identity, joined
+from ttsim.files.progress import Progress
 from ttsim.meshes.systems import System, get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.loading import Checkpoint, Storage, load_model, open_checkpoint
@@ -40,7 +41,6 @@ from ttsim.models.run import decode_step, place_cache, prefill_step
 from ttsim.models.transformer import Transformer
 from ttsim.numerics import switches
 from ttsim.precision.values import Precision, preset, resolve
-from ttsim.ui.progress import Progress
 
 TEXT = "tale_of_two_cities.txt"  # the opening of the published runs' book, Project Gutenberg #98, public domain
 
@@ -298,7 +298,7 @@ def measure_accuracy(
         model = load_model(checkpoint, layout, precision, mesh, storage=storage, progress=progress)
         jax.block_until_ready(jax.tree.leaves(model))
         seconds["load"] += time.perf_counter() - start
-        with Progress(part, -(-(len(cut) - first) // system.data_parallel), progress) as bar:
+        with Progress(part, -(-(len(cut) - first) // system.data_parallel), progress, first="compiling") as bar:
 
             def on_window(new: Outputs) -> None:
                 outputs = joined(done, new)

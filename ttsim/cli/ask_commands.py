@@ -8,6 +8,7 @@ from ttsim.cli.flags import CONSTANTS, FORMAT, OUT, QUESTION, Flag
 from ttsim.cli.main import Command
 
 NOTHING_MEETS = 3  # exit code of a goal that no system meets
+REGRESSED = 4  # exit code of a comparison in which what came second is slower than was allowed
 
 _SWEEP = Flag(
     "sweep",
@@ -33,6 +34,13 @@ _OPS_CSV = Flag("ops_csv", "Write an ops CSV that tt-perf-report reads.", writes
 _EXPLAIN = Flag("explain", "Print the formula of an op with its numbers and sources: linear.ff2.")
 _DIFF = Flag("diff", "Line the run up with the ops CSV of a device's profiler, op by op.")
 _PHASE = Flag("phase", "Which phase --diff compares.", default="decode", choices=("decode", "prefill"))
+_MAX_REGRESSION = Flag(
+    "max_regression",
+    "Per cent. --compare: how much B may lose in speed or TTFT against A; --diff: how much longer than simulated the "
+    f"profile's kernels may take. Exit code {REGRESSED} if it is more.",
+    "real",
+    least=0,
+)
 _LIST_CONSTANTS = Flag("list_constants", "As `ttsim constants`.", "switch", False)
 _PRINT_SYSTEM = Flag("print_system", "As `ttsim systems NAME`.")
 
@@ -41,7 +49,7 @@ _FILES = (CONSTANTS, FORMAT, OUT)
 
 def _run(values: Any) -> int:
     from ttsim.cli.ask import Request, answer
-    from ttsim.scenarios.question import Question, parse_field, parse_number
+    from ttsim.scenarios.question import Question, parse_field, parse_number, read_question
     from ttsim.ui import console
 
     given = {flag.name: values[flag.name].value for flag in _ALL if flag.name in values}
@@ -51,14 +59,16 @@ def _run(values: Any) -> int:
         console.write(print_systems(given["print_system"]), given["out"])
         return 0
     fields = {flag.name: given[flag.name] for flag in QUESTION if flag.name in Question.__dataclass_fields__}
-    fields["device"] = given["device"] or "N150"
     fields["prompt_length"] = parse_number(given["prompt_length"], "prompt_length")
     fields["images"] = parse_field("images", "+".join(given.get("images") or ()))
+    if given["scenario"] is not None:
+        fields |= {n: v for n, v in read_question(given["scenario"]).items() if not values[n].present}
+    device_given, fields["device"] = fields["device"] is not None, fields["device"] or "N150"
     own = {name: given[name] for name in _OF_REQUEST if name in given}
     own |= {name: tuple(given.get(name) or ()) for name in ("sweep", "compare")}
     request = Request(
         question=Question(**fields),
-        device_given=given["device"] is not None,
+        device_given=device_given,
         constants_file=given["constants"],
         **own,
     )
@@ -66,7 +76,10 @@ def _run(values: Any) -> int:
     console.show(document, given["format"], given["out"])
     if request.goal is not None and not any(each["meets"] for each in document.record["answers"]):
         return NOTHING_MEETS
-    return 0
+    regression, most = document.values().get("regression"), given.get("max_regression")
+    if most is not None and regression is None:
+        raise ValueError("--max_regression goes with --compare or --diff")
+    return REGRESSED if most is not None and 100 * regression > most else 0
 
 
 def _needs(name: str, example: str) -> Any:
@@ -84,7 +97,19 @@ _OF_REQUEST: tuple[str, ...] = (
     *("system_file", "decoder_config_file", "goal", "trace", "ops_csv", "explain", "diff", "phase"),
     *("list_constants", "advice", "rows"),
 )
-_MODES = (_SWEEP, _GOAL, _COMPARE, _TRACE, _OPS_CSV, _EXPLAIN, _DIFF, _PHASE, _LIST_CONSTANTS, _PRINT_SYSTEM)
+_MODES = (
+    _SWEEP,
+    _GOAL,
+    _COMPARE,
+    _TRACE,
+    _OPS_CSV,
+    _EXPLAIN,
+    _DIFF,
+    _PHASE,
+    _MAX_REGRESSION,
+    _LIST_CONSTANTS,
+    _PRINT_SYSTEM,
+)
 _ALL = (*QUESTION, _ROWS, _ADVICE, *_MODES, *_FILES)
 
 COMMANDS = {
@@ -121,8 +146,8 @@ COMMANDS = {
         "compare",
         """Two setups side by side, op by op.
         ttsim compare device=N150 device=N300 --model=8b
-        ttsim compare before.json after.json""",
-        (_COMPARE, *QUESTION, *_FILES),
+        ttsim compare before.json after.json --max_regression=2""",
+        (_COMPARE, _MAX_REGRESSION, *QUESTION, *_FILES),
         _needs("compare", "ttsim compare device=N150 device=N300"),
         positional="compare",
     ),

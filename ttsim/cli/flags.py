@@ -165,8 +165,12 @@ PROCESSES = (
     Flag("process_id", "This one's number, from 0; by default $JAX_PROCESS_ID.", "number", least=0),
 )
 OUT = Flag("out", "File to write instead of printing.", writes=True)
+SCENARIO = Flag(
+    "scenario",
+    'TOML file of a question: model = "8b", device = "T3K", batch_size = 32, ...; flags on the command line win.',
+)
 # A question's fields (`ttsim.scenarios.question.Question`), and the files that stand for some of them.
 QUESTION: tuple[Flag, ...] = (
     *(MODEL, DEVICE, SYSTEM_FILE, DATA_PARALLEL, PRECISION, DECODER_CONFIG, OVERRIDE),
-    *(BATCH_SIZE, PROMPT_LENGTH, NEW_TOKENS, IMAGES, DATE, STACK),
+    *(BATCH_SIZE, PROMPT_LENGTH, NEW_TOKENS, IMAGES, DATE, STACK, SCENARIO),
 )

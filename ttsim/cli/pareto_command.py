@@ -58,7 +58,7 @@ def _run(values: Any) -> None:
 
     measured = None
     if values.weights:
-        from ttsim.accuracy.measured import Protocol
+        from ttsim.accuracy.results import Protocol
         from ttsim.explore.search import Measured
         from ttsim.generation.generate import keep_compiled
         from ttsim.models.checkpoints.loading import open_checkpoint

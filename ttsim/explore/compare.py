@@ -10,6 +10,7 @@ from typing import Any
 from ttsim.explore.estimate import Estimate, estimate, record
 from ttsim.files.reading import InputError, expect, number, printable, read_json
 from ttsim.scenarios.question import Question, parse_changes
+from ttsim.scenarios.shown import Shown
 
 _LARGEST = 1e18  # of a figure in a file
 
@@ -95,13 +96,23 @@ def pairs(left: Mapping[str, Any], right: Mapping[str, Any], phase: str) -> list
     return sorted(result, key=lambda pair: -abs(pair.difference))
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Two runs' records (see `ttsim.explore.estimate.record`) and each phase's ops, the largest difference first."""
 
     left: Mapping[str, Any]
     right: Mapping[str, Any]
     ops: Mapping[str, list[OpPair]]
+
+    @property
+    def regression(self) -> float:
+        """What the second run loses against the first, in speed or TTFT: a fraction, negative if it gains in both."""
+        slower = self.left["speed"] / self.right["speed"]
+        later = self.right["ttft"] / self.left["ttft"]
+        return float(max(slower, later)) - 1
+
+    def __repr__(self) -> str:
+        return f"<Comparison: {name_of(self.left)} and {name_of(self.right)}>"
 
 
 def compare(left: Mapping[str, Any] | Estimate, right: Mapping[str, Any] | Estimate) -> Comparison:

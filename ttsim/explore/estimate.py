@@ -14,12 +14,14 @@ from ttsim.hardware.constants import load_constants
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import describe_identity
 from ttsim.models.placement import model_gaps
+from ttsim.numerics.switches import LEFT_OUT
 from ttsim.proof.intervals import Interval, fold_of, interval, outside
 from ttsim.scenarios.capacity import Capacity, capacity_of
 from ttsim.scenarios.memory import DoesNotFitError
 from ttsim.scenarios.question import Question, as_scenario
 from ttsim.scenarios.report import Report
 from ttsim.scenarios.scenario import Scenario
+from ttsim.scenarios.shown import Shown
 from ttsim.scenarios.simulate import report_of
 from ttsim.scenarios.timing import Breakdown, OpTime
 
@@ -34,8 +36,8 @@ def not_modelled(config: ModelConfig) -> str:
     return "; ".join((NOT_MODELLED, *model_gaps(config)))
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, repr=False)
+class Estimate(Shown):
     """A report, and what a reader wants to know beside it.
 
     Attributes:
@@ -58,6 +60,9 @@ class Estimate:
     @property
     def phases(self) -> tuple[tuple[str, Breakdown], ...]:
         return ("decode", self.report.decode), ("prefill", self.report.prefill)
+
+    def __repr__(self) -> str:
+        return f"<Estimate of {self.report.scenario.label}: {self.report!r}>"
 
 
 def estimate(
@@ -101,7 +106,12 @@ def _what_fits(scenario: Scenario, capacity: Capacity) -> str:
     if not capacity.context:
         return "its weights alone leave no room: take more chips or smaller formats"
     batch = f"batch {capacity.batch} at this length, or " if capacity.batch else ""
-    return f"what fits: {batch}{capacity.context:,} tokens at batch {scenario.batch_size}"
+    padded = scenario.padded_prompt
+    padding = (
+        f"; a prompt of {scenario.prompt_length:,} is padded to {padded:,}" if padded > scenario.prompt_length else ""
+    )
+    longest = f"a prompt of {capacity.prompt:,} in {capacity.context:,} tokens at batch {scenario.batch_size}"
+    return f"what fits: {batch}{longest}{padding}"
 
 
 def record(item: Estimate) -> dict[str, Any]:
@@ -131,12 +141,15 @@ def record(item: Estimate) -> dict[str, Any]:
         "energy_bound": energy_bound(scenario.system.name, report.throughput),
         "top1": accuracy.top1,
         "top1_error": accuracy.top1_sigma,
+        "top1_held_out_error": accuracy.top1_held_out,
         "top5": accuracy.top5,
         "top5_error": accuracy.top5_sigma,
+        "top5_held_out_error": accuracy.top5_held_out,
         "accuracy_kind": "estimated",
         "accuracy_in_range": accuracy.in_range,
         "outside_checked_range": list(item.outside),
         "not_modelled": not_modelled(scenario.config),
+        "numerics_left_out": list(LEFT_OUT),
         "memory": {**dataclasses.asdict(memory), "used": memory.used, "free": memory.free},
         "capacity": dataclasses.asdict(item.capacity),
         "decode": _phase_record(report.decode),

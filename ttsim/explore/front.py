@@ -17,7 +17,7 @@ import numpy as np
 
 from ttsim.accuracy.estimated import estimate_accuracy
 from ttsim.errors import unknown
-from ttsim.files.reading import read_text
+from ttsim.files.reading import printable, read_text, shown
 from ttsim.hardware.constants import load_constants
 from ttsim.models.config import ModelConfig
 from ttsim.precision.text import TENSOR_GROUPS
@@ -118,15 +118,23 @@ def file_settings(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[str, Pr
         elif path.suffix == ".json":
             settings.append((path.name, Precision.from_decoder_json(path)))
         else:
-            lines = [line.strip() for line in read_text(path, 2**20).splitlines()]
-            for line in filter(None, lines):
-                if "=" in line:
-                    settings.append((line, Precision.parse(line)))
-                else:
-                    settings += file_settings([path.parent / line])
+            for number, line in enumerate(map(str.strip, read_text(path, 2**20).splitlines()), 1):
+                settings += _line_settings(line, path, number) if line else []
     if not settings:
         raise ValueError(f"no settings in {', '.join(map(str, paths))}")
     return settings
+
+
+def _line_settings(line: str, path: Path, number: int) -> list[tuple[str, Precision]]:
+    """The settings of one line of a text file."""
+    try:
+        if "=" in line:
+            return [(line, Precision.parse(line))]
+        if (path.parent / line).exists():
+            return file_settings([path.parent / line])
+    except ValueError as error:
+        raise ValueError(f"{printable(str(path))}, line {number}: {error}") from None
+    raise ValueError(f"{printable(str(path))}, line {number}: {shown(line)} is neither an option text nor a file")
 
 
 # Points

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
 from ttsim.models.identity import get_config
 from ttsim.proof.intervals import fold_of, interval
-from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.memory import Memory, activation_bytes, memory_of
 from ttsim.scenarios.question import Question
-from ttsim.scenarios.simulate import report_of
+from ttsim.scenarios.scenario import Scenario
+from ttsim.scenarios.timing import Limits, decode_limits, prefill_limits
 
 # Settings from fast to exact: name, precision, changes on top.
 SETTINGS = (
@@ -99,13 +101,12 @@ def grid(
     lengths = [length for length in lengths if length <= most]
     if not lengths:
         raise ValueError(f"{config.name} holds {config.max_position_embeddings} tokens: no prompt of the grid fits")
-    axes = list(itertools.product(systems, settings, batches, lengths))
-    points = []
-    for device, (_, precision, override), batch, length in axes:
-        changes = {"device": device, "precision": precision, "override": override}
-        points.append(_point(question.change({**changes, "batch_size": batch, "prompt_length": length}), constants))
+    points: list[GridPoint] = []
+    for device, (_, precision, override) in itertools.product(systems, settings):
+        asked = question.change({"device": device, "precision": precision, "override": override})
+        points += _points_on(asked, batches, lengths, constants)
         if progress:
-            progress(len(points), len(axes))
+            progress(len(points), len(systems) * len(settings) * len(batches) * len(lengths))
     first = {"device": systems[0], "batch_size": 1, "prompt_length": lengths[0]}
     precisions = [
         question.change({**first, "precision": precision, "override": override}).scenario().precision
@@ -124,21 +125,58 @@ def grid(
     )
 
 
-def _point(question: Question, constants: Mapping[str, float]) -> GridPoint:
+def _points_on(
+    question: Question, batches: Sequence[int], lengths: Sequence[int], constants: Mapping[str, float]
+) -> list[GridPoint]:
+    """The points of one box and precision, by batch and length.
+
+    A decode step of a batch is priced once, at the positions of all lengths; a prompt once for all batches, unless its
+    users are spread over the chips of a replica.
+    """
     try:
-        scenario = question.scenario()
-        memory = scenario.memory()
-        report = report_of(scenario, constants)
+        scenarios = [
+            [question.change({"batch_size": b, "prompt_length": n}).scenario() for n in lengths] for b in batches
+        ]
+        layout = scenarios[0][0].layout
     except ShardingError as error:
-        return GridPoint(problem=str(error))
-    except DoesNotFitError:
-        return GridPoint(used=memory.used, problem=f"{-memory.free / 1e9:.1f} GB of DRAM too much a chip")
-    found = interval(report.speed, "speed", fold_of(scenario))
+        return [GridPoint(problem=str(error))] * (len(batches) * len(lengths))
+    prompts = scenarios if layout.two_d else scenarios[:1] * len(batches)
+    working_sets: dict[int, int] = {}
+    prefills: dict[int, Limits] = {}
+    points = []
+    for row, same in zip(scenarios, prompts, strict=True):
+        memories = [_memory(scenario, prompt, working_sets) for scenario, prompt in zip(row, same, strict=True)]
+        fitting = [scenario for scenario, memory in zip(row, memories, strict=True) if memory.free >= 0]
+        steps = iter(decode_limits(fitting, constants))
+        for scenario, prompt, memory in zip(row, same, memories, strict=True):
+            if memory.free < 0:
+                problem = f"{-memory.free / 1e9:.1f} GB of DRAM too much a chip"
+                points.append(GridPoint(used=memory.used, problem=problem))
+                continue
+            if id(prompt) not in prefills:
+                prefills[id(prompt)] = prefill_limits(prompt, constants)
+            points.append(_point(scenario, memory, next(steps), prefills[id(prompt)]))
+    return points
+
+
+def _memory(scenario: Scenario, prompt: Scenario, working_sets: dict[int, int]) -> Memory:
+    """What a chip holds; `working_sets` remembers those of prompts that several scenarios share."""
+    layout, precision = scenario.layout, scenario.precision
+    memory = memory_of(layout, precision, scenario.chip, scenario.batch_size, scenario.sequence_length, ())
+    if id(prompt) not in working_sets:
+        working_sets[id(prompt)] = max(map(activation_bytes, prompt.prefill_programs))
+    return dataclasses.replace(memory, activations=working_sets[id(prompt)])
+
+
+def _point(scenario: Scenario, memory: Memory, step: Limits, prefill: Limits) -> GridPoint:
+    speed = 1 / step.time
+    found = interval(speed, "speed", fold_of(scenario))
+    decode, prompt = ({name: part / each.time for name, part in each.by_limit.items()} for each in (step, prefill))
     return GridPoint(
-        speed=report.speed,
-        speed_interval=None if found is None else (found.low / report.speed, found.high / report.speed),
-        ttft=report.ttft,
+        speed=speed,
+        speed_interval=None if found is None else (found.low / speed, found.high / speed),
+        ttft=prefill.time,
         used=memory.used,
-        decode={name: time / report.decode.time for name, time in report.decode.by_limit().items()},
-        prefill={name: time / report.prefill.time for name, time in report.prefill.by_limit().items()},
+        decode=decode,
+        prefill=prompt,
     )

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from ttsim.accuracy.estimated import estimate_accuracy
-from ttsim.accuracy.measured import Outputs, Protocol, Runner, Score, bundled_text, cut_windows
+from ttsim.accuracy.measured import Runner, bundled_text, cut_windows
+from ttsim.accuracy.results import Outputs, Protocol, Score
 from ttsim.explore.front import Accuracy, Kind, Point, dominates, evaluate, front, set_formats
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.systems import get_system
@@ -61,7 +62,7 @@ class Measured:
         assert exact.top5 is not None
         self._top5, self._nll = exact.top5, exact.nll
 
-    def _run(self, precision: Precision, top5: bool = False):
+    def _run(self, precision: Precision, top5: bool = False) -> Outputs:
         model = load_model(self._checkpoint, self._layout, precision, progress=False)
         return Runner(self._layout, precision, self._protocol, top5=top5)(model, self._windows)
 

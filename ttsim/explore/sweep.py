@@ -14,6 +14,7 @@ from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
 from ttsim.scenarios.memory import DoesNotFitError
 from ttsim.scenarios.question import FIELDS, NUMBERS, Question, parse_field, parse_number
+from ttsim.scenarios.shown import Shown
 
 MOST_POINTS = 5000
 
@@ -44,8 +45,8 @@ class Point:
 _NAMED = ("model", "device", "precision", "batch_size", "prompt_length", "max_generated_tokens")
 
 
-@dataclass(frozen=True)
-class Sweep:
+@dataclass(frozen=True, repr=False)
+class Sweep(Shown):
     """A sweep's question, its axes, and the points in the order of the axes."""
 
     question: Question
@@ -57,6 +58,9 @@ class Sweep:
         fixed = (f"{name} {getattr(self.question, name)}" for name in _NAMED if name not in self.axes)
         return "Sweep of " + " x ".join(self.axes) + ": " + ", ".join(fixed)
 
+    def __repr__(self) -> str:
+        return f"<{self.title}; {len(self.points)} points>"
+
 
 FIGURES = ("speed", "ttft", "throughput", "latency", "used", "top1", "top5")
 
@@ -66,6 +70,10 @@ def parse_sweep(text: str) -> tuple[str, tuple[Any, ...]]:
 
     `a..b` is every whole number from a to b, `a..b:s` every s-th. Two or more numbers before "..." go on by their
     common factor, or else by their common difference, up to the last: "1,2,...,32" is 1, 2, 4, 8, 16, 32.
+
+    Example:
+      >>> parse_sweep("prompt_length=128,256,...,1k")
+      ('prompt_length', (128, 256, 512, 1024))
 
     Raises:
       ValueError: an unknown field, or values that are none.

@@ -15,7 +15,7 @@ import reprlib
 import stat
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 MiB = 2**20
 MAX_BYTES = 256 * MiB  # of a JSON or CSV file: the largest tokenizer.json is a tenth of it
@@ -189,6 +189,32 @@ def _check_depth(value: Any, origin: str) -> None:
 # Values of a JSON object
 
 
+@overload
+def number(
+    table: Mapping[str, Any],
+    key: str,
+    origin: str,
+    *,
+    kind: type[int],
+    least: float = ...,
+    most: float = ...,
+    default: int | None = ...,
+) -> int: ...
+
+
+@overload
+def number(
+    table: Mapping[str, Any],
+    key: str,
+    origin: str,
+    *,
+    kind: type[float] = ...,
+    least: float = ...,
+    most: float = ...,
+    default: float | None = ...,
+) -> float: ...
+
+
 def number(
     table: Mapping[str, Any],
     key: str,
@@ -197,8 +223,8 @@ def number(
     kind: type[int] | type[float] = float,
     least: float = -math.inf,
     most: float = math.inf,
-    default: Any = None,
-) -> Any:
+    default: float | None = None,
+) -> float:
     """The number behind a key, within its bounds.
 
     Args:

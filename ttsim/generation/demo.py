@@ -19,9 +19,10 @@ import jax
 import numpy as np
 
 from ttsim.errors import unknown
+from ttsim.files.progress import Progress
 from ttsim.files.reading import InputError, parse_json, shown
 from ttsim.generation.clock import Clock, simulate_clock
-from ttsim.generation.generate import Generation, Generator, cache_length, keep_compiled
+from ttsim.generation.generate import Generation, Generator, OnTokens, cache_length, keep_compiled
 from ttsim.generation.paging import PageParams
 from ttsim.generation.prompts import Chat, Prompt, load_chat, load_prompts
 from ttsim.generation.sampling import SamplingParams
@@ -352,15 +353,28 @@ class Demo:
         """Runs the batches; `on_text` gets user 0's text as it comes."""
         for texts, tokens in zip(self.texts, self.tokens, strict=True):
             stream = None if on_text is None else _Stream(self.chat, on_text)
-            generation = self._generator(
-                tokens,
-                self.settings.max_generated_tokens,
-                stop_tokens=self.chat.stop_tokens if self.settings.stop_at_eos else (),
-                on_tokens=stream,
-            )
+            with contextlib.ExitStack() as waiting:
+                waiting.enter_context(Progress("prefill, and compiling what is new", 0))
+                generation = self._generator(
+                    tokens,
+                    self.settings.max_generated_tokens,
+                    stop_tokens=self.chat.stop_tokens if self.settings.stop_at_eos else (),
+                    on_tokens=_after(waiting, stream),
+                )
             clock = simulate_clock(self.scenario, generation.prompt_lengths, max(1, generation.iterations))
             outputs = tuple(self.chat.decode(ids) for ids in generation.tokens)
             yield Batch(tuple(texts), generation, clock, outputs)
+
+
+def _after(waiting: contextlib.ExitStack, stream: OnTokens | None) -> OnTokens:
+    """What becomes of tokens once the first ones have ended the waiting."""
+
+    def on_tokens(iteration: int, tokens: np.ndarray, alive: np.ndarray) -> None:
+        waiting.close()
+        if stream is not None:
+            stream(iteration, tokens, alive)
+
+    return on_tokens
 
 
 class _Stream:

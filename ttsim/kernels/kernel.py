@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,34 @@ from ttsim.hardware.quantities import Terms, UnitError
 
 class UnpricedError(ValueError):
     """A program holds work that the simulator has no price for, or a kernel can't do what it is asked to."""
+
+
+# tt-metal's C++ names, where they are not the kernel's name in CamelCase with "DeviceOperation" behind it.
+_BINARY = "BinaryNgDeviceOperation"
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("add", "mul", "multiply", "silu_mul", "gelu_tanh_mul"), _BINARY),
+        **dict.fromkeys(("tanh", "sigmoid", "clamp"), "UnaryDeviceOperation"),
+        "all_gather": "AllGather",
+        "all_gather_matmul": "AllGatherMatmul",
+        "argmax": "ArgMaxDeviceOperation",
+        "concat_heads": "NLPConcatHeadsDeviceOperation",
+        "concat_heads_decode": "NLPConcatHeadsDecodeDeviceOperation",
+        "create_heads": "NlpCreateHeadsDeviceOperation",
+        "create_heads_decode": "NLPCreateQKVHeadsDecodeDeviceOperation",
+        "embedding": "EmbeddingsDeviceOperation",
+        "fast_reduce_nc": "FastReduceNCDeviceOperation",
+        "paged_fill_cache": "PagedUpdateCacheDeviceOperation",
+        "reduce_scatter": "ReduceScatter",
+        "rms_norm": "LayerNormDeviceOperation",
+        "rms_norm_post_all_gather": "LayerNormPostAllGatherDeviceOperation",
+        "rms_norm_pre_all_gather": "LayerNormPreAllGatherDeviceOperation",
+        "sdpa": "ScaledDotProductAttention",
+        "sdpa_decode": "ScaledDotProductAttentionDecode",
+        "tilize_with_padding": "TilizeWithValPaddingDeviceOperation",
+        "topk": "TopKDeviceOperation",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +88,13 @@ class Kernel:
         for what, terms in (("start", self.start), *self.limits.items()):
             if not isinstance(terms, Terms) or terms.unit != "s":
                 raise UnitError(f"{what} of {self.name} is no time in seconds: {terms!r}")
+
+    @property
+    def op_code(self) -> str:
+        """What the device's profiler calls it: "MatmulDeviceOperation" for every "matmul (...)"."""
+        name = self.name.partition(" (")[0]
+        words = name.replace("-", "_").replace(", ", "_and_").split("_")
+        return _NAMES.get(name) or "".join(word[:1].upper() + word[1:] for word in words) + "DeviceOperation"
 
     def time(self, constants: Mapping[str, Any], xp: Any = np) -> Any:
         """Seconds, without the gap before the next kernel.

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ttsim.errors import unknown
+from ttsim.models.presets import SHORT_NAMES
 
-# Names of lt -> names of the tables.
-MODELS = {
-    "1b": "Llama3.2-1B",
-    "3b": "Llama3.2-3B",
-    "8b": "Llama3.1-8B",
-    "11b": "Llama3.2-11B",
-    "70b": "Llama3.1-70B",
-    "70b-r1": "DeepSeek-R1-Llama-70B",
-    "q7b": "Qwen2.5-7B",
-    "q72b": "Qwen2.5-72B",
-}
-MORE_MODELS = {"90b": "Llama3.2-90B", "mistral": "Mistral-7B", "phi": "Phi3.5-mini"}  # not in "all"
+MODELS = ("1b", "3b", "8b", "11b", "70b", "70b-r1", "q7b", "q72b")
+MORE_MODELS = ("90b", "mistral", "phi")  # not in "all"
+NAMES = {name: SHORT_NAMES[name] for name in (*MODELS, *MORE_MODELS)}  # lt's names -> everybody's
 DEVICES = ("n150", "n300", "t3k", "tg")
 CONFIGURATIONS = "configurations"  # folder of decoder JSONs that the dmf-json commands run
 SWEEP = 12
@@ -127,7 +119,7 @@ def queue(commands_text: str, models_text: str, devices_text: str, folder: Path)
       ValueError: an unknown model or device.
     """
     asked = [part.strip() for part in commands_text.split(",") if part.strip()] or ["demo"]
-    models = _choose("model", models_text, MODELS, {**MODELS, **MORE_MODELS})
+    models = _choose("model", models_text, MODELS, NAMES)
     devices = _choose("device", devices_text, DEVICES, DEVICES)
     found = [name for command in asked for name in expand(command, folder)]
     return [
@@ -139,11 +131,11 @@ def queue(commands_text: str, models_text: str, devices_text: str, folder: Path)
     ]
 
 
-def _choose(kind: str, given: str, default: Sequence[str] | dict[str, str], valid) -> list[str]:
+def _choose(kind: str, given: str, default: Iterable[str], valid: Collection[str]) -> list[str]:
     names = [name.lower() for name in re.split(r"[,\s]+", given.strip()) if name]
     if not names or names == ["all"]:
         return list(default)
-    by_table_name = {table.lower(): name for name, table in {**MODELS, **MORE_MODELS}.items()}
+    by_table_name = {table.lower(): name for name, table in NAMES.items()}
     names = [by_table_name.get(name, name) if kind == "model" else name for name in names]
     for name in names:
         if name not in valid:

@@ -59,7 +59,7 @@ def _empty_row(job: Job) -> Row | None:
         table, title = _SECTIONS.get(task.test, (task.preset, task.preset.capitalize()))
         precision = task.preset
     replicas = _REPLICAS.search(task.test)
-    name = {**commands.MODELS, **commands.MORE_MODELS}.get(job.model, job.model)
+    name = commands.NAMES.get(job.model, job.model)
     return Row(
         table=table,
         title=title,
@@ -114,7 +114,7 @@ def _plots(jobs: Sequence[Job], folder: Path) -> list[Path]:
         from ttsim.ui.front_page import svg  # heavy: only where there is something to plot
 
         folder.mkdir(parents=True, exist_ok=True)
-        name = {**commands.MODELS, **commands.MORE_MODELS}.get(model, model)
+        name = commands.NAMES.get(model, model)
         stem = f"{name}_{device.upper()}"
         plot = folder / f"{stem}_pareto.svg"
         title = f"{name} on {device.upper()}"

@@ -102,7 +102,7 @@ class LT(App[None]):
     .field Input { border: none; height: 1; padding: 0; background: $surface; }
     .field Input:focus { border: none; background: $boost; }
     Rule { margin: 0; }
-    JobTable { height: 1fr; }
+    JobTable { height: 1fr; scrollbar-size-horizontal: 0; }  /* arrow keys scroll; a bar of one row is a stray block */
     #help { dock: bottom; height: 2; background: $panel; }
     """
 
@@ -154,8 +154,8 @@ class LT(App[None]):
         inputs = list(self.query(Input))
         count = len(inputs) + table.row_count
         here = len(inputs) + table.cursor_row if self.focused is table else 0
-        if self.focused in inputs:
-            here = inputs.index(self.focused)  # type: ignore[arg-type]
+        for index, each in enumerate(inputs):
+            here = index if each is self.focused else here
         there = (here + by) % count
         if there < len(inputs):
             self.screen.set_focus(inputs[there])  # at once: the next key may be there already

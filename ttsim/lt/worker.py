@@ -10,9 +10,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ttsim.lt import commands
+
+if TYPE_CHECKING:
+    from ttsim.models.config import ModelConfig
+    from ttsim.precision.values import Precision
 
 Say = Callable[[str], None]
 
@@ -58,8 +62,8 @@ def run(job: dict[str, Any], log: TextIO, say: Say) -> None:
     from ttsim.models.identity import get_config
     from ttsim.precision.values import Precision, preset
 
-    name = {**commands.MODELS, **commands.MORE_MODELS}[job["model"]]
-    config = get_config("Llama3.1-70B" if name.startswith("DeepSeek-R1-Llama-70B") else name)
+    name = commands.NAMES[job["model"]]
+    config = get_config("Llama3.1-70B" if name.startswith("DeepSeek-R1-") else name)
     if task.sweep is not None:
         from ttsim.explore.front import published_settings
 
@@ -95,7 +99,7 @@ def run(job: dict[str, Any], log: TextIO, say: Say) -> None:
         log.write(f"output: {task.test} on {scenario.system.label}, simulated\n")
 
 
-def _accuracy(config, precision, log: TextIO, say: Say) -> None:
+def _accuracy(config: ModelConfig, precision: Precision, log: TextIO, say: Say) -> None:
     from ttsim.accuracy.estimated import estimate_accuracy
 
     say("Running")

@@ -56,6 +56,23 @@ from ttsim.ops.host_vision import (
     to_torch,
     tower_mask,
 )
+from ttsim.ops.image_rows import (
+    add_positions,
+    add_rows,
+    add_spread,
+    average_pool,
+    interpolated_rows,
+    join_rows,
+    join_tiles,
+    pad_rows,
+    prepend_class,
+    put_rows,
+    reorder_rows,
+    slice_rows,
+    stack_images,
+    take_aspect,
+    take_columns,
+)
 from ttsim.ops.latent import (
     concat_columns,
     fill_latent_cache,
@@ -74,32 +91,17 @@ from ttsim.ops.norm import center, rms_norm, rms_norm_apply, rms_norm_stats
 from ttsim.ops.resharding import argmax, mesh_partition, reshard, select_rows, select_users, take_rows, untilize
 from ttsim.ops.sampling import TOPK, choose, topk
 from ttsim.ops.vision import (
-    add_positions,
-    add_rows,
-    add_spread,
-    average_pool,
     gate,
     gather_sum,
-    interpolated_rows,
     join_heads_decode,
-    join_rows,
-    join_tiles,
     layer_norm,
     line_gather,
     linear_bias,
     mask_rows,
-    pad_rows,
-    prepend_class,
-    put_rows,
-    reorder_rows,
     sdpa,
     sdpa_decode_masked,
-    slice_rows,
     split_heads,
     split_heads_decode,
-    stack_images,
-    take_aspect,
-    take_columns,
 )
 
 __all__ = [

@@ -50,8 +50,8 @@ class Fold:
 
     Attributes:
       kind: "model" or "device" of the published tables, or "source" of the rows that others measured since.
-      family: of the chips and stack: "wormhole", "blackhole", "galaxy" (the Galaxy's own code), "own code" (routed
-        experts and other programs of a family's own, whatever the chip); "" for the tables.
+      family: of the chips and stack: "wormhole", "blackhole", "galaxy" (the Galaxy's own code), "own code" (families
+        with a program of their own: routed experts, delta nets, Gemma-4, whatever the chip); "" for the tables.
       served: whether a server runs it.
       beyond: whether its software is newer than the newest fact.
     """
@@ -168,7 +168,8 @@ def chip_name(chip: Chip) -> str:
 def family_of(scenario: Scenario) -> str:
     """Program, chips and stack, as far as errors differ by them: see `Fold`."""
     config = scenario.config
-    if config.experts is not None or config.latent is not None or config.delta is not None:
+    special = config.experts is not None or config.latent is not None or config.delta is not None
+    if special or config.family.startswith("gemma4"):
         return OWN_CODE
     return "galaxy" if scenario.software.galaxy else scenario.chip.family
 

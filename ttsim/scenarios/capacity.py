@@ -26,6 +26,7 @@ class Capacity:
       batch_limit: why no more: "DRAM", or "tile" (32 users are the rows of one tile).
       context: most positions of each user at the scenario's batch size (prompt and generated tokens), 0 if none fit.
       context_limit: why no more: "DRAM", or "model" (its max_position_embeddings).
+      prompt: tokens of the longest prompt in this context, which its padding must fit into as well; 0 if none does.
       kv_bytes_per_token: bytes of cache that one position of one user takes on a chip.
     """
 
@@ -33,6 +34,7 @@ class Capacity:
     batch_limit: str
     context: int
     context_limit: str
+    prompt: int
     kv_bytes_per_token: float
 
 
@@ -48,12 +50,13 @@ def capacity_of(scenario: Scenario) -> Capacity:
     batch = _largest(batch_fits, MAX_BATCH)
     longest = min(scenario.config.max_position_embeddings, _LONGEST)
     blocks = longest // CACHE_BLOCK
-    working_set = activations_by_length(scenario) if longest > scenario.sequence_length else lambda _: activations
+    working_set = activations_by_length(scenario)  # of the context's own prompt, whatever the scenario's length is
+    beside = activations if scenario.images else 0
 
     def context_fits(blocks: int) -> bool:
         positions = blocks * CACHE_BLOCK
         cache = kv_cache_bytes(layout, precision, scenario.batch_size, positions)
-        return max(activations, working_set(positions)) + cache <= room
+        return max(beside, working_set(positions)) + cache <= room
 
     fitting = _largest(context_fits, blocks)
     block = kv_cache_bytes(layout, precision, scenario.batch_size, CACHE_BLOCK)
@@ -62,8 +65,18 @@ def capacity_of(scenario: Scenario) -> Capacity:
         batch_limit="tile" if batch == MAX_BATCH else "DRAM",
         context=fitting * CACHE_BLOCK,
         context_limit="model" if fitting == blocks else "DRAM",
+        prompt=_longest_prompt(scenario, fitting * CACHE_BLOCK),
         kv_bytes_per_token=block / CACHE_BLOCK / scenario.batch_size,
     )
+
+
+def _longest_prompt(scenario: Scenario, context: int) -> int:
+    """Tokens of the longest prompt whose padding, and whose generated tokens, end within the context."""
+
+    def fits(prompt: int) -> bool:
+        return max(scenario.software.padded_prompt(prompt), prompt + scenario.max_generated_tokens) <= context
+
+    return _largest(fits, context)
 
 
 def activations_by_length(scenario: Scenario) -> Callable[[int], float]:
@@ -79,7 +92,7 @@ def activations_by_length(scenario: Scenario) -> Callable[[int], float]:
     return lambda positions: size * max(min(positions, limit), rows) / rows
 
 
-def _largest(fits, most: int) -> int:
+def _largest(fits: Callable[[int], bool], most: int) -> int:
     """The largest n <= most for which `fits(n)`, 0 if there is none; `fits` is true up to some n."""
     low, high = 0, most
     while low < high:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttsim.errors import unknown
-from ttsim.files.reading import shown
+from ttsim.files.reading import printable, read_toml, shown
 from ttsim.meshes.systems import System
 from ttsim.models.vision.images import image_size
 from ttsim.precision.values import Precision, resolve
@@ -102,8 +102,32 @@ def parse_field(name: str, value: str) -> Any:
     return parse_number(value, name) if name in NUMBERS else value.strip()
 
 
+def read_question(path: str) -> dict[str, Any]:
+    """Fields of a question from a TOML file: `model = "8b"`, `batch_size = 32`, `prompt_length = "64k"`.
+
+    Raises:
+      InputError: the file can't be read. ValueError: an unknown field, or a value that is none.
+    """
+    fields: dict[str, Any] = {}
+    for name, value in read_toml(path).items():
+        if name not in FIELDS:
+            raise unknown(f"field of {printable(path)}", name, FIELDS)
+        if isinstance(value, list):
+            value = "+".join(map(str, value))
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValueError(f"{printable(path)}: {name} must be a text or a whole number, not {shown(value)}")
+        if (name in NUMBERS) is not isinstance(value, int) and name not in NUMBERS:
+            raise ValueError(f"{printable(path)}: {name} must be a text, not {shown(value)}")
+        fields[name] = parse_field(name, value) if isinstance(value, str) else value
+    return fields
+
+
 def parse_changes(text: str) -> dict[str, Any]:
     """Fields from "name=value,name=value"; commas within braces belong to the value.
+
+    Example:
+      >>> parse_changes("device=T3K,batch_size=32,prompt_length=64k")
+      {'device': 'T3K', 'batch_size': 32, 'prompt_length': 65536}
 
     Raises:
       ValueError: an unknown field, or a value that is none.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttsim.scenarios.memory import Memory
 from ttsim.scenarios.scenario import Scenario
+from ttsim.scenarios.shown import Shown
 from ttsim.scenarios.timing import Breakdown
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Report:
+class Report(Shown):
     """The answer to one scenario.
 
     Attributes:
@@ -51,42 +52,9 @@ class Report:
 
         return estimate_accuracy(self.scenario.config, self.scenario.precision)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values in SI units: figures, intervals, accuracy, memory, the ops of both phases."""
-        return self._document().record
-
-    def to_json(self) -> str:
-        """`to_dict` as JSON."""
-        return self._document().render("json")
-
-    def to_dataframe(self) -> Any:
-        """One row for each kernel of both phases, as pandas.DataFrame.
-
-        Raises:
-          ModuleNotFoundError: pandas is not installed.
-        """
-        import pandas
-
-        return pandas.DataFrame(self._document().rows)
-
-    def _document(self, rows: int = 12) -> Any:
-        # What people see is drawn above what is known.
-        from ttsim.explore.estimate import estimate_of
-        from ttsim.ui.estimate_page import document
-
-        return document(estimate_of(self), rows)
-
     def __repr__(self) -> str:
         figures = f"{self.speed:.1f} t/s/u, TTFT {1e3 * self.ttft:.1f} ms, {self.memory.free / 1e9:.2f} GB of DRAM free"
         return f"<Report {self.scenario.label}: {figures}>"
-
-    def __str__(self) -> str:
-        return self._document().render("text").rstrip("\n")
-
-    def _repr_html_(self) -> str:
-        from ttsim.ui.html import fragment_of
-
-        return fragment_of(self._document())
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A scenario keeps its traced programs, which hold functions; they are traced again where they are needed.

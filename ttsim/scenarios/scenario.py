@@ -164,7 +164,10 @@ class Scenario:
     @functools.cached_property
     def layout(self) -> Layout:
         longest = max(_TRACE_LENGTH, self.sequence_length)
-        return Layout(self.config, self.system, max_seq_len=longest, own_code=self.software.galaxy)
+        # Only code with routed experts pads the vocabulary in the LM head; others pad what top-k is given.
+        padded = self.config.experts is None or bool(self.software.fact("topk_padded"))
+        own = self.software.galaxy
+        return Layout(self.config, self.system, max_seq_len=longest, own_code=own, padded_vocabulary=padded)
 
     # Programs
 

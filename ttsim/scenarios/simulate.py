@@ -50,6 +50,13 @@ def simulate(
       stack: software: "tt_transformers", "tttv2", "galaxy" (the vendor's own code for 70B and Qwen3-32B on a Galaxy),
         or a server on top of one ("vllm", "vllm galaxy").
 
+    Example:
+      >>> report = simulate("Llama3.1-8B", "N150", batch_size=2)
+      >>> report.memory.free > 0, report.throughput == 2 * report.speed
+      (True, True)
+      >>> report.decode.largest(1)[0].label
+      'linear ff1_3'
+
     Returns:
       A report: speed (tokens/s/user), ttft (s), throughput (tokens/s), memory (bytes of DRAM of one chip) and the
       per-op breakdown of a decode step and of prefill. `print` shows it.

@@ -22,6 +22,7 @@ from ttsim.pricing.describe import formats_of, shape_of
 from ttsim.pricing.price import Cost, PricedKernel, kernel_seconds, price, totals
 from ttsim.pricing.program import Program
 from ttsim.scenarios.scenario import Scenario
+from ttsim.scenarios.shown import Shown
 
 PHASES = {fidelity.name: fidelity.value for fidelity in MathFidelity}  # passes of the matrix engine by fidelity
 
@@ -84,7 +85,7 @@ class OpTime:
 
 
 @dataclass(frozen=True)
-class Breakdown:
+class Breakdown(Shown):
     """Where the time of a phase goes.
 
     Attributes:
@@ -108,10 +109,13 @@ class Breakdown:
             totals[op.limit] = totals.get(op.limit, 0.0) + op.time
         return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
-    def __str__(self) -> str:
-        from ttsim.ui.report_text import breakdown_text  # what people see is drawn above what is known
 
-        return breakdown_text(self)
+@dataclass(frozen=True)
+class Limits:
+    """Seconds of a phase, and of its parts by the limit that binds: a `Breakdown` without its ops."""
+
+    time: float
+    by_limit: Mapping[str, float]
 
 
 def time_decode(scenario: Scenario, constants: Mapping[str, Any]) -> Breakdown:
@@ -120,6 +124,67 @@ def time_decode(scenario: Scenario, constants: Mapping[str, Any]) -> Breakdown:
     times = kernel_seconds(costs, constants)
     step = float(np.mean(totals(costs, constants, times).round(replicas)))
     return _breakdown(costs, constants, times, step, replicas)
+
+
+def decode_limits(scenarios: Sequence[Scenario], constants: Mapping[str, Any]) -> list[Limits]:
+    """As `time_decode`, of scenarios that differ in their prompts' lengths alone: priced at once, and only by limit."""
+    if not scenarios:
+        return []
+    replicas = scenarios[0].system.data_parallel
+    positions = np.concatenate([scenario.timed_positions for scenario in scenarios])
+    costs = [scenarios[0].price_decode(positions)]
+    times = kernel_seconds(costs, constants)
+    steps = _means(totals(costs, constants, times).round(replicas), positions, len(scenarios))
+    limits = _limits(costs, constants, times, replicas, positions, len(scenarios))
+    return [Limits(time, each) for time, each in zip(steps, limits, strict=True)]
+
+
+def prefill_limits(scenario: Scenario, constants: Mapping[str, Any]) -> Limits:
+    """As `time_prefill`, only by limit."""
+    costs, replicas = scenario.prefill_costs, scenario.system.data_parallel
+    times = kernel_seconds(costs, constants)
+    ttft = float(totals(costs, constants, times).round(replicas)) / replicas
+    return Limits(ttft, _limits(costs, constants, times, 1, np.zeros(1), 1)[0])
+
+
+def _limits(
+    costs: Sequence[Cost],
+    constants: Mapping[str, Any],
+    times: Mapping[int, Any],
+    rounds: int,
+    positions: np.ndarray,
+    parts: int,
+) -> list[dict[str, float]]:
+    """Seconds by the limit that binds, in each of `parts` equal parts of the positions (see `_breakdown`)."""
+    limits: list[dict[str, float]] = [{} for _ in range(parts)]
+
+    def add(part: int, limit: str, seconds: float) -> None:
+        limits[part][limit] = limits[part].get(limit, 0.0) + seconds
+
+    for item in (item for cost in costs for item in cost.kernels):
+        on_host = item.kernel.place == "host"
+        runs = item.count * (rounds if on_host else 1)
+        seconds = _means(times[id(item.kernel)], positions, parts)
+        candidates = {**item.kernel.limits, "latency": item.kernel.start}
+        values = [_means(terms.value(constants), positions, parts) for terms in candidates.values()]
+        for part, each in enumerate(zip(*values, strict=True)):
+            add(part, "host" if on_host else [*candidates][each.index(max(each))], runs * seconds[part])
+    stretches = [stretch for cost in costs for stretch in cost.stretches if stretch.kind == "eager"]
+    eager = sum(item.count for stretch in stretches for segment in stretch.segments for item in segment.kernels)
+    machine = costs[0].machine
+    for part in range(parts):
+        add(part, "dispatch", sum(cost.launches for cost in costs) * machine.software.dispatch_gap)
+        if eager:
+            add(part, "host", eager * float(dispatch(machine.system).value(constants)))
+    return limits
+
+
+def _means(values: Any, positions: np.ndarray, parts: int) -> list[float]:
+    """The means over each of `parts` equal parts of the positions."""
+    if np.ndim(values) == 0:
+        return [float(values)] * parts
+    means: list[float] = np.broadcast_to(values, positions.shape).reshape(parts, -1).mean(axis=1).tolist()
+    return means
 
 
 def time_prefill(scenario: Scenario, constants: Mapping[str, Any]) -> Breakdown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ttsim.accuracy.results import AccuracyReport, spread
+from ttsim.numerics.switches import LEFT_OUT
 from ttsim.ui.table import Block, Column, Document, Figure, Paragraph, Table
 
 _COLUMNS = (
@@ -43,6 +44,7 @@ def document(report: AccuracyReport) -> Document:
         Paragraph(reference),
         Figure(lambda width: lines, table=table),
         Paragraph(seconds, "faint"),
+        Paragraph(f"what the device's numerics leave out: {'; '.join(LEFT_OUT)}.", "faint"),
     ]
     record = report.as_dict()
     flat = {name: value for name, value in record.items() if not isinstance(value, (dict, list))}

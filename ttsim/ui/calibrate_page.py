@@ -121,8 +121,15 @@ def accuracy() -> tuple[Document, dict[str, str]]:
     rounded = {name: float(f"{value:.4g}") for name, value in constants.items()}
     return Document("Fit of the accuracy estimate", blocks), {
         "accuracy_constants": json.dumps(rounded, indent=2) + "\n",
-        "accuracy_range": json.dumps(fit_accuracy.range_of(rounded), indent=2) + "\n",
+        "accuracy_range": json.dumps(range_of(rounded, kinds["leave-one-model-out"]), indent=2) + "\n",
     }
+
+
+def range_of(constants: Mapping[str, float], held_out: Sequence[Error]) -> dict[str, float]:
+    """What the fitted rows span, and the mean errors of rows whose model was left out."""
+    size = {figure: np.abs([getattr(each, figure) for each in held_out]) for figure in ("top1", "top5")}
+    errors = {f"{figure}_held_out": round(float(values.mean()), 2) for figure, values in size.items()}
+    return {**fit_accuracy.range_of(constants), **errors}
 
 
 def _accuracy_constants(constants: dict[str, float], folds: dict[str, Any]) -> Table:

@@ -37,6 +37,7 @@ def document(answers: Sequence[Answer], prompt_length: int) -> Document:
     refused = [(a.entry.repository, a.entry.device, a.problem) for a in answers if a.problem]
     columns = (Column("Model"), Column("Box"), Column("Reason", wrap=True))
     blocks: list[Paragraph | Table] = [
+        Paragraph("The vendor's catalogue of released models", level=1),
         Paragraph(
             f"{len(answered)} of {len(answers)} pairs answered, {fitting} fit with the list's users and context. "
             f"Speeds are of all users at prompts of {prompt_length} tokens, TTFT of a lone prompt; ranges hold 80 %. "

@@ -16,8 +16,8 @@ from ttsim.ui.plot import is_log, number
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a8a", "#b5a800", "#5b4fc4")
 # The parts of a memory: another family, so that no colour means two things on a page.
 SHADES = ("#334155", "#64748b", "#94a3b8", "#b9c3d0")
-WIDTH, HEIGHT = 640, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 30, 50
+WIDTH, HEIGHT = 560, 340
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 44, 50
 
 
 def colour(index: int) -> str:
@@ -113,7 +113,7 @@ def scatter(
     x_at, shapes = _frame([p[0] for p in points], x_label, title, margin=0.05)
     spread = [p[1] + sign * p[2] for p in points for sign in (-1, 1)]
     y_at, y_shapes = _side(spread, margin=0.02)
-    shapes += [*y_shapes, f'<text x="{_LEFT - 50}" y="{_TOP - 4}" class="faint">{html.escape(y_label)}</text>']
+    shapes += [*y_shapes, f'<text x="{_LEFT - 50}" y="{_TOP - 6}" class="faint">{html.escape(y_label)}</text>']
     line = " ".join(f"{x_at(p[0]):.1f},{y_at(p[1]):.1f}" for p in sorted(points) if p[5])
     shapes.append(f'<polyline points="{line}" fill="none" style="stroke:{colour(5)}" stroke-width="1.5"/>')
     taken: list[tuple[float, float]] = []
@@ -135,7 +135,7 @@ def scatter(
             taken.append(spot)
             shapes.append(f'<text x="{spot[0]:.1f}" y="{spot[1]:.1f}" style="fill:{paint}">{html.escape(mark)}</text>')
     for i, note in enumerate(notes):
-        shapes.append(f'<text x="8" y="{HEIGHT + 16 + 17 * i}" font-size="11">{html.escape(note[:110])}</text>')
+        shapes.append(f'<text x="8" y="{HEIGHT + 16 + 17 * i}" font-size="11">{html.escape(note[:95])}</text>')
     return _svg(shapes, title, HEIGHT + (24 + 17 * len(notes) if notes else 0))
 
 

@@ -29,7 +29,7 @@ def document(comparison: Comparison) -> Document:
     blocks: list[Block] = [Paragraph(f"A: {name_of(left)}", "strong"), Paragraph(f"B: {name_of(right)}", "strong")]
     for mark, run, other in (("A", left, right), ("B", right, left)):
         if run["precision"] != other["precision"]:
-            blocks.append(Paragraph(f"{mark}: {run['precision']}", "faint"))
+            blocks.append(Paragraph(f"{mark}: {text.precision_text(run['precision'])}", "faint"))
     blocks.append(_headline(left, right))
     blocks += [_ops(phase, found[phase], left, right) for phase in PHASES]
     rows = [
@@ -46,7 +46,8 @@ def document(comparison: Comparison) -> Document:
         for phase, each in found.items()
     }
     title = f"A: {name_of(left)}, B: {name_of(right)}"
-    return Document(title, blocks, record={"a": left, "b": right, "ops": ops}, rows=rows)
+    record = {"a": left, "b": right, "regression": comparison.regression, "ops": ops}
+    return Document(title, blocks, record=record, rows=rows)
 
 
 def _headline(left: Mapping[str, Any], right: Mapping[str, Any]) -> Table:
@@ -66,7 +67,7 @@ def _figure(run: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
     value: Any = run
     for name in path:
         value = value.get(name)
-    return value
+    return None if value is None else float(value)
 
 
 def _ops(phase: str, found: list[OpPair], left: Mapping[str, Any], right: Mapping[str, Any]) -> Table:

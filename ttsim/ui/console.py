@@ -8,9 +8,10 @@ import errno
 import gc
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import cast
+from typing import TextIO, cast
 
 from absl import app, flags, logging
 
@@ -79,7 +80,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        raise SystemExit(_fail(" ".join(str(error).split()))) from None
+        raise SystemExit(_fail(_plainly(str(error)))) from None
+
+
+def _plainly(message: str) -> str:
+    """A flag's error without Python's own words."""
+    message = re.sub(r"invalid literal for int\(\) with base \d+: (.*)", r"a whole number is wanted, not \1", message)
+    return re.sub(r"could not convert string to float: (.*)", r"a number is wanted, not \1", message)
 
 
 def _fail(message: str) -> int:
@@ -112,7 +119,7 @@ def write(content: str, path: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _stdout() -> Iterator:
+def _stdout() -> Iterator[TextIO]:
     """Standard output; what goes wrong with it carries its name."""
     try:
         yield sys.stdout

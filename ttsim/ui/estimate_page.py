@@ -9,6 +9,7 @@ from ttsim.explore.advice import Advice
 from ttsim.explore.estimate import Estimate, not_modelled, op_record, record
 from ttsim.hardware.boards import POWER_LIMITS, energy_bound
 from ttsim.models.identity import describe_identity
+from ttsim.numerics.switches import LEFT_OUT
 from ttsim.proof.intervals import Interval, chip_name
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.timing import Breakdown, OpTime
@@ -86,13 +87,18 @@ def document(item: Estimate, rows: int = 14) -> Document:
     blocks: list[Block] = [Paragraph(title(scenario), level=1), Paragraph(details(scenario), "faint")]
     headlines = headline(item)
     cards = Figure(html=charts.cards(headlines.rows), table=headlines)
-    blocks += [Paragraph(str(scenario.precision), "faint"), cards, *_remarks(item), *_memory(item)]
+    blocks += [Paragraph(text.precision_text(str(scenario.precision)), "faint"), cards, *_remarks(item), *_memory(item)]
     for name, phase in item.phases:
         blocks += [ops_table(name, phase, rows), _chart(name, phase)]
     blocks.append(Paragraph(legend(item), "faint"))
     blocks += [advice_table(item.advice)] if item.advice else []
     kernels = [{"phase": name, **op_record(op)} for name, phase in item.phases for op in phase.ops]
     return Document(title(scenario), blocks, record=record(item), rows=kernels)
+
+
+def breakdown_document(phase: Breakdown) -> Document:
+    """The largest parts of a breakdown, as a table."""
+    return Document("total", [ops_table("total", phase, 20)], rows=[op_record(op) for op in phase.ops])
 
 
 def _chart(name: str, phase: Breakdown) -> Figure:
@@ -133,9 +139,9 @@ def headline(item: Estimate) -> Table:
         low, high = ("", "") if found is None else (figure(factor * found.low), figure(factor * found.high))
         return name, low, figure(factor * value), high, unit, remark
 
-    def points(name: str, value: float, sigma: float) -> tuple[str, ...]:
+    def points(name: str, value: float, sigma: float, held_out: float) -> tuple[str, ...]:
         low, high = f"{max(value - sigma, 0.0):.1f}", f"{min(value + sigma, 100.0):.1f}"
-        return name, low, f"{value:.1f}", high, "%", "estimated, ± sampling error"
+        return name, low, f"{value:.1f}", high, "%", f"estimated, ± sampling error; held out off by {held_out:.1f}"
 
     speed, ttft = item.speed_interval, item.ttft_interval
     rows = [
@@ -143,8 +149,8 @@ def headline(item: Estimate) -> Table:
         row("TTFT", report.ttft, ttft, 1e3, "ms", "to the first token"),
         row("throughput", report.speed, speed, users, "t/s", f"{users} user{'s' * (users > 1)}"),
         ("request latency", "", figure(report.latency), "", "s", f"first token and {steps:,} steps"),
-        points("Top-1", accuracy.top1, accuracy.top1_sigma),
-        points("Top-5", accuracy.top5, accuracy.top5_sigma),
+        points("Top-1", accuracy.top1, accuracy.top1_sigma, accuracy.top1_held_out),
+        points("Top-5", accuracy.top5, accuracy.top5_sigma, accuracy.top5_held_out),
     ]
     bound = energy_bound(report.scenario.system.name, report.throughput)
     if bound is not None:
@@ -171,7 +177,8 @@ def _remarks(item: Estimate) -> list[Block]:
     if not item.accuracy.in_range:
         notes.append(Paragraph("accuracy: outside the range of models and precisions that it was fitted on", "warn"))
     notes += [Paragraph(f"accuracy: {note}", "faint") for note in item.accuracy.notes]
-    return [*notes, Paragraph(f"not modelled: {not_modelled(item.report.scenario.config)}.", "faint")]
+    notes.append(Paragraph(f"not modelled: {not_modelled(item.report.scenario.config)}.", "faint"))
+    return [*notes, Paragraph(f"numerics left out: {'; '.join(LEFT_OUT)}.", "faint")]
 
 
 def interval_note(item: Estimate) -> str:
@@ -227,7 +234,8 @@ def capacity_note(item: Estimate) -> str:
     why_context = "the model's own limit" if capacity.context_limit == "model" else "DRAM"
     return (
         f"largest batch at {scenario.sequence_length:,} tokens: {capacity.batch} ({why_batch}); "
-        f"longest context at batch {scenario.batch_size}: {capacity.context:,} tokens ({why_context})"
+        f"longest context at batch {scenario.batch_size}: {capacity.context:,} tokens ({why_context}), "
+        f"with a prompt of at most {capacity.prompt:,}"
     )
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ttsim.accuracy.estimated import POSITIONS, sampling_sigma
 from ttsim.explore.front import Point, front
 from ttsim.files.writing import write_file
 from ttsim.precision.values import Precision
-from ttsim.ui import charts, plot
+from ttsim.ui import charts, plot, text
 from ttsim.ui.table import Cell, Column, Document, Figure, Paragraph, Table
 
 KEYS = ("index", "speed", "ttft_ms", "top1", "top5", "accuracy", "front", "description")
@@ -58,7 +57,7 @@ def _record(p: Point, best: bool) -> tuple[Any, ...]:
 
 def _cells(p: Point, best: bool, positions: int) -> tuple[Any, ...]:
     error = sampling_sigma(p.top1, positions)
-    mark = Cell(best, "front" if best else "", "bad" if best else "")
+    mark = Cell(best, "front" if best else "", "good" if best else "")
     return (p.index, p.speed, p.ttft, p.top1, error, p.top5, mark, describe(p))
 
 
@@ -91,16 +90,7 @@ def _layers_of(precision: Precision) -> str:
         for group in ("ff1_3", "ff2", "wqkv", "wo", "kv_cache"):
             if getattr(layer, group) != getattr(precision.default, group):
                 found.setdefault(f"{group} {getattr(layer, group)}", []).append(i)
-    return "; ".join(f"{what} in decoders {ranges(layers)}" for what, layers in found.items())
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers with runs joined: "0-4, 7"."""
-    parts = []
-    for _, run in itertools.groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
-        each = [number for _, number in run]
-        parts.append(f"{each[0]}-{each[-1]}" if len(each) > 1 else f"{each[0]}")
-    return ", ".join(parts)
+    return "; ".join(f"{what} in decoders {text.ranges(layers)}" for what, layers in found.items())
 
 
 def _plot(points: Sequence[Point], width: int) -> list[str]:

@@ -42,6 +42,7 @@ def document(goal: str, answers: Sequence[Answer]) -> Document:
 
 def headline(goal: str, answers: Sequence[Answer]) -> str:
     """The cheapest answer in words."""
+    goal = ", ".join(part.strip() for part in goal.split(","))
     if not answers:
         return "the model fits on no system"
     meeting = [answer for answer in answers if answer.meets]

@@ -17,19 +17,20 @@ STYLE = """
 }
 * { box-sizing: border-box; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0; }
-main { max-width: 1080px; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
+main { max-width: 1240px; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 p { margin: .4rem 0; } .faint, small { color: var(--faint); } .strong { font-weight: 600; }
 p.warn { border-left: 4px solid var(--warn); padding-left: .6rem; }
 span.warn { color: var(--warn); } span.good { color: var(--good); } span.bad { color: var(--bad); }
 .cards { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }
-.card { border: 1px solid var(--line); border-radius: 8px; padding: .6rem 1rem; flex: 1 1 150px; max-width: 320px; }
+.card { border: 1px solid var(--line); border-radius: 8px; padding: .6rem 1rem; flex: 1 1 140px; max-width: 320px; }
 .card b { display: block; font-size: 1.7rem; line-height: 1.3; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; white-space: nowrap; }
-th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
+th, td { padding: .2rem .5rem; text-align: right; border-bottom: 1px solid var(--line); }
 th { color: var(--faint); font-weight: 600; } tbody tr:hover { background: var(--shade); }
-th.left, td.left { text-align: left; }
+th.left, td.left { text-align: left; } td.wrap { white-space: normal; min-width: 16rem; }
 .stack { display: flex; height: 28px; border: 1px solid var(--line); } .stack i { display: block; height: 100%; }
+.drawing { margin: .8rem 0; }
 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: .25rem .6rem; align-items: center;
   font-size: .85rem; }
 .bars .name { text-align: right; } .bars i { display: block; height: 1rem; }
@@ -40,7 +41,7 @@ th.left, td.left { text-align: left; }
 .drawing { overflow-x: auto; } .card b { white-space: nowrap; }
 svg { display: block; max-width: 100%; height: auto; margin: 1rem 0 .3rem; }
 @media (max-width: 640px) { main { margin: 1rem auto; } .bars { grid-template-columns: 1fr max-content; }
-  .bars .name { grid-column: 1 / -1; text-align: left; margin-bottom: -.25rem; } .drawing svg { min-width: 540px; }
+  .bars .name { grid-column: 1 / -1; text-align: left; margin-bottom: -.25rem; } .drawing svg { min-width: 400px; }
   .card { flex-basis: 42%; padding: .5rem .7rem; } .card b { font-size: 1.3rem; } }
 """
 
@@ -81,11 +82,12 @@ def _element(block: Block) -> str:
 def _table(table: Table) -> str:
     kept = occupied(table)
     sides = {i: ' class="left"' if is_left(table, i) else "" for i in kept}
+    marks = {i: ' class="left wrap"' if table.columns[i].wrap else sides[i] for i in kept}
     head = "".join(f'<th scope="col"{sides[i]}>{escape(table.columns[i].heading)}</th>' for i in kept)
     lines = []
     for number, row in enumerate(table.rows):
         hint = f' title="{escape(table.hints[number], quote=True)}"' if number < len(table.hints) else ""
-        lines.append(f"<tr{hint}>{''.join(f'<td{sides[i]}>{_cell(row[i], table.columns[i])}</td>' for i in kept)}</tr>")
+        lines.append(f"<tr{hint}>{''.join(f'<td{marks[i]}>{_cell(row[i], table.columns[i])}</td>' for i in kept)}</tr>")
     title = f"<h2>{escape(table.title)}</h2>" if table.title else ""
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     notes = "".join(f'<p class="faint">{escape(note)}</p>' for note in table.notes)

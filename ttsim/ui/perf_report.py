@@ -32,42 +32,6 @@ from ttsim.scenarios.schedule import Phase, Run, schedule
 from ttsim.ui import text
 from ttsim.ui.table import Cell, Column, Document, Paragraph, Table
 
-OP_CODES: Mapping[str, str] = {
-    "add": "BinaryNgDeviceOperation",
-    "all_gather": "AllGather",
-    "all_gather_matmul": "AllGatherMatmul",
-    "argmax": "ArgMaxDeviceOperation",
-    "concat": "ConcatDeviceOperation",
-    "concat_heads": "NLPConcatHeadsDeviceOperation",
-    "concat_heads_decode": "NLPConcatHeadsDecodeDeviceOperation",
-    "create_heads": "NlpCreateHeadsDeviceOperation",
-    "create_heads_decode": "NLPCreateQKVHeadsDecodeDeviceOperation",
-    "embedding": "EmbeddingsDeviceOperation",
-    "fast_reduce_nc": "FastReduceNCDeviceOperation",
-    "interleaved_to_sharded": "InterleavedToShardedDeviceOperation",
-    "matmul (1-D mcast)": "MatmulDeviceOperation",
-    "matmul (2-D mcast)": "MatmulDeviceOperation",
-    "matmul (DRAM-sharded)": "MatmulDeviceOperation",
-    "paged_fill_cache": "PagedUpdateCacheDeviceOperation",
-    "paged_update_cache": "PagedUpdateCacheDeviceOperation",
-    "reduce_scatter": "ReduceScatter",
-    "reshard": "ReshardDeviceOperation",
-    "rms_norm": "LayerNormDeviceOperation",
-    "rms_norm (sharded)": "LayerNormDeviceOperation",
-    "rms_norm_post_all_gather": "LayerNormPostAllGatherDeviceOperation",
-    "rms_norm_pre_all_gather": "LayerNormPreAllGatherDeviceOperation",
-    "rotary_embedding_llama": "RotaryEmbeddingLlamaDeviceOperation",
-    "sdpa": "ScaledDotProductAttention",
-    "sdpa_decode": "ScaledDotProductAttentionDecode",
-    "sharded_to_interleaved": "ShardedToInterleavedDeviceOperation",
-    "silu_mul": "BinaryNgDeviceOperation",
-    "slice": "SliceDeviceOperation",
-    "tilize_with_padding": "TilizeWithValPaddingDeviceOperation",
-    "transpose": "TransposeDeviceOperation",
-    "typecast": "TypecastDeviceOperation",
-    "untilize": "UntilizeDeviceOperation",
-    "untilize_with_unpadding": "UntilizeWithUnpaddingDeviceOperation",
-}
 _TYPES = {"bf16": "BFLOAT16", "bfp8": "BFLOAT8_B", "bfp4": "BFLOAT4_B", "bfp2": "BFLOAT2_B", "fp32": "FLOAT32"}
 _FIDELITIES = {"LOFI": "LoFi", "HIFI2": "HiFi2", "HIFI3": "HiFi3", "HIFI4": "HiFi4"}
 _TENSORS = ("INPUT_0", "INPUT_1", "OUTPUT_0")
@@ -99,12 +63,6 @@ COLUMNS = (
 )
 
 
-def op_code(kernel: str) -> str:
-    """The profiler's name of a kernel: tt-metal's own where it is known, CamelCase otherwise."""
-    known = OP_CODES.get(kernel)
-    return known or "".join(word.capitalize() for word in kernel.replace("-", "_").split("_")) + "DeviceOperation"
-
-
 def to_csv(scenario: Scenario, constants: Mapping[str, Any]) -> str:
     """The prompt and one decode step as the profiler would have written them."""
     out = io.StringIO()
@@ -129,7 +87,7 @@ def _rows(phase: Phase, system: System) -> Iterator[dict[str, Any]]:
     for run in phase.runs:
         kernel = run.kernel
         yield {
-            "OP CODE": op_code(kernel.name),
+            "OP CODE": kernel.op_code,
             "OP TYPE": "tt_dnn_device",
             "DEVICE ID": 0,
             "DEVICE ARCH": arch_of(system),
@@ -192,7 +150,7 @@ def _tensors(run: Run) -> dict[str, Any]:
         table = call.name == "embedding" and i == 1
         fmt = str(attributes.get("kv_format", own)) if is_cache else in_format
         result |= _tensor(_TENSORS[i], shape, fmt, "DRAM_INTERLEAVED" if is_cache or table else place)
-    if "Matmul" in op_code(run.kernel.name) and len(shapes) < 2:  # the rows are picked by a product from the left
+    if "Matmul" in run.kernel.op_code and len(shapes) < 2:  # the rows are picked by a product from the left
         picked = (call.outputs[0].shape[0], math.prod(shapes[0][:-1]))
         result |= _tensor("INPUT_0", picked, own, "DRAM_INTERLEAVED") | _tensor("INPUT_1", shapes[0], own, place)
     return result | _tensor("OUTPUT_0", tuple(call.outputs[0].shape), own, place)
@@ -408,6 +366,7 @@ def diff(scenario: Scenario, constants: Mapping[str, Any], path: str, phase: str
         "phase": phase,
         "simulated": {"time": ours, "ops": len(simulated), "gaps": gaps[0]},
         "measured": {"time": theirs, "ops": len(measured), "gaps": gaps[1], "file": path},
+        "regression": theirs / ours - 1,
         "where": where,
         "ops": ops,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 MARKS = "ox+*#@%&"
 
@@ -34,9 +34,9 @@ def curves(
             first, last = x_of(x0), x_of(x1)
             for column in range(first, last + 1):
                 share = (column - first) / max(last - first, 1)
-                row = round(y_of(y0) + share * (y_of(y1) - y_of(y0)))
-                if grid[height - 1 - row][column] == " ":
-                    grid[height - 1 - row][column] = "."
+                level = round(y_of(y0) + share * (y_of(y1) - y_of(y0)))
+                if grid[height - 1 - level][column] == " ":
+                    grid[height - 1 - level][column] = "."
         for x, y in each:
             grid[height - 1 - y_of(y)][x_of(x)] = MARKS[index % len(MARKS)]
     margin = max(len(number(y)) for y in y_ends)
@@ -87,7 +87,7 @@ def is_log(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) / min(values) > 8
 
 
-def _axis(values: Sequence[float], cells: int):
+def _axis(values: Sequence[float], cells: int) -> tuple[Callable[[float], int], tuple[float, float]]:
     low, high = min(values), max(values)
     scale = math.log if is_log(values) else float
     span = scale(high) - scale(low)
@@ -99,7 +99,12 @@ def _axis(values: Sequence[float], cells: int):
 
 
 def number(value: float) -> str:
-    """A short number: 65536 is "64k", 0.0153 stays."""
+    """A short number.
+
+    Example:
+      >>> number(65536), number(0.0153), number(12345.6)
+      ('64k', '0.0153', '12,346')
+    """
     if value >= 1024 and value == int(value) and int(value) % 1024 == 0:
         return f"{int(value) // 1024}k"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

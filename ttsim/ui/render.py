@@ -7,32 +7,46 @@ from typing import Any
 
 from ttsim.accuracy.results import AccuracyReport
 from ttsim.explore.compare import Comparison
-from ttsim.explore.estimate import Estimate
+from ttsim.explore.estimate import Estimate, estimate_of
 from ttsim.explore.front import Point
 from ttsim.explore.goal import Answer
 from ttsim.explore.sweep import Sweep
 from ttsim.proof.reproduce import Reproduction
+from ttsim.scenarios.report import Report
+from ttsim.scenarios.shown import Page, page
+from ttsim.scenarios.timing import Breakdown
 from ttsim.ui import accuracy_page, compare_page, estimate_page, front_page, goal_page, reproduce_page, sweep_page
 from ttsim.ui.table import Document, Form
 
-_PAGES: dict[type, Callable[[Any], Document]] = {
-    AccuracyReport: accuracy_page.document,
-    Comparison: compare_page.document,
-    Estimate: estimate_page.document,
-    Sweep: sweep_page.document,
-}
-_LISTS: dict[type, Callable[[Sequence[Any]], Document]] = {
+page.register(Document, lambda document: document)
+page.register(AccuracyReport, accuracy_page.document)
+page.register(Breakdown, estimate_page.breakdown_document)
+page.register(Comparison, compare_page.document)
+page.register(Estimate, estimate_page.document)
+page.register(Report, lambda report: estimate_page.document(estimate_of(report), rows=12))
+page.register(Sweep, sweep_page.document)
+
+_LISTS: dict[type, Callable[[Sequence[Any]], Page]] = {
     Answer: lambda answers: goal_page.document("goal", answers),
     Point: lambda points: front_page.document(points, "Speed against Top-1"),
     Reproduction: reproduce_page.document,
 }
 
 
+@page.register(list)
+@page.register(tuple)
+def _page_of_several(results: Sequence[Any]) -> Page:
+    if results and (several := _LISTS.get(type(results[0]))):
+        return several(results)
+    return page.dispatch(object)(results)
+
+
 def render(result: Any, form: Form = "text", width: int | None = None, colour: bool = False) -> str:
     """An answer as people or programs read it.
 
     Args:
-      result: what `estimate`, `sweep`, `compare`, `goal`, `measure_accuracy`, `front` or `reproduce` returned.
+      result: what `simulate`, `price`, `estimate`, `sweep`, `compare`, `goal`, `measure_accuracy`, `front` or
+        `reproduce` returned.
       form: "text", "markdown", "csv", "json" or "html".
       width: columns of text; None asks the terminal.
       colour: whether text may hold escape codes.
@@ -40,19 +54,4 @@ def render(result: Any, form: Form = "text", width: int | None = None, colour: b
     Raises:
       TypeError: no such answer. ValueError: an unknown format.
     """
-    return document_of(result).render(form, width, colour)
-
-
-def document_of(result: Any) -> Document:
-    """An answer as a document.
-
-    Raises:
-      TypeError: no such answer.
-    """
-    if isinstance(result, Document):
-        return result
-    if page := _PAGES.get(type(result)):
-        return page(result)
-    if isinstance(result, Sequence) and result and (page := _LISTS.get(type(result[0]))):
-        return page(result)
-    raise TypeError(f"a {type(result).__name__} is no answer of ttsim that can be rendered")
+    return page(result).render(form, width, colour)

@@ -140,9 +140,9 @@ class Document:
         if form == "markdown":
             return "\n\n".join(filter(None, map(_markdown, self.blocks))) + "\n"
         if form == "csv":
-            return _csv(self._rows())
+            return _csv(self.records())
         if form == "json":
-            return json.dumps(plain(self._record()), indent=2, allow_nan=False) + "\n"
+            return json.dumps(plain(self.values()), indent=2, allow_nan=False) + "\n"
         if form == "html":
             from ttsim.ui.html import page_of
 
@@ -153,13 +153,21 @@ class Document:
         found = (block.table if isinstance(block, Figure) else block for block in self.blocks)
         return [block for block in found if isinstance(block, Table)]
 
-    def _record(self) -> Any:
+    def fragment(self) -> str:
+        """The document as HTML that stands within another page."""
+        from ttsim.ui.html import fragment_of
+
+        return fragment_of(self)
+
+    def values(self) -> Any:
+        """What JSON holds."""
         if self.record is not None:
             return self.record
         tables = [{"title": t.title, "rows": t.records(), "notes": list(t.notes)} for t in self._tables()]
         return {"title": self.title, "tables": tables}
 
-    def _rows(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """What CSV holds, a mapping a line."""
         if self.rows is not None:
             return self.rows
         tables = self._tables()

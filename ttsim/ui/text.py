@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -78,3 +79,26 @@ def size(amount: float, unit: str = "B") -> str:
         if abs(amount) >= factor:
             return f"{amount / factor:.3g} {prefix}{unit}"
     return f"{amount:.3g} {unit}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers with runs joined.
+
+    Example:
+      >>> ranges([7, 0, 1, 2, 3, 4])
+      '0-4, 7'
+    """
+    parts = []
+    for _, run in itertools.groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
+        each = [number for _, number in run]
+        parts.append(f"{each[0]}-{each[-1]}" if len(each) > 1 else f"{each[0]}")
+    return ", ".join(parts)
+
+
+def precision_text(precision: str) -> str:
+    """A precision as people read it: decoders that are alike joined, "decoders 0-4, 7 = {ff2: bfp4}"."""
+    decoders: dict[str, list[int]] = {}
+    for index, body in re.findall(r", decoder_(\d+) = (\{[^}]*\})", precision):
+        decoders.setdefault(body, []).append(int(index))
+    rest = re.sub(r", decoder_\d+ = \{[^}]*\}", "", precision)
+    return rest + "".join(f", decoders {ranges(indices)} = {body}" for body, indices in decoders.items())

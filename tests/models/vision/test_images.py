@@ -1,5 +1,8 @@
 """Sizes of images: canvases of tiles, grids of patches, and what is said about wrong ones."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -115,3 +118,14 @@ def test_a_tower_refuses_a_key_by_its_name(key, value):
     with pytest.raises(ValueError, match=f"^vision_config.{key}=.*") as error:
         read(Keys({key: value}, within="vision_config"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sides", [(2**31 - 1, 2**31 - 1), (12_000, 12_000)])
+def test_an_image_that_unpacks_to_gigabytes_is_refused_by_its_header(tmp_path, sides):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", *sides, 8, 2, 0, 0, 0))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    with pytest.raises(ImageError, match=r"bomb\.png is no image that pillow can read"):
+        image_size(tmp_path / "bomb.png")
