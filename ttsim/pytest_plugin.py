@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ttsim.accuracy.measured import AccuracyReport
+    from ttsim.accuracy.results import AccuracyReport
     from ttsim.scenarios.report import Report
 
 _DEVICES = 32  # chips of the largest system, a Galaxy

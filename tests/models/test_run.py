@@ -195,7 +195,7 @@ def test_place_shards_every_matrix_by_the_rules(device):
 
 
 def test_boxes_share_traces_only_within_a_family_of_chips():
-    """tt_transformers cuts the LM head of a Blackhole into narrower pieces; one trace for both was refused for its L1."""
+    """tt_transformers cuts a Blackhole's LM head into narrower pieces: a trace for both was refused for its L1."""
     columns = {}
     for device in ("N150", "P150", "N300", "P300"):
         program = decode_program(

@@ -133,6 +133,7 @@ MEANING: dict[str, tuple[Callable[[str], Any], str]] = {
     "vocabulary_join": (_flag, "gathered logits whose shards are not whole tiles are joined anew"),
     "device_positions": (_flag, "positions are advanced on the device, not copied from the host"),
     "async_read": (_flag, "a step is submitted before the token of the last one is read"),
+    "host_per_chip": (_flag, "each chip of a replica takes the host time in a step of decode"),
     "dynamic_chunks": (_flag, "flash decode takes small chunks while the context is short"),
     "sdpa_merge": (str, "how flash decode merges its cores' results: series, fused series, fused tree"),
     "fused_rope_cache": (_flag, "Q and K are rotated, and K and V cached, by one op each"),

@@ -11,7 +11,6 @@ from typing import ParamSpec, TypeVar
 
 import jax
 
-from ttsim.hardware.chips import BLACKHOLE_GALAXY, WORMHOLE_6U
 from ttsim.hardware.constants import HOST_CHIP, HOST_PROMPT, HOST_REPLICA
 from ttsim.hardware.later import BLACKHOLE_REPLICAS, SERVER_PROMPT, SERVER_PROMPT_CHIP, SERVER_PROMPT_EARLY, SERVER_STEP
 from ttsim.hardware.quantities import Terms
@@ -85,9 +84,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     source = "tt_transformers tt/generator.py, read_decode_output"
     if call["work"] == "prompt":
         return [host_work("read-back of a prompt", Terms(), "part of host_prompt: see copy_to_device", waits=True)]
-    # What a chip costs was measured behind tunnels and gateways; all chips of a Galaxy since 2025 are on PCIe.
-    direct = machine.chip in (WORMHOLE_6U, BLACKHOLE_GALAXY)
-    time = Terms() if direct else machine.system.chips_per_replica * HOST_CHIP
+    time = machine.system.chips_per_replica * HOST_CHIP if machine.software.fact("host_per_chip") else Terms()
     return [host_work("read-back of a step", replicated(time, machine), source, waits=True)]
 
 

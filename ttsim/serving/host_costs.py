@@ -94,7 +94,11 @@ def host_costs(scenario: Scenario, software: Software, constants: Mapping[str, f
     """
     system, found = scenario.system, generation_of(software.date)
     step = found.step * system.data_parallel if software.served else 0.0
-    entry = SAMPLE_ENTRY_V0 if software.date < V1_SINCE else SAMPLE_ENTRY_V1
+    entry = (
+        SAMPLE_ENTRY_V1 if software.date >= V1_SINCE else 0.0
+    )  # V0 of autumn 2025: a step of 32 users is one's (S086)
+    if found is generations()[0]:
+        entry = SAMPLE_ENTRY_V0
     costs = HostCosts(
         before=OUTSIDE,
         after=OUTSIDE,

@@ -111,8 +111,9 @@ def settings_of(scenario: Scenario) -> Settings:
     degree, day, notes = scenario.system.data_parallel, scenario.software.date, []
     spec, longest = find(scenario), scenario.config.max_position_embeddings
     if spec is None:
-        spec = Spec("tt_transformers", degree, MAX_BATCH, 1, longest, 64, None)
-        notes.append("no vendor settings for this pair: 32 slots, blocks of 64, 131072 tokens of cache")
+        known = scenario.software.slots if scenario.software.served else 0
+        spec = Spec("tt_transformers", degree, known or MAX_BATCH, 1, longest, 64, None)
+        notes.append(f"no vendor settings for this pair: {spec.slots} slots, blocks of 64, 131072 tokens of cache")
     rows = min(spec.slots, MAX_BATCH)
     if rows < spec.slots:
         notes.append(f"the vendor starts {spec.slots} slots; {rows}, the rows of one tile, are priced")
