@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from ttsim.accuracy.estimated import contested, estimate_accuracy, kept, load_constants, noise_on
+from ttsim.accuracy.estimated import Noise, contested, estimate_accuracy, kept, load_constants, noise_on
 from ttsim.hardware.constants import prior_constants
 from ttsim.meshes.systems import get_system
 from ttsim.models.presets import PRESETS
@@ -93,6 +93,14 @@ def test_noise_of_a_layer_by_hand():
     product = rounding(layer.mlp_product).power
     down = bfp8 + fidelity_noise("hifi4", "bfp8").power + out
     assert noise(p).mlp == pytest.approx(2 * gate + product + down + rounding(layer.residual).power)
+
+
+def test_variance_of_a_logit_by_hand():
+    """Three fitted gains, the LM head's of 40, and the logits' own variance, which is in the unit already."""
+    gains = {"mlp_gain": 2.0, "attention_gain": 3.0, "dst16_variance": 5.0}
+    assert Noise(mlp=0.1, attention=0.2, dst16=7.0, head=0.5, logits=0.25).variance(gains) == pytest.approx(
+        2 * 0.1 + 3 * 0.2 + 5 * 7 + 40 * 0.5 + 0.25
+    )
 
 
 def test_collectives_of_a_galaxy_round():

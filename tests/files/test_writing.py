@@ -181,6 +181,25 @@ def test_a_pair_is_put_in_place_whole_or_not_at_all(tmp_path, monkeypatch):
     assert names(tmp_path) == ["a"]
 
 
+@pytest.mark.usefixtures("either_way")
+def test_a_file_that_was_not_there_goes_again_when_a_later_one_fails(tmp_path, monkeypatch):
+    (tmp_path / "b").write_text("old")
+    replace = os.replace
+
+    def fails_for_b(source, target):
+        if target == str(tmp_path / "b") and not failed:
+            failed.append(source)
+            raise PermissionError(13, "Permission denied")
+        replace(source, target)
+
+    failed: list[str] = []
+    monkeypatch.setattr(os, "replace", fails_for_b)
+    with pytest.raises(PermissionError):
+        writing.write_files({str(tmp_path / "a"): "new", str(tmp_path / "b"): "new"})
+    assert names(tmp_path) == ["b"]
+    assert (tmp_path / "b").read_text() == "old"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_kill_leaves_the_old_file_or_the_new_one_and_nothing_else(tmp_path, number):
     path = tmp_path / "a"

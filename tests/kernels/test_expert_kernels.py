@@ -26,6 +26,17 @@ def test_sparse_matmul_on_a_p150(monkeypatch, cores, n, published):
     assert microseconds(kernel, chip) == pytest.approx(published, rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("rows", "number", "columns"), [(32, 128, 128), (32, 32, 64), (64 * 32, 128, 128), (64 * 32 + 1, 128, 256)]
+)
+def test_top_k_takes_its_columns_one_by_one_two_tiles_at_least(rows, number, columns):
+    """A core a row of tiles: 64 rows of tiles at once on a Wormhole, and one more begins a second round."""
+    top, *rest = experts.route(rows, number, "softmax", False, CHIPS["wormhole"])
+    constants = prior_constants()
+    assert top.start.value(constants) == pytest.approx(columns * constants["topk_column"])
+    assert [kernel.name for kernel in rest] == ["softmax", "zeros", "scatter"]
+
+
 def test_inferred_experts_cost_a_handshake_a_slot():
     """158.0 against 107.7 us for two matmuls over 32 slots on a P300 (qwen3_coder_30b_a3b)."""
     chip = CHIPS["blackhole_p150"]

@@ -124,6 +124,32 @@ def test_flash_attention_by_hand():
     assert kernel.limits["compute"].value(VALUES) == pytest.approx(18 * (VALUES["softmax_block"] + product))
 
 
+def test_flash_attention_under_a_mask_by_hand():
+    # 4224 rows are 33 chunks of 128; 16 heads on 64 cores: 4 cores a head, so 9 rounds, each over 33 chunks of keys.
+    formats = {"fmt": "bfp8", "mask_format": "bf16", "setting": "hifi4"}
+    kernel = flash.flash_attention_masked(16, 16, 4224, 4224, 96, chunk=128, chip=WORMHOLE, **formats)
+    heads = 16 * 132 * 6 * 1088  # queries and results, or keys and values: 132 x 2 x 3 tiles a head
+    assert kernel.bytes == 16 * 132 * 132 * 2048 + heads + 9 * heads  # every head reads the mask, every round the keys
+    assert (kernel.flops, kernel.cores, kernel.fidelity) == (4 * 16 * 96 * 4224**2, 64, "HIFI4")
+    product = 4 * 128 * 128 * 96 / (4096e9 / 4) / 0.67
+    block = VALUES["softmax_block"] / 4 + product  # a quarter of 256 x 256 scores
+    assert kernel.limits["compute"].value(VALUES) == pytest.approx(9 * 33 * block)
+    assert kernel.limits["dram"].value(VALUES) == pytest.approx(kernel.bytes / 190e9)
+    unmasked = flash.flash_attention_masked(
+        16, 16, 4224, 4224, 96, chunk=128, chip=WORMHOLE, **{**formats, "mask_format": None}
+    )
+    assert unmasked.bytes == 10 * heads
+
+
+def test_flash_decode_under_a_mask_by_hand():
+    # 2 users with 8 KV heads on 64 cores: 4 cores a head; 6404 positions are 51 chunks of 128, 13 on the busiest core.
+    kernel = flash.flash_decode_masked(2, 32, 8, 6404, 128, fmt="bfp8", setting="hifi2", chip=WORMHOLE)
+    assert kernel.bytes == 2 * 2 * 8 * 51 * (4 * 4) * 1088
+    assert (kernel.flops, kernel.cores) == (4 * 2 * 32 * 128 * 51 * 128, 64)
+    assert kernel.start.value(VALUES) == pytest.approx(11e-6 + 3 * VALUES["sdpa_merge"])
+    assert kernel.limits["compute"].value(VALUES) == pytest.approx(13 * 10e-6)
+
+
 @pytest.mark.parametrize(
     ("topology", "hops", "links_used", "ratio"), [(Topology.RING, 4, 2, 1.14), (Topology.LINEAR, 7, 1, 1.0)]
 )

@@ -195,7 +195,7 @@ def test_unknown_architecture(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(CheckpointError, match="arch 'gemma3'; supported: llama, qwen2, phi3"):
+    with pytest.raises(CheckpointError, match="arch 'gemma3'; supported: llama, qwen2, qwen3, phi3"):
         open_checkpoint(tmp_path / "x.gguf")
 
 

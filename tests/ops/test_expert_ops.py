@@ -7,6 +7,7 @@ import pytest
 from ttsim import ops as tt
 from ttsim.numerics.formats import round_to
 from ttsim.numerics.packer import pack
+from ttsim.ops.core import OpNoise
 from ttsim.pricing.program import trace
 
 
@@ -118,6 +119,15 @@ def test_noise_of_the_products_of_experts_and_heads_is_what_the_numerics_make(fm
         rows = x if op is tt.expert_linear else jnp.stack([x] * 4, axis=1)
         measured = relative_power(op(rows, round_to(w, fmt), **of, **extra), op(rows, w, **exact, **extra))
         assert rule_of(op, rows, w, **of, **extra).power == pytest.approx(measured, rel=0.12)
+
+
+@pytest.mark.parametrize(("fmt", "power"), [("bf16", 2.77e-6), ("bfp8", 5.27e-5), ("bfp4", 1.37e-2)])
+def test_what_a_cache_keeps_is_rounded_once_to_its_format(fmt, power):
+    positions = jnp.arange(4)
+    latent = tt.update_latent_cache, jnp.zeros((4, 32, 576)), jnp.zeros((4, 576))
+    keys = tt.update_cache, jnp.zeros((4, 2, 32, 64)), jnp.zeros((4, 2, 64))
+    for op, cache, x in (latent, keys):
+        assert rule_of(op, cache, x, positions, format=fmt) == OpNoise(power)
 
 
 def test_a_sum_of_experts_is_relatively_as_noisy_as_one():

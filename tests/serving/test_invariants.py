@@ -237,6 +237,17 @@ def test_a_batch_is_padded_to_a_power_of_two():
     assert set(result.requests.first) == {8 * 10**12}  # nine cost sixteen
     many = run(_same(33, 3000, 1), Load(arrivals=[0.0] * 33), _pool(prices, batched_prefill=True, max_num_seqs=64))
     assert max(many.requests.first) == 33 * 10**12  # 64 x 4096 rows are too many for one program
+    full = run(_same(32, 3000, 1), Load(arrivals=[0.0] * 32), _pool(prices, batched_prefill=True))
+    assert max(full.requests.first) == 32 * 10**12  # and so are 32 x 4096 = 131,072: a program stays below
+
+
+def test_admission_may_fill_the_pool_up_to_its_watermark():
+    """Two prompts of two blocks: side by side in five blocks if one is to stay free, not if two are."""
+    steps = {}
+    for watermark in (0, 1, 2):
+        pool = _pool(blocks=5, block_size=4, watermark=watermark)
+        steps[watermark] = run(_same(2, 8, 1), Load(arrivals=[0.0, 0.0]), pool).totals[0].prefill_steps
+    assert steps == {0: 1, 1: 1, 2: 2}
 
 
 def test_asynchronous_steps_hide_the_host():

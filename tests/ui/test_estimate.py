@@ -163,6 +163,8 @@ def test_intervals_of_later_rows_are_wider():
             for fold in (Fold("model"), Fold("source", "wormhole"), Fold("source", "wormhole", beyond=True))
         ]
         assert widths == sorted(widths)
+        known, beyond = (math.log(width / 10.0) for width in widths[1:])
+        assert beyond == pytest.approx(1.5 * known)  # past the newest fact: what changed since is not known
 
 
 def test_every_constant_has_a_source_a_unit_and_a_value():
