@@ -7,8 +7,9 @@ import sys
 import pytest
 
 START = """
-import atexit, contextlib, gc, os, sys, threading, weakref
+import atexit, contextlib, gc, os, signal, sys, threading, weakref
 from ttsim.files import interrupts
+signal.signal(NUMBER, signal.SIG_DFL)  # also where the tests run under nohup
 interrupts.install()
 interrupts.on_end(lambda: os.write(1, b"undone"))
 def hit(*ignored): os.kill(os.getpid(), NUMBER)
@@ -60,6 +61,11 @@ def test_every_signal_has_its_own_code(number, tmp_path):
 def test_the_end_does_not_wait_for_what_is_to_be_undone(tmp_path):
     done = child("interrupts.on_end(threading.Event().wait)\nhit()", tmp_path)
     assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_what_was_begun_last_is_undone_first(tmp_path):
+    done = child("interrupts.on_end(lambda: os.write(1, b'the last, then '))\nhit()", tmp_path)
+    assert (done.returncode, done.stdout) == (130, "the last, then undone")
 
 
 def test_what_is_done_is_no_longer_undone(tmp_path):
