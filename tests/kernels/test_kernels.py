@@ -13,7 +13,7 @@ from ttsim.hardware import constants
 from ttsim.hardware.chips import BLACKHOLE_P150, WORMHOLE
 from ttsim.hardware.quantities import Terms, UnitError, seconds
 from ttsim.hardware.software import software_of
-from ttsim.kernels import activations, flash, links, matmul
+from ttsim.kernels import activations, delta, flash, links, matmul
 from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.systems import Topology, get_system
@@ -159,6 +159,18 @@ def test_all_gather_by_hand(topology, hops, links_used, ratio):
     assert kernel.bytes == 7e6
     assert kernel.start.value(VALUES) == pytest.approx(hops * VALUES["hop_latency"])
     assert kernel.limits["link"].value(VALUES) == pytest.approx(ratio * 7e6 / links_used / 11.7e9)
+
+
+def test_a_delta_net_s_scan_by_hand():
+    # 256 rows are 2 chunks of 4 x 4 tiles; keys and values have 4 tiles each; 96 heads take two turns on 64 cores.
+    prep, scan = delta.scan(256, 96, 128, 128, WORMHOLE)
+    tile = 4 * 16e-9 * 1.27 + VALUES["tile_overhead"]  # four phases
+    triangle, with_keys, with_values = 4 * 4 * 4, 4 * 4 * 4, 4 * 4 * 4
+    products = 2 * with_keys + triangle + with_keys + with_values  # K K^T and Q K^T, the inverse, times K and V
+    assert prep.limits["compute"].value(VALUES) == pytest.approx(3 * products * tile)  # 192 chunks in three rounds
+    states, scores = 3 * 4 * 4 * 4, 4 * 4 * 4
+    assert scan.limits["compute"].value(VALUES) == pytest.approx(2 * 2 * (states + scores) * tile)
+    assert prep.cores == scan.cores == 64
 
 
 def test_a_row_of_cores_streams_by_hand():

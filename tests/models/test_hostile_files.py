@@ -270,6 +270,30 @@ def turn_halves(path):
     path.write_bytes(bytes(data))
 
 
+# ggml-common.h: the numbers of 16 bits that begin a block, and the bytes behind them.
+BLOCKS = {
+    "Q4_0": (1, 16),
+    "Q4_1": (2, 16),
+    "Q5_0": (1, 4 + 16),
+    "Q5_1": (2, 4 + 16),
+    "Q8_0": (1, 32),
+    "Q4_K": (2, 12 + 128),
+    "Q5_K": (2, 12 + 32 + 128),
+}
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_blocks_of_a_big_endian_file_are_turned_number_by_number(kind):
+    from ttsim.models.checkpoints.gguf_files import _turned
+
+    halves, rest = BLOCKS[kind]
+    little = np.dtype([("scales", "<u2", halves), ("bytes", "u1", rest)])
+    blocks = np.frombuffer(np.random.default_rng(0).bytes(3 * little.itemsize), little)
+    big = np.frombuffer(blocks.astype(little.newbyteorder(">")).tobytes(), np.uint8)
+    turned = _turned(big, gguf.GGMLQuantizationType[kind], "a tensor")
+    assert turned.tobytes() == blocks.tobytes() != big.tobytes()
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [

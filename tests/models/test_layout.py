@@ -13,6 +13,7 @@ from ttsim.meshes.systems import SYSTEMS, get_system
 from ttsim.models.layout import TILE, Layout, closest_grid, largest_grid, tiles
 from ttsim.models.presets import PRESETS
 from ttsim.models.run import decode_program, prefill_program
+from ttsim.models.storage import parameters
 from ttsim.precision.values import preset
 
 ROWS = json.loads((Path(__file__).parents[1] / "golden" / "tt_configs.json").read_text())["rows"]
@@ -131,6 +132,32 @@ def test_a_short_prompt_is_one_chunk_and_an_odd_one_raises():
     assert [layout.prefill_chunk(n) for n in (128, 1024, 4096, 6144, 8192)] == [128, 1024, 4096, 2048, 4096]
     with pytest.raises(ValueError, match="longer than 4096 tokens must be padded to a multiple of 2048, not to 5000"):
         layout.prefill_chunk(5000)
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "path", "rows", "columns", "tile_bytes"),
+    [
+        # Columns are spread over 12 banks of whole tiles; the LM head's 4008 tiles are cut in four pieces before.
+        ("Llama3.2-1B", "N150", "lm_head_dv", 64, 4 * 1008, 1088),
+        ("Llama3.1-8B", "N150", "layers.0.mlp.w1_df", 128, 456, 576),
+        ("Llama3.1-8B", "N150", "layers.0.attention.wo_qd", 128, 132, 1088),
+        ("Llama3.1-8B", "T3K", "layers.0.attention.wo_qd", 16, 128, 1088),  # a ring's fused wo is not
+        # On a Galaxy only the head is, in 501 and 11 of 512 tiles; at hidden size 2048 nothing.
+        ("Llama3.2-3B", "TG", "lm_head_dv", 24, 504 + 12, 1088),
+        ("Llama3.2-3B", "TG", "layers.0.mlp.w1_df", 24, 32, 576),
+        ("Llama3.2-1B", "TG", "lm_head_dv", 16, 512, 1088),
+        ("Llama3.2-1B", "N150", "norm_d", 1, 64, 2048),  # a row of tiles
+    ],
+)
+def test_bytes_of_a_chip_s_weights_by_hand(model, device, path, rows, columns, tile_bytes):
+    found = {info.path: info.bytes for info in parameters(layout_of(model, device), preset("performance", model))}
+    assert found[path] == rows * columns * tile_bytes
+
+
+def test_a_table_of_rows_has_no_padding():
+    config = dataclasses.replace(PRESETS["Llama3.2-1B"], name="odd", vocab_size=1000)
+    (table, *_) = parameters(Layout(config, get_system("N150")), preset("performance", "Llama3.2-1B"))
+    assert (table.path, table.format, table.bytes) == ("embedding_vd", "bf16", 1000 * 2048 * 2)
 
 
 def test_grids():

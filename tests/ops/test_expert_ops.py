@@ -5,6 +5,10 @@ import numpy as np
 import pytest
 
 from ttsim import ops as tt
+from ttsim.hardware.chips import WORMHOLE
+from ttsim.hardware.software import software_of
+from ttsim.kernels.machine import Machine
+from ttsim.meshes.systems import get_system
 from ttsim.numerics.formats import round_to
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import OpNoise
@@ -108,6 +112,12 @@ def rule_of(op, *args, **attributes):
     return op.noise_rule(call)
 
 
+def launches(op, *args, **attributes):
+    """The kernels of one call on an N150."""
+    call, _ = next(iter(trace(lambda *inputs: op(*inputs, **attributes), *args).ops()))
+    return op.rule(call, Machine(WORMHOLE, get_system("N150"), software_of()))
+
+
 @pytest.mark.parametrize("fmt", ["bfp8", "bfp4"])
 def test_noise_of_the_products_of_experts_and_heads_is_what_the_numerics_make(fmt):
     rng = np.random.RandomState(3)
@@ -128,6 +138,19 @@ def test_what_a_cache_keeps_is_rounded_once_to_its_format(fmt, power):
     keys = tt.update_cache, jnp.zeros((4, 2, 32, 64)), jnp.zeros((4, 2, 64))
     for op, cache, x in (latent, keys):
         assert rule_of(op, cache, x, positions, format=fmt) == OpNoise(power)
+
+
+@pytest.mark.parametrize(("rows", "tiles"), [(1, 1), (32, 1), (33, 2), (96, 3)])
+def test_weights_in_dram_are_read_again_for_every_row_of_tiles(rows, tiles):
+    """What lies in L1 is multiplied a row of tiles at a time: by each of four experts, or by all heads at once."""
+    of = {"weight_format": "bfp8", "setting": "hifi2", "out_format": "bf16", "memory": "l1"}
+    w = jnp.zeros((4, 256, 128))
+    experts = launches(tt.expert_linear, jnp.zeros((rows, 256)), w, kernel="dense", active=4, **of)
+    assert [(kernel.name, kernel.bytes) for kernel in experts] == [("matmul (DRAM-sharded)", 8 * 12 * 1088)] * (
+        4 * tiles
+    )
+    heads = launches(tt.head_linear, jnp.zeros((rows, 4, 256)), w, **of)
+    assert [(kernel.name, kernel.bytes) for kernel in heads] == [("matmul (DRAM-sharded)", 4 * 8 * 12 * 1088)] * tiles
 
 
 def test_a_sum_of_experts_is_relatively_as_noisy_as_one():

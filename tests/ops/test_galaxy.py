@@ -83,6 +83,13 @@ def test_wo_s_gather_makes_short_prompts_dearer_and_long_ones_not():
     assert after[8192] == before[8192]
 
 
+@pytest.mark.parametrize(("length", "barriers"), [(128, 0), (1024, 1)])
+def test_collectives_of_prompts_above_128_rows_set_up_buffers(length, barriers):
+    (cost,) = galaxy(prompt_length=length).prefill_costs
+    starts = {item.kernel.start.value(VALUES) for item in cost.kernels if item.kernel.name == "reduce_scatter"}
+    assert starts == {VALUES["galaxy_prefill_start"] + barriers * VALUES["galaxy_prefill_barrier"]}
+
+
 def test_it_runs_on_a_whole_galaxy_only():
     with pytest.raises(ValueError, match="stack galaxy runs on a whole Galaxy, not on T3K"):
         Scenario.of("Llama3.1-70B", "T3K", date="2026-01-15", stack="galaxy")

@@ -139,6 +139,16 @@ def test_cross_attention_of_a_prompt_and_of_a_step():
     assert seconds("sdpa_decode_masked", "T3K", shapes, **options) == pytest.approx([223e-6], rel=0.01)
 
 
+def test_a_step_sends_its_mask_once_for_every_query_head():
+    """Two users, eight heads of a device, 6528 keys, converted for each of eight devices; a prompt's are elsewhere."""
+    options = {"tile_tokens": 1601, "keys": T, "heads": 8, "conversions": 8, "out_format": "bf16"}
+    shapes = [(2,), (128_256, 4096), (8, 4096), (2, 4)]
+    size = 2 * 8 * T
+    expected = 8 * size * GUESSED["host_convert"] + size * GUESSED["host_tilize"] + GUESSED["host_step_inputs"]
+    assert seconds("host_inputs", "T3K", shapes, step=1, **options) == pytest.approx([expected])
+    assert seconds("host_inputs", "T3K", shapes, step=0, **options) == []
+
+
 def test_copies_between_host_and_devices():
     """The mask and the vision tokens of 90B on T3K before 2025-04-18, each formula written out; all at its guess."""
     c = {name: GUESSED[f"host_{name}"] for name in ("convert", "tilize", "tilize_8", "unpad", "post", "join")}

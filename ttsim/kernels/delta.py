@@ -30,5 +30,7 @@ def scan(rows: int, heads: int, key: int, value: int, chip: Chip) -> list[Kernel
     rounds = -(-chunks * heads // cores)
     return [
         Kernel("gated_delta_prep", limits={"compute": rounds * prep * math}, cores=min(cores, chunks * heads)),
-        Kernel("gated_delta_scan", limits={"compute": chunks * -(-heads // cores) * step * math}, cores=heads),
+        Kernel(
+            "gated_delta_scan", limits={"compute": chunks * -(-heads // cores) * step * math}, cores=min(cores, heads)
+        ),
     ]
