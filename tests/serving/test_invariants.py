@@ -326,9 +326,14 @@ def test_goodput_counts_requests_within_all_limits():
 def test_policies_by_name_date_and_change():
     import datetime
 
-    assert policy_of(datetime.date(2025, 6, 1)).steps_per_look == 10
-    assert policy_of(datetime.date(2026, 2, 1)) == v1(batched_prefill=False)
-    assert policy_of(datetime.date(2026, 10, 10)).prefill_steps == 2
+    for last_day, before, after in (
+        (datetime.date(2025, 12, 31), v0(), v1(batched_prefill=False)),
+        (datetime.date(2026, 3, 5), v1(batched_prefill=False), v1()),
+        (datetime.date(2026, 9, 30), v1(), plugin()),
+    ):
+        assert policy_of(last_day) == before
+        assert policy_of(last_day + datetime.timedelta(days=1)) == after
+    assert (v0().steps_per_look, v1().steps_per_look, plugin().prefill_steps) == (10, 1, 2)
     changed = parse_policy("interleave=4:1,max_num_seqs=8,first_tokens=prompt", v1())
     assert (changed.prefill_steps, changed.decode_steps, changed.max_num_seqs) == (4, 1, 8)
     assert parse_policy("v0", v1(max_num_seqs=8)).steps_per_look == 10
@@ -369,6 +374,12 @@ def test_accounts_by_hand():
     # 2 blocks in the first prefill, 4 in the second and while both decode: positions 6 and 7 are in the second block.
     assert totals.block_time == (2 * 20 + 4 * 20 + 4 * 20) * ms
     assert totals.peak_blocks == 4
+    used = Metrics(result).record()[
+        "utilisation"
+    ]  # of 60 ms; two steps of three rows make the four tokens after the first
+    assert used == pytest.approx(
+        {"prefill": 40 / 60, "decode": 20 / 60, "idle": 0.0, "decode_rows_used": 4 / 6, "mean_decoding": 2.0}
+    )
     # One token more takes a third block each in the last of three steps; the stretch counts them as taken evenly.
     longer = run(_same(2, 6, 4), Load(arrivals=[0.0, 0.0]), Pool(policy=policy, prices=_flat())).totals[0]
     assert longer.peak_blocks == 6
