@@ -53,6 +53,17 @@ def test_blocks_are_repeated_as_often_as_the_model_has_layers():
     assert two.ttft(CONSTANTS) > 1.7 * scenario().ttft(CONSTANTS)
 
 
+@pytest.mark.parametrize(
+    ("date", "sampler"), [("2025-05-12", "device"), ("2025-11-05", "topk"), ("2026-07-03", "device")]
+)
+def test_decode_does_not_meet_an_image_whose_tokens_stand_in_the_prompt(date, sampler):
+    seen = scenario("gemma-3-27b", date=date, images=((896, 896),))
+    text = Scenario.of("gemma-3-27b", "T3K", "accuracy", prompt_length=19 + 256, date=date)
+    assert seen.sampler == sampler
+    assert seen.decode_program == text.decode_program
+    assert seen.speed(CONSTANTS) == text.speed(CONSTANTS)
+
+
 def test_an_untraced_step_takes_as_long_as_its_dispatch():
     """About 2,700 ops at 60.5 us on eight chips; only the LM head, which is dispatched last, shows on the device."""
     s = scenario()

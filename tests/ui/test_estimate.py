@@ -76,6 +76,14 @@ def test_there_is_one_answer_to_the_longest_context(device, batch):
     assert longest.sequence_length <= context < longer.sequence_length
 
 
+@pytest.mark.parametrize(("model", "generated"), [("1b", 200), ("1b", 5000), ("8b", 200), ("8b", 5000)])
+def test_the_longest_prompt_leaves_room_for_its_answer_and_its_padding(model, generated):
+    """Prompts of 2025 are padded to multiples of 2048 tokens (up to a power of two), which the cache holds as well."""
+    found = capacity_of(Scenario.of(model, "N150", max_generated_tokens=generated))
+    assert found.context > 2**16
+    assert found.prompt == min(found.context - generated, found.context // 2048 * 2048)
+
+
 def test_largest_batch_fits_and_one_user_more_does_not():
     scenario = Scenario.of("8b", "N150", prompt_length=16_000)
     found = capacity_of(scenario)

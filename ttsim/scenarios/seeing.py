@@ -20,7 +20,6 @@ from ttsim.models.layout import TILE, round_up
 from ttsim.models.parameters import is_variable, key_names, traits
 from ttsim.models.run import decode_program
 from ttsim.models.storage import tensor_bytes_of
-from ttsim.models.transformer import Sample
 from ttsim.models.vision.config import (
     LlamaTower,
     PatchTower,
@@ -101,8 +100,7 @@ class Seeing:
     def decode_program(self) -> Program:
         s = self.scenario
         if not isinstance(self.layout.config.tower, LlamaTower):  # decode does not meet the image any more
-            sample: Sample = "device" if s.batch_size <= s.software.device_argmax else "host"
-            return decode_program(self.layout.text, s.precision, s.batch_size, sample=sample)
+            return decode_program(self.layout.text, s.precision, s.batch_size, sample=s.sampler)
         return vision_decode_program(self.layout, s.precision, self.precision, s.batch_size)
 
     @property
