@@ -93,6 +93,7 @@ def test_the_sampler_of_a_date_and_stack(date, model, box, stack, expected):
         ("2025-12-11", "Qwen3-8B", "T3K", {128, 1024}),
         ("2026-01-22", "Llama3.2-3B", "N150", set()),
         ("2026-01-22", "Qwen3-8B", "N150", {128}),
+        ("2026-01-22", "Llama3.1-8B", "N150", {128, 1024}),  # a model's line is closer than a box's
         ("2026-01-22", "Llama-3.3-70B-Instruct", "T3K", {128}),
         ("2026-01-22", "meta-llama/Llama-3.1-70B", "T3K", {128, 1024, 2048, 4096, 8192}),
         ("2026-07-01", "gemma-4-31B", "T3K", set()),
@@ -232,6 +233,19 @@ def test_matmuls_are_throttled_on_a_galaxy_that_a_server_cuts():
     assert software_of("2026-01-30", "vllm", "Llama3.1-8B", galaxy).fact("throttled_matmul") == 0.33
     assert software_of("2026-01-30", "tt_transformers", "Llama3.1-8B", galaxy).fact("throttled_matmul") == 1
     assert software_of("2026-01-30", "vllm", "Llama3.1-8B", ("T3K", "wormhole")).fact("throttled_matmul") == 1
+
+
+@pytest.mark.parametrize(
+    ("date", "stack", "box", "padded"),
+    [  # the least power of two or multiple of 2048, then 128, 1024 and powers of two; a Galaxy's multiples are of 1024
+        ("2025-05-12", "tt_transformers", "T3K", {1: 128, 128: 128, 129: 256, 1025: 2048, 2049: 4096, 4097: 6144}),
+        ("2025-12-11", "tt_transformers", "T3K", {1: 128, 128: 128, 129: 1024, 1025: 2048, 2049: 4096, 4097: 8192}),
+        ("2025-05-12", "galaxy", "Galaxy", {1: 128, 128: 128, 129: 256, 1025: 2048, 2049: 3072, 4097: 5120}),
+    ],
+)
+def test_prompts_are_padded_as_the_date_says(date, stack, box, padded):
+    software = software_of(date, stack, "Llama3.3-70B", boxes=(box, "wormhole"))
+    assert {tokens: software.padded_prompt(tokens) for tokens in padded} == padded
 
 
 def test_logits_that_are_no_whole_tiles_are_sorted_by_one_core():

@@ -72,6 +72,14 @@ def test_quantised_gguf_is_dequantised(tmp_path):
     assert 0 < np.abs(error).max() < 0.01
 
 
+@pytest.mark.parametrize(("factor", "kind"), [(4.0, "linear"), (1.0, "default")])
+def test_a_gguf_factor_without_a_type_scales_linearly(tmp_path, factor, kind):
+    """As llama.cpp reads it."""
+    path = save_gguf(Golden("mistral"), tmp_path / "m.gguf", extra_keys=[("rope.scaling.factor", factor)])
+    rope = open_checkpoint(path).config.rope
+    assert (rope.kind, rope.factor) == (kind, factor)
+
+
 @pytest.mark.parametrize("device", ["N150", "N300", "T3K", "TG", "T3K DP=4"])
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "packed"])
 def test_parameters_land_rounded_and_sharded(device, storage, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ttsim.models.config import ROPE_KINDS, ModelConfig
+from ttsim.models.features import RopeConfig
 from ttsim.models.presets import PRESETS
 from ttsim.models.rope import inverse_frequencies, rope_tables
 
@@ -58,6 +59,21 @@ def test_longrope_changes_frequencies_past_the_original_context() -> None:
     long, _ = inverse_frequencies(rope, 96, 4097)
     np.testing.assert_allclose(short / long, np.divide(rope.long_factor, rope.short_factor), rtol=1e-6)
     assert scale == pytest.approx((1 + np.log(32) / np.log(4096)) ** 0.5)
+
+
+def test_dynamic_frequencies_slow_down_once_the_original_context_is_full() -> None:
+    """theta grows by (factor x length / original - factor + 1) ** (d / (d - 2)), and never shrinks."""
+    rope = RopeConfig(theta=10_000.0, kind="dynamic", factor=2.0, original_max_position_embeddings=1024)
+    plain = 10_000.0 ** (-np.arange(0, 64, 2) / 64)
+    slow = (10_000.0 * 3 ** (64 / 62)) ** (-np.arange(0, 64, 2) / 64)
+    for length, expected in ((1, plain), (512, plain), (1024, plain), (2048, slow)):
+        np.testing.assert_allclose(inverse_frequencies(rope, 64, length)[0], expected, rtol=1e-6)
+
+
+def test_proportional_frequencies_are_the_first_of_the_whole_head() -> None:
+    rope = RopeConfig(theta=10_000.0, kind="proportional", factor=4.0, rotary_dim=16)
+    expected = 10_000.0 ** (-np.arange(0, 16, 2) / 64) / 4
+    np.testing.assert_allclose(inverse_frequencies(rope, 64, 128)[0], expected, rtol=1e-6)
 
 
 def test_sequence_length_fixes_the_choice_for_all_positions() -> None:

@@ -33,7 +33,9 @@ def test_padding_of_the_vocabulary_is_never_chosen():
         ("2026-01-26", 16_032, 8, 16_032, False),  # no power of two: one core
         ("2026-03-24", 16_032, 8, 16_384, True),  # padded
         ("2026-03-24", 128_256, 1, 64_128, False),  # two halves of one chip are not padded
-        ("2025-11-05", 4_096, 8, 4_096, False),  # too narrow for many cores
+        ("2025-11-05", 8_192, 8, 8_192, True),
+        ("2025-11-05", 8_160, 8, 8_160, False),  # too narrow for many cores
+        ("2025-11-05", 65_536, 8, 65_536, False),  # too wide
     ],
 )
 def test_the_width_of_a_top_k(date, columns, chips, width, many):
