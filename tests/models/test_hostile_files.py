@@ -204,6 +204,7 @@ def good(tmp_path_factory):
         {"shape": [2**62, 2**62]},
         {"data_offsets": [-16, 0]},
         {"data_offsets": [16, 0]},
+        {"data_offsets": [16, 0], "dtype": "I64"},
         {"data_offsets": [0, 2**70]},
         {"data_offsets": [0]},
         {"data_offsets": None},
