@@ -40,6 +40,13 @@ def test_settings_come_from_the_sweep_a_grid_or_files(tmp_path):
     assert names == ["a.json", "precision_cfg = {ff2: bfp4}", "a.json"]
 
 
+def test_weights_in_bfp8_run_as_by_default_and_others_as_the_sweep_has_them():
+    for group in ("wqkv", "wo", "ff1_3", "ff2"):
+        assert pareto.set_formats(Precision(), {group: "bfp8"}) == Precision()
+    narrow = pareto.set_formats(Precision(), {"ff1_3": "bfp4"}).default
+    assert (narrow.ff1_3, narrow.li_ff1_3, narrow.li_ff2) == ("bfp4", "lofi", Precision().default.li_ff2)
+
+
 @pytest.mark.parametrize(
     ("text", "message"), [("ff9=bfp4", "unknown tensor group 'ff9'"), ("ff2", "is not group=format"), ("", "empty")]
 )

@@ -141,6 +141,13 @@ def test_goal_tries_batches_for_throughput_only():
     assert goal(Question(model="1b"), parse_goal("speed>=1"), systems=("N150",))[0].scenario.batch_size == 1
 
 
+def test_goal_names_the_smallest_of_systems_without_a_price():
+    answers = goal(Question(model="1b"), "speed>=1", systems=("P300x2", "P300"))
+    chips = [answer.scenario.system.num_chips for answer in answers if answer.meets]
+    assert chips == sorted(chips)
+    assert set(chips) == {2, 4}
+
+
 def test_goal_that_nothing_meets_names_the_nearest():
     answers = goal(Question(model="8b"), parse_goal("speed>=1000"), systems=("N150", "N300"))
     assert "no system meets it; the nearest, N300" in goal_page.headline("g", answers)

@@ -37,6 +37,23 @@ def test_top_k_takes_its_columns_one_by_one_two_tiles_at_least(rows, number, col
     assert [kernel.name for kernel in rest] == ["softmax", "zeros", "scatter"]
 
 
+@pytest.mark.parametrize(("active", "copies"), [(4, 4), (8, 8), (9, 8)])
+def test_a_token_travels_once_to_each_row_that_has_one_of_its_experts(active, copies):
+    kernel = experts.exchange("dispatch", 32, 2880, active, 8, fused=False, links=2)
+    moved, constants = copies * 32 * 2880 * 2, prior_constants()
+    assert kernel.bytes == moved
+    assert kernel.start.value(constants) == pytest.approx(8 / 2 * constants["hop_latency"])
+    assert kernel.limits["link"].value(constants) == pytest.approx(moved / 2 / constants["combine_link_bandwidth"])
+    fused = experts.exchange("dispatch", 32, 2880, active, 8, fused=True, links=2)
+    assert fused.limits["link"].value(constants) == pytest.approx(moved / constants["combine_bandwidth"])
+
+
+def test_an_elementwise_kernel_reads_its_operands_and_writes_a_result():
+    # Four experts with 8 rows of 128 columns: 32 rows together, four tiles.
+    kernel = experts.on_experts("multiply", 4, 8, 128, 2, CHIPS["wormhole"])
+    assert (kernel.bytes, kernel.cores) == (3 * 4 * 2048, 64)
+
+
 def test_inferred_experts_cost_a_handshake_a_slot():
     """158.0 against 107.7 us for two matmuls over 32 slots on a P300 (qwen3_coder_30b_a3b)."""
     chip = CHIPS["blackhole_p150"]

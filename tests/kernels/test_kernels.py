@@ -294,6 +294,20 @@ def test_flash_decode_latencies_of_the_report(heads, kv_heads, position, microse
     assert kernel.time(VALUES) == pytest.approx(microseconds * 1e-6, rel=0.15)
 
 
+def test_idle_slots_of_a_server_keep_their_cores_and_read_nothing():
+    """One of 32 users at position 999, 8 KV heads on 64 cores: a core each instead of 8, and four heads in turn."""
+    alone, slots = machine(position=999), dataclasses.replace(software_of(), slots=32)
+    served = dataclasses.replace(alone, software=slots)
+    one, of_32 = (
+        flash.flash_decode(1, 32, 8, 128, fmt="bfp8", setting="hifi2", machine=where) for where in (alone, served)
+    )
+    assert one.bytes == of_32.bytes == 2 * 8 * 4 * (8 * 4) * 1088
+    assert one.limits["compute"].value(VALUES) == pytest.approx(10e-6)  # four chunks on four of eight cores
+    assert of_32.limits["compute"].value(VALUES) == pytest.approx(4 * 4 * 10e-6)
+    assert (one.cores, of_32.cores) == (64, 8)
+    assert of_32.start.value(VALUES) == pytest.approx(11e-6)  # nothing to merge
+
+
 def test_flash_decode_before_dynamic_chunks_is_slower():
     new, old = (
         flash.flash_decode(1, 32, 8, 128, fmt="bfp8", setting="hifi2", machine=machine(position=200, date=date))

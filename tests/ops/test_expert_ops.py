@@ -153,6 +153,17 @@ def test_weights_in_dram_are_read_again_for_every_row_of_tiles(rows, tiles):
     assert [(kernel.name, kernel.bytes) for kernel in heads] == [("matmul (DRAM-sharded)", 4 * 8 * 12 * 1088)] * tiles
 
 
+def test_a_step_of_a_delta_net_reads_and_writes_its_states():
+    """Two users: four value heads of 8 x 6 in float32, and three inputs of 80 channels of a convolution in bf16."""
+    keys, heads = jnp.zeros((2, 2, 8)), jnp.zeros((2, 4))
+    operands = keys, keys, jnp.zeros((2, 4, 6)), heads, heads, jnp.zeros(4), jnp.zeros(4), jnp.zeros((2, 4, 8, 6))
+    (step,) = launches(tt.delta_decode, *operands, out_format="bf16")
+    assert step.bytes == 2 * (2 * 4 * 8 * 6) * 4
+    convolution = jnp.zeros((2, 80)), jnp.zeros((2, 80, 3)), jnp.zeros((80, 4))
+    (update,) = launches(tt.conv_decode, *convolution, out_format="bf16")
+    assert update.bytes == 2 * (2 * 80 * 3) * 2
+
+
 def test_a_sum_of_experts_is_relatively_as_noisy_as_one():
     rng = np.random.RandomState(4)
     exact = jnp.asarray(rng.standard_normal((4, 32, 256)), jnp.float32)

@@ -130,6 +130,67 @@ def test_host_argmax_by_hand():
     assert work("2026-01-01") == pytest.approx(copies)
 
 
+def argmax_on_the_host(device, users, date, stack="tt_transformers"):
+    program = trace(lambda x: tt.argmax(x, memory="host"), jax.ShapeDtypeStruct((users, 128_256), jnp.float32))
+    where = Machine(WORMHOLE, get_system(device), software_of(date, stack))
+    (item,) = price(program, where).kernels
+    return item.kernel.time(VALUES)
+
+
+def test_an_argmax_on_the_host_by_hand():
+    """Slow: of the users' rows, or of a server's 32; fast: 32 rows of bf16 are read, half of N300's by its tunnel."""
+    slow = 128_256 * VALUES["host_argmax"]
+    assert argmax_on_the_host("N150", 8, "2025-05-12") == pytest.approx(8 / 32 * slow)
+    assert argmax_on_the_host("N150", 8, "2025-05-12", "vllm") == pytest.approx(slow)
+    moved, sampling = 2 * 32 * 128_256, 128_256 * VALUES["host_sampling"]
+    assert argmax_on_the_host("N150", 8, "2025-06-18") == pytest.approx(moved / 12.6e9 + sampling)
+    tunnel = moved / 2 / VALUES["tunnel_read_bandwidth"]
+    assert argmax_on_the_host("N300", 8, "2025-06-18") == pytest.approx(moved / 2 / 12.6e9 + tunnel + sampling)
+
+
+def test_blackhole_s_boxes_have_tuned_kernels_for_qkv_and_w2_alone():
+    """minimal_matmul since 2026-03-19, which has no overhead beside the phases."""
+    for date, tuned in (("2026-03-18", set()), ("2026-03-19", {"wqkv", "ff2"})):
+        (cost,) = Scenario.of("Llama3.1-8B", "P150x4", date=date).prefill_costs
+        matmuls = [item for item in cost.kernels if item.kernel.name == "matmul (2-D mcast)"]
+        overhead = (("tile_overhead", 1),)
+        groups = {item.call.groups["weight_format"]: overhead not in item.kernel.limits["compute"] for item in matmuls}
+        assert groups == {group: group in tuned for group in ("wqkv", "wo", "ff1_3", "ff2")}
+
+
+def on_eight_chips(op, x_spec, *shapes):
+    """The kernels of an op on a T3K; its first input is cut, the others are whole."""
+    spec = jax.sharding.PartitionSpec
+    specs = (x_spec, *[spec()] * (len(shapes) - 1))
+    mesh = get_system("T3K").abstract_mesh()
+    mapped = jax.shard_map(op, mesh=mesh, in_specs=specs, out_specs=spec(), check_vma=False)
+    program = trace(mapped, *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+    return [item.kernel for item in price(program, machine("T3K")).kernels]
+
+
+def test_a_matmul_behind_its_gather_by_hand():
+    """4096 x 544 on eight cores: 128 tiles of K, 17 of N, three on the busiest core; it starts as shards arrive."""
+    of = {"weight_format": "bfp8", "setting": "hifi2", "out_format": "bf16", "cores": 8}
+    spec = jax.sharding.PartitionSpec(None, "tp")
+    (kernel,) = on_eight_chips(lambda x, w: tt.all_gather_matmul(x, w, axis="tp", **of), spec, (32, 4096), (4096, 544))
+    assert kernel.limits["compute"].value(VALUES) == pytest.approx(128 * 3 * 2 * 16e-9)
+    assert (kernel.bytes, kernel.flops, kernel.cores) == (128 * 17 * 1088, 2 * 32 * 4096 * 544, 8)
+    gather = links.all_gather(128 * 2048, 8, "l1", machine("T3K"))
+    assert kernel.start.value(VALUES) == pytest.approx(gather.time(VALUES))
+
+
+def test_copies_are_parted_by_a_sum_and_a_division():
+    def part(memory):
+        return lambda x: tt.mesh_partition(x, axis="tp", format="bf16", memory=memory)
+
+    whole = jax.sharding.PartitionSpec()
+    names = [kernel.name for kernel in on_eight_chips(part("l1"), whole, (32, 4096))]
+    assert names == ["sharded_to_interleaved", "reduce_scatter", "div"]
+    summed, divided = on_eight_chips(part("dram"), whole, (128, 4096))
+    assert summed.bytes == 7 / 8 * 4 * 128 * 2048
+    assert divided.bytes == 2 * 4 * 16 * 2048
+
+
 def test_the_host_serves_replicas_in_turn():
     one, eight = Scenario.of("Llama3.2-1B", "N150"), Scenario.of("Llama3.2-1B", "T3K", data_parallel=8)
     more = eight.step_times(VALUES)[0] - one.step_times(VALUES)[0]

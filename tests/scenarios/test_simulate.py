@@ -16,10 +16,12 @@ from ttsim import ops
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import get_system
+from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.storage import parameters
+from ttsim.precision.values import Precision
 from ttsim.pricing.price import UnpricedError
-from ttsim.scenarios.memory import DoesNotFitError, activation_bytes, trace_bytes
+from ttsim.scenarios.memory import DoesNotFitError, activation_bytes, kv_cache_bytes, trace_bytes
 from ttsim.scenarios.scenario import Scenario
 
 
@@ -47,6 +49,14 @@ def test_memory_counts_every_parameter_in_its_format():
     assert {info.bytes for info in ff} == {128 * 456 * 576}
     assert scenario.memory().weights == sum(info.bytes for info in infos)
     assert scenario.memory().kv_cache == 32 * 2 * 8 * 352 * 128 * 1088 // 1024
+
+
+def test_a_cache_of_latents_is_spread_over_users_where_they_divide():
+    """61 layers of DeepSeek-V3: 512 + 64 values a position; 32 users are four on each of eight chips."""
+    layout = Layout(get_config("deepseek-v3"), get_system("T3K"))
+    tile_rows = {32: 4 * 1024 // 32, 8: 1024 // 32, 1: 1024 // 32, 12: 12 * 1024 // 32}
+    found = {users: kv_cache_bytes(layout, Precision(), users, 1024) for users in tile_rows}
+    assert found == {users: 61 * rows * 18 * 1088 for users, rows in tile_rows.items()}
 
 
 @pytest.mark.parametrize("device", ["N150", "N300", "T3K", "TG"])
@@ -180,8 +190,6 @@ def test_what_can_t_be_is_refused_before_anything_is_traced(question, words, mon
 @pytest.mark.parametrize("name", ["num_layers", "hidden_size", "vocab_size"])
 def test_sizes_far_beyond_any_model_are_refused(name):
     """Where a configuration is made: its layers alone would fill the memory."""
-    from ttsim.models.identity import get_config
-
     with pytest.raises(ValueError, match=rf"{name} is 2147483648; at most"):
         dataclasses.replace(get_config("1b"), **{name: 2**31})
 
