@@ -32,10 +32,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ttsim.errors import Problems
 from ttsim.files.reading import InputError, parse_toml, printable, read_text, shown
 from ttsim.hardware.chips import CHIPS, Chip
 from ttsim.meshes.systems import SYSTEMS, System, Topology, UnknownSystemError, get_system
-from ttsim.ui.problems import Problems
 
 _NAME_LENGTH = 64
 _LARGEST_COUNT = 4096  # chips along an axis, cores, links, banks: far beyond any box

@@ -14,7 +14,7 @@ from absl import flags
 
 from ttsim.hardware.constants import CONSTANTS, FITTED_LATER, constants_json, load_constants
 from ttsim.proof.fit_rows import fit, predictions
-from ttsim.proof.intervals import family_of
+from ttsim.proof.intervals import OWN_CODE, family_of
 from ttsim.proof.measured import shipped
 from ttsim.proof.summary import ErrorSummary
 from ttsim.ui import console
@@ -46,14 +46,20 @@ def main() -> None:
         for item in predictions([dataclasses.replace(row, left_out="")])
     ]
     errors = [held_out.get(id(item), math.expm1(-item.residual(found.constants))) for item in known]
+    errors += [math.expm1(-item.residual(found.constants)) for item in others]
+    checking = [math.expm1(-item.residual(found.constants)) for item in ours if not item.row.fitted]
+    every = zip([*known, *others], errors, strict=True)
+    own = [(item, error) for item, error in every if family_of(item.scenario) == OWN_CODE]
+    kinds = {
+        "checking, constants of the fitted rows": list(
+            zip((i for i in ours if not i.row.fitted), checking, strict=True)
+        ),
+        "left out source by source": [(item, held_out[id(item)]) for item in ours],
+        "families with code of their own": own,
+    }
     for figure in ("speed", "ttft"):
-        for kind, kept in (("checking, constants of the fitted rows", False), ("left out source by source", None)):
-            rows = [
-                np.expm1(-item.residual(found.constants)) if kept is False else error
-                for item, error in zip(known, errors, strict=True)
-                if item.figure == figure and (kept is None or item.row.fitted == kept)
-            ]
-            if summary := ErrorSummary.of(rows):
+        for kind, pairs in kinds.items():
+            if summary := ErrorSummary.of([error for item, error in pairs if item.figure == figure]):
                 shown = (100 * value for value in (summary.median, summary.mean, summary.p90, summary.bias))
                 print(f"{figure:6}{kind:40}{summary.rows:4}" + "".join(f"{value:8.1f}" for value in shown))
     folder = Path(_OUT_DIR.value)
@@ -61,7 +67,6 @@ def main() -> None:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("row", "figure", "family", "served", "source", "log_ratio"))
-    errors += [math.expm1(-item.residual(found.constants)) for item in others]
     for item, error in zip([*known, *others], errors, strict=True):
         place = (family_of(item.scenario), item.scenario.software.served, item.row.source)
         writer.writerow((item.row.row, item.figure, *place, round(-float(np.log1p(error)), 4)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ttsim.files.reading import InputError, shown
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ttsim.models.checkpoints.source import CheckpointError
     from ttsim.pricing.price import UnpricedError
     from ttsim.scenarios.memory import DoesNotFitError
-    from ttsim.ui.problems import Problems
 
 _MANY = 24  # valid names beyond which only the nearest are listed
 
@@ -47,12 +46,19 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {shown(name)}; valid: {listed}")
 
 
+class Problems(ValueError):
+    """A list of mistakes in one input; scripts print a line for each."""
+
+    def __init__(self, problems: Sequence[str]):
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
 # Raised where they are declared; here so that they can be caught by one name.
 _HOMES = {
     "CheckpointError": "ttsim.models.checkpoints.source",
     "DoesNotFitError": "ttsim.scenarios.memory",
     "OutOfBlocksError": "ttsim.generation.paging",
-    "Problems": "ttsim.ui.problems",
     "ShardingError": "ttsim.meshes.sharding",
     "SystemFileError": "ttsim.meshes.toml_systems",
     "UnknownConstantError": "ttsim.hardware.constants",

@@ -15,10 +15,10 @@ from typing import TextIO, cast
 
 from absl import app, flags, logging
 
+from ttsim.errors import Problems
 from ttsim.files import interrupts
 from ttsim.files.reading import printable
 from ttsim.files.writing import write_file
-from ttsim.ui.problems import Problems
 from ttsim.ui.table import Document, Form
 
 _LONGEST = 2000  # characters of an error line
