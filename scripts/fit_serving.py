@@ -37,7 +37,7 @@ def main() -> None:
     if _WRITE.value:
         path = Path(str(resources.files("ttsim.data").joinpath(_FILE)))
         comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-        head = "until,name,fixed_ms,lane_ms,chip_ms,token_us,step_ms,fitted_on"
+        head = "until,name,fixed_ms,lane_ms,chip_ms,token_us,fitted_on"
         path.write_text("\n".join([*comments, head, *map(_line, found)]) + "\n", encoding="utf-8")
 
 
@@ -59,26 +59,18 @@ def _steps(found: FittedGeneration) -> Table:
     columns = (
         Column("row"),
         Column("source"),
-        Column("replicas"),
         Column("measured", "ms", scale=1e3),
         Column("priced", "ms", scale=1e3),
-        Column("fitted", "%", 1, scale=100, signed=True),
-        Column("left out", "%", 1, scale=100, signed=True),
+        Column("error", "%", 1, scale=100, signed=True),
     )
-    errors = zip(found.steps, found.step_errors, found.step_held_out, strict=True)
-    rows = [
-        (s.row.row, s.row.source, s.replicas, s.measured, s.priced, error, None if np.isnan(out) else out)
-        for s, error, out in errors
-    ]
-    return Table(f"{found.name}, decode steps: {1e3 * found.step:+.2f} ms a replica", columns, rows)
+    rows = [(s.row.row, s.row.source, s.measured, s.priced, s.error) for s in found.steps]
+    return Table(f"{found.name}, decode steps, to which nothing is fitted", columns, rows)
 
 
 def _line(found: FittedGeneration) -> str:
     fixed, lane, chip, token = found.constants
     rows = " ".join(p.row.row for p in found.prompts)
-    numbers = ",".join(
-        f"{value:.2f}" for value in (*(1e3 * np.array([fixed, lane, chip])), 1e6 * token, 1e3 * found.step)
-    )
+    numbers = ",".join(f"{value:.2f}" for value in (*(1e3 * np.array([fixed, lane, chip])), 1e6 * token))
     return f'{found.until},"{found.name}",{numbers},{rows}'
 
 

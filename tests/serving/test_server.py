@@ -274,10 +274,8 @@ def test_host_costs_follow_from_the_rows():
     # Left out source by source, a prompt is still much better known than without the server.
     bare = np.array([p.priced / p.measured - 1 for p in early.prompts])
     assert np.nanmean(np.abs(early.held_out)) < np.abs(bare).mean() / 2
-    # One constant for the steps of 1, 4 and 16 replicas brings them nearer.
-    without = np.array([s.priced / s.measured - 1 for s in early.steps])
-    assert np.abs(early.step_errors).mean() < np.abs(without).mean()
-    assert fit_serving.fit([row for row in rows if row.parallel == "TP=2"])[0].step == 0
+    # Nothing is fitted to steps of decode, of 1, 4 and 16 replicas.
+    assert np.mean([abs(step.error) for step in early.steps]) < 0.05
 
 
 def test_the_knee_is_where_power_is_highest():

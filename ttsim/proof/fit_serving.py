@@ -6,10 +6,7 @@ each generation by itself: least squares of relative errors, none of the four be
 time. A row that is far off says more of its prompt's price than of the server, so that errors beyond 10 % count by
 their amount, not by its square. Each source is also predicted from the others of its generation.
 
-    measured TPOT - priced step = step x replicas
-
-likewise, of either sign: how much host work of each replica a server's step has more, or spares, than the demo's loop
-that is priced. Only rows with different numbers of replicas tell it; elsewhere it is zero.
+Steps of decode are not fitted: their rows say how far off the prices are.
 """
 
 from __future__ import annotations
@@ -46,20 +43,23 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Step:
-    """A row of one user: its measured TPOT and its priced step, in seconds, and the replicas of the process."""
+    """A row of one user: its measured TPOT and its priced step, in seconds."""
 
     row: LoadRow
     measured: float
     priced: float
-    replicas: int
+
+    @property
+    def error(self) -> float:
+        """priced / measured - 1."""
+        return self.priced / self.measured - 1
 
 
 @dataclass(frozen=True)
 class FittedGeneration:
-    """A generation's constants in seconds (fixed, lane, chip, token; step), and the errors of its rows.
+    """A generation's constants in seconds (fixed, lane, chip, token), and the errors of its rows.
 
     Attributes:
-      step, step_errors, step_held_out: of the decode step, as those of the prompt.
       errors: predicted / measured - 1 of each row. held_out: the same, by constants of the other sources; NaN if there
         is no other.
     """
@@ -71,9 +71,6 @@ class FittedGeneration:
     errors: np.ndarray
     held_out: np.ndarray
     steps: tuple[Step, ...]
-    step: float
-    step_errors: np.ndarray
-    step_held_out: np.ndarray
 
 
 def rows_of_one_user(rows: Sequence[LoadRow]) -> tuple[list[Prompt], list[Step]]:
@@ -95,7 +92,7 @@ def rows_of_one_user(rows: Sequence[LoadRow]) -> tuple[list[Prompt], list[Step]]
             contexts = np.arange(row.isl, row.isl + max(row.osl - 1, 1))
             step = float(pool.prices.decode(pool.policy.max_num_seqs, 1, contexts).mean()) + pool.host.sample
             step += server_step(server.software, load_constants())
-            steps.append(Step(row, row.tpot, step, system.data_parallel))
+            steps.append(Step(row, row.tpot, step))
     return prompts, steps
 
 
@@ -107,15 +104,11 @@ def fit(rows: Sequence[LoadRow]) -> list[FittedGeneration]:
         own = [p for p in prompts if since <= p.row.date < until]
         own_steps = [s for s in steps if since <= s.row.date < until]
         since = until
-        constants, step = _constants(own), _step(own_steps)
-        held_out, step_held_out = np.full(len(own), np.nan), np.full(len(own_steps), np.nan)
-        for source in {p.row.source for p in own} | {s.row.source for s in own_steps}:
+        constants, held_out = _constants(own), np.full(len(own), np.nan)
+        for source in {p.row.source for p in own}:
             if others := [p for p in own if p.row.source != source]:
                 out = [i for i, p in enumerate(own) if p.row.source == source]
                 held_out[out] = _errors([own[i] for i in out], _constants(others))
-            if other_steps := [s for s in own_steps if s.row.source != source]:
-                out = [i for i, s in enumerate(own_steps) if s.row.source == source]
-                step_held_out[out] = _step_errors([own_steps[i] for i in out], _step(other_steps))
         found.append(
             FittedGeneration(
                 until=until,
@@ -125,25 +118,9 @@ def fit(rows: Sequence[LoadRow]) -> list[FittedGeneration]:
                 errors=_errors(own, constants),
                 held_out=held_out,
                 steps=tuple(own_steps),
-                step=step,
-                step_errors=_step_errors(own_steps, step),
-                step_held_out=step_held_out,
             )
         )
     return found
-
-
-def _step(steps: Sequence[Step]) -> float:
-    if len({s.replicas for s in steps}) < 2:
-        return 0.0
-    measured = np.array([s.measured for s in steps])
-    causes = np.array([s.replicas for s in steps]) / measured / _WIDTH
-    missing = (measured - [s.priced for s in steps]) / measured / _WIDTH
-    return float(least_squares(lambda x: causes * x - missing, np.zeros(1), loss="soft_l1", x_scale=1e-3).x[0])
-
-
-def _step_errors(steps: Sequence[Step], step: float) -> np.ndarray:
-    return np.array([(s.priced + step * s.replicas) / s.measured - 1 for s in steps])
 
 
 def _constants(prompts: Sequence[Prompt]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What a generation of the server adds to the programs.
 
     seconds of a prompt, within its step = fixed + lane x replicas + chip x chips + token x tokens       of the process
-    seconds of a decode step = the prices' own constant of a server + step x replicas
+    seconds of a decode step = the prices' own constant of a server
 
 The constants stand in `ttsim/data/server_costs.csv`, with the rows of one user that they were fitted on
 (`ttsim.proof.fit_serving`); no row under load is fitted.
@@ -34,8 +34,7 @@ class Generation:
     """A server and its client.
 
     Attributes:
-      until: first day of the next generation. name: in words. fixed, lane, chip, token, step: seconds; a step that is
-        below zero spares work of the demo's loop, whose programs are priced.
+      until: first day of the next generation. name: in words. fixed, lane, chip, token: seconds.
       fitted_on: the rows.
     """
 
@@ -45,7 +44,6 @@ class Generation:
     lane: float
     chip: float
     token: float
-    step: float
     fitted_on: str
 
 
@@ -61,7 +59,6 @@ def generations() -> Sequence[Generation]:
             lane=1e-3 * float(row["lane_ms"]),
             chip=1e-3 * float(row["chip_ms"]),
             token=1e-6 * float(row["token_us"]),
-            step=1e-3 * float(row["step_ms"]),
             fitted_on=row["fitted_on"],
         )
         for row in csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
@@ -93,7 +90,6 @@ def host_costs(scenario: Scenario, software: Software, constants: Mapping[str, f
       The costs, and a note that says what they are.
     """
     system, found = scenario.system, generation_of(software.date)
-    step = found.step * system.data_parallel if software.served else 0.0
     entry = (
         SAMPLE_ENTRY_V1 if software.date >= V1_SINCE else 0.0
     )  # V0 of autumn 2025: a step of 32 users is one's (S086)
@@ -104,7 +100,7 @@ def host_costs(scenario: Scenario, software: Software, constants: Mapping[str, f
         after=OUTSIDE,
         prompt=found.fixed + found.lane * system.data_parallel + found.chip * system.num_chips,
         prompt_token=found.token,
-        decode_step=server_step(software, constants) + step,
+        decode_step=server_step(software, constants),
         sample=entry * scenario.config.vocab_size if scenario.sampler == "host" else 0.0,
     )
     each = f" and {1e6 * found.token:.1f} us a token" if found.token else ""
