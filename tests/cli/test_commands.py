@@ -62,6 +62,22 @@ def test_every_flag_is_in_the_help_and_the_help_fits(name, monkeypatch):
     assert max(map(len, overview().splitlines())) <= 80
 
 
+def test_prose_of_the_help_fills_its_lines(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "osl, ttft_ms, decode_tsu, date, stack" in help_of(load("validate"))
+
+
+def test_an_empty_device_is_not_the_default():
+    done = run("-m", "ttsim", "estimate", "--device=")
+    assert (done.returncode, done.stdout, len(lines_of(done))) == (2, "", 1)
+    assert "no device named ''" in done.stderr
+
+
+def test_the_help_names_the_software_of_newer_systems():
+    days = {f"{system.software}" for system in SYSTEMS.values() if system.software is not None}
+    assert all(day in declared.DATE.help for day in days)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_flags_can_be_defined_and_no_name_is_taken_twice(name):
     values = flags.FlagValues()
@@ -119,6 +135,7 @@ def test_arguments_get_their_names(given, meant):
         (["estimate", "--format=xml"], 2, "text|markdown|csv|json|html"),
         (["estimate", "stray"], 2, "unexpected argument 'stray'"),
         (["estimate", "--batch_size=0"], 2, "is not a positive integer"),
+        (["compare", "device=N150", "device=N300", "--max_regression=nan"], 2, "a number is wanted, not nan"),
         (["estimate", "--out=/nonexistent/x"], 2, "/nonexistent/x: can't be written"),
         (["estimate", "--out=x", "--trace=x"], 2, "--trace and --out both write x"),
         (["goal"], 2, "needs what to answer"),

@@ -64,6 +64,11 @@ def test_numbers_take_a_binary_k():
         parse_number("1.5k", "n")
 
 
+def test_a_field_that_is_none_is_a_mistake():
+    with pytest.raises(ValueError, match="unknown field to sweep: 'batch'; valid: batch_size"):
+        sweep(Question(), {"batch": (1, 2)})
+
+
 def test_sweep_answers_every_combination_and_says_what_fails():
     axes = {"device": ("N150", "N300"), "batch_size": (1, 32), "prompt_length": (128, 32_000)}
     points = sweep(Question(model="8b"), axes).points

@@ -233,6 +233,14 @@ def test_every_format_shows_every_row(items):
             assert words in text, (form, words)
 
 
+def test_a_lone_refused_row_is_named_in_the_singular_and_large_times_in_full():
+    lines = ROWS.splitlines()
+    rows = "\n".join([lines[0], lines[1].replace(",26,", ",12345,"), lines[4]])
+    shown = document(validate(parse_measured(rows))).render("text", width=200)
+    assert "1 row is refused" in shown
+    assert "12,345" in shown
+
+
 def test_the_script_scores_a_file_and_refuses_one_that_is_none(tmp_path):
     good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
     good.write_text("\n".join(ROWS.splitlines()[:2]))

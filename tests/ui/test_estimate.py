@@ -443,3 +443,8 @@ def test_energy_is_bounded_by_the_boards_limit(item):
     assert record["energy_bound"] == pytest.approx(300 / item.report.throughput)  # one n300
     assert "at most, by the boards' limit of 300 W" in est.document(item).render("text", 160)
     assert json.loads(ask(device="TG", form="json"))["energy_bound"] is None
+
+
+def test_sizes_beyond_the_published_ones_are_written_out():
+    (note,) = [n for n in outside(Scenario.of("Kimi-K2", "Quad Galaxy")) if n.startswith("model size")]
+    assert re.search(r"model size 1,0\d\d\.\de9 parameters: .* span 1\.2e9 parameters to 7\d\.\de9 parameters", note)

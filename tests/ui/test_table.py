@@ -66,6 +66,21 @@ def test_texts_wrap_before_columns_go():
     assert all(len(line) <= 80 for line in shown.splitlines())
 
 
+def test_paths_and_long_names_part_where_nothing_else_fits():
+    path = "models/demos/llama3_subdevices/tests/perf_targets/prefill_128.json"
+    columns = (Column("constant"), Column("value"), Column("source", wrap=True))
+    shown = render([Table("", columns, [("n" * 28, 12.5, f"as {path} (2025-05) says")])], "text", 80)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert path in "".join(line[37:].strip() for line in shown.splitlines())  # parted after slashes, nothing is added
+    assert path in render([Table("", columns, [("n" * 10, 12.5, path)])], "text", 120)
+    wide = Table(
+        "", [Column("model"), *(Column("c" * 14) for _ in range(4))], [("DeepSeek-R1-Distill-70B", 1, 2, 3, 4)]
+    )
+    shown = render([wide], "text", 80)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "DeepSeek-" in shown
+
+
 def test_empty_columns_and_control_characters_are_not_shown():
     shown = render([Table("", (Column("a"), Column("empty")), [("x\x1b[31m\n", None)])], "text")
     assert "empty" not in shown
@@ -100,6 +115,11 @@ def test_a_figure_stands_in_for_its_table_where_it_can():
     assert "<i>drawn</i>" in render([figure], "html")
     assert "| system |" in render([figure], "markdown")
     assert render([figure], "csv") == render([table()], "csv")
+
+
+def test_a_figure_without_lines_leaves_none():
+    blocks = [Paragraph("a"), Figure(lambda width: (), "<i>drawn</i>"), Paragraph("b")]
+    assert render(blocks, "text") == "a\nb\n"
 
 
 def test_several_tables_share_a_csv():

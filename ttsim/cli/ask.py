@@ -65,7 +65,9 @@ def _constants(path: str | None) -> Mapping[str, float]:
     try:
         return load_constants(path)
     except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: no file of fitted constants, as scripts/calibrate.py writes it: {error}") from None
+        raise ValueError(
+            f"{path}: no file of fitted constants, as `ttsim calibrate --out=DIR` writes it: {error}"
+        ) from None
 
 
 def _mode(request: Request) -> str:

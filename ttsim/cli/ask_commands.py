@@ -63,7 +63,9 @@ def _run(values: Any) -> int:
     fields["images"] = parse_field("images", "+".join(given.get("images") or ()))
     if given["scenario"] is not None:
         fields |= {n: v for n, v in read_question(given["scenario"]).items() if not values[n].present}
-    device_given, fields["device"] = fields["device"] is not None, fields["device"] or "N150"
+    device_given = fields["device"] is not None
+    if not device_given:
+        fields["device"] = "N150"
     own = {name: given[name] for name in _OF_REQUEST if name in given}
     own |= {name: tuple(given.get(name) or ()) for name in ("sweep", "compare")}
     request = Request(

@@ -24,7 +24,9 @@ def _run(values: Any) -> None:
     wanted = [text.casefold() for text in values.model or []]
     entries = [e for e in catalogue_entries() if not wanted or any(t in e.repository.casefold() for t in wanted)]
     if not entries:
-        raise ValueError(f"no model of the catalogue has {' or '.join(values.model)} in its repository's name")
+        raise ValueError(
+            f"no model of the catalogue has {' or '.join(map(repr, values.model))} in its repository's name"
+        )
     answers = catalogue_answers(
         values.device, precision=values.precision, prompt_length=values.prompt_length, entries=entries
     )

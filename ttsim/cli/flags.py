@@ -6,6 +6,7 @@ A name means one thing in every command; spellings of tt_transformers and of ear
 from __future__ import annotations
 
 import dataclasses
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +61,10 @@ class Flag:
             flags.DEFINE_integer(self.name, self.default, self.help, self.least, **common)
         elif self.kind == "real":
             flags.DEFINE_float(self.name, self.default, self.help, **common)
+            # Nothing is more than NaN, so that as a limit it would never be exceeded.
+            flags.register_validator(  # type: ignore[no-untyped-call]
+                self.name, lambda value: value is None or not math.isnan(value), "a number is wanted, not nan", values
+            )
         elif self.choices:
             flags.DEFINE_enum(self.name, self.default, self.choices, self.help, case_sensitive=False, **common)
         else:
@@ -142,7 +147,8 @@ IMAGES = Flag(
 )
 DATE = Flag(
     "date",
-    "State of the software: a day in ISO format or a release (v0.59.0); by default that of the published tables.",
+    "State of the software: a day in ISO format or a release (v0.59.0); by default that of the published tables, "
+    "or 2026-04-13 on systems that are newer.",
 )
 STACK = Flag(
     "stack",

@@ -159,11 +159,22 @@ def help_of(command: Command, program: str = "") -> str:
     value = f" [{command.positional.upper()} ...]" if command.positional else ""
     lines += [f"usage: {program}{value} [--flag=value ...]"]
     if more.strip():
-        for line in ("", *map(str.strip, more.strip().splitlines())):  # examples stay whole, to be copied
+        for line in ("", *_paragraphs(more)):  # examples stay whole, to be copied
             whole = line.startswith("ttsim ") or len(line) < 70
             lines += [f"  {line}".rstrip()] if whole else _wrapped(line)
     lines += ["", *described(command.flags, _width())] if command.flags else []
     return "\n".join(lines) + "\n"
+
+
+def _paragraphs(text: str) -> list[str]:
+    """The lines, those that begin in lower case joined to prose above them."""
+    found: list[str] = []
+    for line in map(str.strip, text.strip().splitlines()):
+        if found and line[:1].islower() and not line.startswith("ttsim ") and not found[-1].startswith("ttsim "):
+            found[-1] = f"{found[-1]} {line}"
+        else:
+            found.append(line)
+    return found
 
 
 def _wrapped(line: str) -> list[str]:

@@ -149,6 +149,9 @@ def sweep(
     Raises:
       ValueError: more than 5,000 points, or a name that is none.
     """
+    for name in axes:
+        if name not in FIELDS:
+            raise unknown("field to sweep:", name, FIELDS)
     constants = load_constants() if constants is None else constants
     combinations = list(itertools.product(*axes.values()))
     if len(combinations) > MOST_POINTS:

@@ -96,7 +96,7 @@ class Interval:
       low, high: in the figure's unit.
       coverage: asked for. measured: share of the published rows that such intervals hold. Both are None where the
         interval is only the largest error seen. rows: how many rows.
-      fold: what was left out ("model" or "device").
+      fold: what was left out ("model", "device" or "source").
     """
 
     low: float
@@ -204,7 +204,7 @@ def _outside(scenario: Scenario) -> Iterable[str]:
     ranges = (
         ("batch", scenario.batch_size, covered.batches, "{:,.0f}"),
         ("prompt", scenario.padded_prompt, covered.prompts, "{:,.0f} tokens"),
-        ("model size", scenario.config.parameter_count / 1e9, covered.sizes, "{:.2g}e9 parameters"),
+        ("model size", scenario.config.parameter_count / 1e9, covered.sizes, "{:,.1f}e9 parameters"),
     )
     for name, value, values, form in ranges:
         low, high = min(values), max(values)

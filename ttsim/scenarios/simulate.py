@@ -37,14 +37,14 @@ def simulate(
 
     Args:
       model: a published name ("Llama3.1-8B"), a Hugging Face config.json or checkpoint directory, or a configuration.
-      device: "N150", "N300", "T3K", "TG", or a system.
+      device: "N150", "T3K", "P300x2" and so on (`ttsim systems`), a TOML file that describes one, or a system.
       precision: "performance", "accuracy", a `precision_cfg = {...}, fidelity_cfg = {...}` text, or a value.
       batch_size: users of one replica, at most 32.
       prompt_length: tokens of each prompt.
       max_generated_tokens: tokens generated for each user; the speed is their mean.
       data_parallel: replicas that the system is cut into.
       date: state of the software, a day in ISO format or a release ("v0.59.0"); by default that of the published
-        tables (2025-05-12).
+        tables (2025-05-12), on systems that are newer (Galaxy, Blackhole) that of 2026-04-13.
       constants: of the cost model, by default the calibrated ones.
       images: (width, height) in pixels of each image in a prompt, for a model that sees.
       stack: software: "tt_transformers", "tttv2", "galaxy" (the vendor's own code for 70B and Qwen3-32B on a Galaxy),

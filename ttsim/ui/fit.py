@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -22,6 +23,7 @@ from ttsim.ui.table import (
 
 _GAP = 2
 _BAR, _LEAST_BAR, _LEAST_TEXT = 40, 8, 16  # columns of a bar, and of a text that takes several lines
+_LONG_WORD, _LEAST_WORD = 30, 10  # columns: words longer than the first may part, than the second if all else fails
 _STYLES = {"strong": text.BOLD, "faint": text.DIM, "good": text.GREEN, "warn": text.YELLOW, "bad": text.RED}
 
 
@@ -31,7 +33,8 @@ def text_of(blocks: Sequence[Block], width: int, colour: bool = False) -> str:
     for block in blocks:
         if isinstance(block, Figure):
             if block.lines:
-                lines += ["", *block.lines(width)]
+                drawn = block.lines(width)
+                lines += [""] * bool(drawn) + list(drawn)
             elif block.table:
                 lines += _table(block.table, width, colour)
         elif isinstance(block, Table):
@@ -92,14 +95,33 @@ def _row(
 
 
 def _wrapped(cell: str, size: int) -> list[str]:
-    return textwrap.wrap(cell, max(size, 1), break_long_words=False, break_on_hyphens=False) or [""]
+    if all(len(word) <= size for word in cell.split()):
+        return textwrap.wrap(cell, max(size, 1), break_long_words=False, break_on_hyphens=False) or [""]
+    lines = [""]
+    for word in cell.split():
+        for i, part in enumerate(_parts(word, size)):
+            longer = f"{lines[-1]} {part}" if lines[-1] and not i else lines[-1] + part
+            if len(longer) <= size or not lines[-1]:
+                lines[-1] = longer
+            else:
+                lines.append(part)
+    return lines
+
+
+def _parts(word: str, size: int) -> list[str]:
+    """A word, or one that is longer than `size` (a path, a name) parted after its slashes, else after its hyphens."""
+    for mark in "/-":
+        if len(word) > size and mark in word[:-1]:
+            found = re.findall(f"[^{mark}]*{mark}|[^{mark}]+", word)
+            return [part for piece in found for part in _parts(piece, size)]
+    return [word]
 
 
 def _fit(table: Table, width: int) -> tuple[list[int], dict[int, int], list[int]]:
     """(columns that stay, their sizes, columns that are left out) within a width.
 
     Headings break at words first and texts of `wrap` columns take several lines; then columns go, the highest priority
-    first; and at last the other text columns take several lines.
+    first; and at last the other text columns take several lines, and long names and paths part.
     """
     kept, dropped = occupied(table), []
     least, most = {}, {}
@@ -110,6 +132,8 @@ def _fit(table: Table, width: int) -> tuple[list[int], dict[int, int], list[int]
         kept.remove(dropped[-1])
     if _total(least, kept) > width:
         least |= {i: _sizes(table, i, True)[0] for i in kept if is_left(table, i)}
+    if _total(least, kept) > width:
+        least |= {i: _sizes(table, i, True, _LEAST_WORD)[0] for i in kept if is_left(table, i)}
     sizes = {i: least[i] for i in kept}
     for i in sorted(kept, key=lambda i: most[i] - least[i]):  # those that need little are served first
         sizes[i] += max(0, min(most[i] - sizes[i], width - _total(sizes, kept)))
@@ -118,16 +142,16 @@ def _fit(table: Table, width: int) -> tuple[list[int], dict[int, int], list[int]
     return kept, sizes, dropped
 
 
-def _sizes(table: Table, index: int, wrap: bool) -> tuple[int, int]:
-    """(least, most) columns that a column of the table takes."""
+def _sizes(table: Table, index: int, wrap: bool, word: int = _LONG_WORD) -> tuple[int, int]:
+    """(least, most) columns that a column of the table takes, if words longer than `word` may part."""
     column = table.columns[index]
     heading = max(map(len, column.heading.split()), default=1)
     if column.bar:
         return max(_LEAST_BAR, heading), max(_BAR, heading)
     texts = [shown(row[index], column) for row in table.rows]
     most = max([heading, *map(len, texts)])
-    words = [len(word) for each in texts for word in each.split()]
-    return (max([heading, min(most, _LEAST_TEXT), *words]) if wrap else most), most
+    words = [len(part) for each in texts for long in each.split() for part in _parts(long, word)]
+    return (max([heading, min(most, _LEAST_TEXT, word), *words]) if wrap else most), most
 
 
 def _total(sizes: Mapping[int, int], kept: Sequence[int]) -> int:

@@ -48,7 +48,8 @@ def headline(goal: str, answers: Sequence[Answer]) -> str:
     meeting = [answer for answer in answers if answer.meets]
     if not meeting:
         nearest = max(answers, key=lambda answer: answer.margin)
-        return f"{goal}: no system meets it; the nearest, {nearest.scenario.system.label}, reaches {nearest.margin:.0%}"
+        reached = f"{nearest.scenario.system.label}, reaches {100 * nearest.margin:.0f} %"
+        return f"{goal}: no system meets it; the nearest, {reached}"
     best = meeting[0]
     price = f"boards of about {best.price:,.0f} $" if math.isfinite(best.price) else "no public price"
     sure = "also at the low end of its intervals" if best.surely else "but not at the low end of its intervals"

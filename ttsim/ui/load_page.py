@@ -30,7 +30,7 @@ def document(results: Sequence[LoadResult]) -> Document:
                 Column("sim. steps", "%", 1, scale=100, signed=True, key=f"{figure}_error_own_steps"),
             )
         ),
-        Column("load", "%", 0, scale=100, key="load_share"),
+        Column("load", "%", 0, scale=100, key="load_share", priority=1),
         Column("why not", wrap=True, priority=3, key="refused"),
     )
     rows = []

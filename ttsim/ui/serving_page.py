@@ -61,7 +61,7 @@ def verdict(metrics: Metrics) -> str:
     state = "saturated: the queue decides" if share > 0.95 else "near saturation" if share > 0.8 else "below saturation"
     return (
         f"{metrics.request_throughput:.3g} requests/s, {metrics.output_throughput:,.0f} output tokens/s; capacity "
-        f"{metrics.capacity:.3g} requests/s with every slot full, of which this is {share:.0%} ({state})"
+        f"{metrics.capacity:.3g} requests/s with every slot full, of which this is {100 * share:.0f} % ({state})"
     )
 
 

@@ -88,8 +88,12 @@ def _figure(item: Validated, figure: Figure) -> list[Any]:
     shown = "--" if not item.measured.counts else f"{100 * error:+.1f} %"
     interval = "unknown"
     if found is not None:
-        interval = f"{found.low * unit:.3g}..{found.high * unit:.3g}{'' if item.inside(figure) else ' !'}"
-    return [f"{truth * unit:.4g}", f"{value * unit:.4g}", Cell(error, shown, style), interval]
+        interval = f"{_number(found.low * unit)}..{_number(found.high * unit)}{'' if item.inside(figure) else ' !'}"
+    return [_number(truth * unit), _number(value * unit), Cell(error, shown, style), interval]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _summary(found: Sequence[Group], items: Sequence[Validated]) -> Table:
@@ -118,11 +122,12 @@ def _summary(found: Sequence[Group], items: Sequence[Validated]) -> Table:
     ]
     left_out = [item for item in items if not item.measured.counts and item.refused is None]
     refused = sum(item.refused is not None for item in items)
-    notes = [f"inside: share of the measurements that the {COVERAGE:.0%} intervals hold"]
+    notes = [f"inside: share of the measurements that the {100 * COVERAGE:.0f} % intervals hold"]
     if refused:
-        notes.append(f"{refused} rows are refused and in no mean")
+        notes.append(f"{refused} {'row is' if refused == 1 else 'rows are'} refused and in no mean")
     if left_out:
-        notes.append(f"{len(left_out)} rows are left out of the means (--): " + _reasons(left_out))
+        rows_are = "row is" if len(left_out) == 1 else "rows are"
+        notes.append(f"{len(left_out)} {rows_are} left out of the means (--): " + _reasons(left_out))
     return Table("Errors: predicted / measured - 1", columns, rows, notes)
 
 
