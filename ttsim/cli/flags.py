@@ -148,7 +148,7 @@ IMAGES = Flag(
 DATE = Flag(
     "date",
     "State of the software: a day in ISO format or a release (v0.59.0); by default that of the published tables, "
-    "or 2026-04-13 on systems that are newer.",
+    "or 2026-09-01 on systems that are newer.",
 )
 STACK = Flag(
     "stack",

@@ -44,7 +44,7 @@ def simulate(
       max_generated_tokens: tokens generated for each user; the speed is their mean.
       data_parallel: replicas that the system is cut into.
       date: state of the software, a day in ISO format or a release ("v0.59.0"); by default that of the published
-        tables (2025-05-12), on systems that are newer (Galaxy, Blackhole) that of 2026-04-13.
+        tables (2025-05-12), on systems that are newer (Galaxy, Blackhole) that of 2026-09-01.
       constants: of the cost model, by default the calibrated ones.
       images: (width, height) in pixels of each image in a prompt, for a model that sees.
       stack: software: "tt_transformers", "tttv2", "galaxy" (the vendor's own code for 70B and Qwen3-32B on a Galaxy),
