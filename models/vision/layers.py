@@ -228,6 +228,17 @@ class VisionMLP(nnx.Module):
         return stage.add_bias(stage.summed(stage.linear(h, self.w2_fd)), self.b2_d)
 
 
+class BiasedLayer(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), with biases everywhere, as in SigLIP and Qwen3-VL."""
+
+    def __init__(self, layout: TowerLayout, rngs: nnx.Rngs | None):
+        size, eps = layout.tower.hidden_size, layout.tower.norm_eps
+        self.attention_norm = LayerNorm(size, eps, rngs)
+        self.attention = VisionAttention(layout, rngs, bias=True)
+        self.mlp_norm = LayerNorm(size, eps, rngs)
+        self.mlp = VisionMLP(layout, rngs)
+
+
 class GatedVisionMLP(nnx.Module):
     """w2(silu(w1 x + b1) * (w3 x + b3)) + b2."""
 

@@ -20,7 +20,7 @@ from jax import Array
 from ttsim import ops as tt
 from ttsim.models.parameters import parameter
 from ttsim.models.vision.config import Qwen3Tower
-from ttsim.models.vision.layers import LayerNorm, TowerLayout, TowerStage, VisionAttention, VisionMLP
+from ttsim.models.vision.layers import BiasedLayer, LayerNorm, TowerLayout, TowerStage
 from ttsim.models.vision.qwen import axial_angles, places_of
 
 MERGER_EPS = 1e-6
@@ -65,17 +65,6 @@ def qwen3_image(tower: Qwen3Tower, patches: np.ndarray, grid: tuple[int, int], h
     return Qwen3Image(patches, np.cos(angles), np.sin(angles), near.astype(np.int32), weight)
 
 
-class Qwen3Layer(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with biases everywhere."""
-
-    def __init__(self, layout: TowerLayout, rngs: nnx.Rngs | None):
-        size, eps = layout.tower.hidden_size, layout.tower.norm_eps
-        self.attention_norm = LayerNorm(size, eps, rngs)
-        self.attention = VisionAttention(layout, rngs, bias=True)
-        self.mlp_norm = LayerNorm(size, eps, rngs)
-        self.mlp = VisionMLP(layout, rngs)
-
-
 class Merger(nnx.Module):
     """The patches of a token, side by side, made one: fc2(gelu(fc1 x)), normed by patch or (`after`) by token."""
 
@@ -113,7 +102,7 @@ class Qwen3VisionTower(nnx.Module):
         self.patch_pd = parameter((tower.patch_values, size), (None, None), rngs)
         self.patch_bias_d = parameter((size,), (None,), rngs, scale=0.02)
         self.position_sd = parameter((tower.positions, size), (None, None), rngs, scale=0.02)
-        self.layers = nnx.List([Qwen3Layer(layout, rngs) for _ in range(tower.num_layers)])
+        self.layers = nnx.List([BiasedLayer(layout, rngs) for _ in range(tower.num_layers)])
         self.merger = Merger(tower, text_size, rngs, after=False)
         self.deep_mergers = nnx.List([Merger(tower, text_size, rngs, after=True) for _ in tower.deepstack_layers])
 
@@ -135,7 +124,7 @@ class Qwen3VisionTower(nnx.Module):
 
 
 @functools.partial(jax.jit, static_argnames=("stage",))
-def qwen3_layer(layer: Qwen3Layer, x: Array, cos: Array, sin: Array, *, stage: TowerStage) -> Array:
+def qwen3_layer(layer: BiasedLayer, x: Array, cos: Array, sin: Array, *, stage: TowerStage) -> Array:
     def rotate(heads: Array) -> Array:
         return tt.rotary(heads, cos, sin, out_format=stage.precision.activation)
 

@@ -15,18 +15,7 @@ from jax import Array
 from ttsim import ops as tt
 from ttsim.models.parameters import parameter
 from ttsim.models.vision.config import SiglipTower
-from ttsim.models.vision.layers import LayerNorm, RMSNorm, TowerLayout, TowerStage, VisionAttention, VisionMLP
-
-
-class SiglipLayer(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with biases everywhere."""
-
-    def __init__(self, layout: TowerLayout, rngs: nnx.Rngs | None):
-        size, eps = layout.tower.hidden_size, layout.tower.norm_eps
-        self.attention_norm = LayerNorm(size, eps, rngs)
-        self.attention = VisionAttention(layout, rngs, bias=True)
-        self.mlp_norm = LayerNorm(size, eps, rngs)
-        self.mlp = VisionMLP(layout, rngs)
+from ttsim.models.vision.layers import BiasedLayer, LayerNorm, RMSNorm, TowerLayout, TowerStage
 
 
 class SiglipVisionTower(nnx.Module):
@@ -44,7 +33,7 @@ class SiglipVisionTower(nnx.Module):
         self.patch_pd = parameter((tower.patch_values, size), (None, None), rngs)
         self.patch_bias_d = parameter((size,), (None,), rngs, scale=0.02)
         self.position_sd = parameter((tower.patches_per_side**2, size), (None, None), rngs, scale=0.02)
-        self.layers = nnx.List([SiglipLayer(layout, rngs) for _ in range(tower.num_layers)])
+        self.layers = nnx.List([BiasedLayer(layout, rngs) for _ in range(tower.num_layers)])
         self.norm_post = LayerNorm(size, tower.norm_eps, rngs)
         self.projector_norm = RMSNorm(size, tower.projector_eps, rngs)
         self.projector_pd = parameter((size, text_size), (None, "residual"), rngs)
@@ -72,6 +61,6 @@ class SiglipVisionTower(nnx.Module):
 
 
 @functools.partial(jax.jit, static_argnames=("stage",))
-def siglip_layer(layer: SiglipLayer, x: Any, *, stage: TowerStage) -> Any:
+def siglip_layer(layer: BiasedLayer, x: Any, *, stage: TowerStage) -> Any:
     x = stage.add(x, layer.attention(layer.attention_norm(x, stage), None, stage))
     return stage.add(x, layer.mlp(layer.mlp_norm(x, stage), stage))

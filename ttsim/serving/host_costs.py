@@ -90,10 +90,10 @@ def host_costs(scenario: Scenario, software: Software, constants: Mapping[str, f
       The costs, and a note that says what they are.
     """
     system, found = scenario.system, generation_of(software.date)
-    entry = (
-        SAMPLE_ENTRY_V1 if software.date >= V1_SINCE else 0.0
-    )  # V0 of autumn 2025: a step of 32 users is one's (S086)
-    if found is generations()[0]:
+    entry = 0.0  # V0 of autumn 2025: a step of 32 users takes as long as one user's (S086)
+    if software.date >= V1_SINCE:
+        entry = SAMPLE_ENTRY_V1
+    elif found is generations()[0]:
         entry = SAMPLE_ENTRY_V0
     costs = HostCosts(
         before=OUTSIDE,
