@@ -62,7 +62,7 @@ class Fit:
         """
 
         def linear(z: np.ndarray) -> np.ndarray:
-            return self.residuals + self.slopes @ (z - self.z)
+            return np.asarray(self.residuals + self.slopes @ (z - self.z))
 
         found = fit(linear, self.z, slopes=lambda z: self.slopes, weights=np.where(left_out, 0.0, 1.0), soft=self.soft)
         return found.residuals
@@ -71,7 +71,7 @@ class Fit:
         """One standard deviation of each unknown, by the curvature of the loss: [unknowns]."""
         curvature = (1 + (self.residuals / self.soft) ** 2) ** -1.5
         normal = self.slopes.T @ (curvature[:, None] * self.slopes) + np.eye(len(self.z))
-        return np.sqrt(np.diag(np.linalg.inv(normal)))
+        return np.asarray(np.sqrt(np.diag(np.linalg.inv(normal))))
 
 
 def fit(
