@@ -166,6 +166,7 @@ class Attention(nnx.Module):
                 kv_format=p.kv_cache,
                 out_format=stage.query_format,
                 **_score_options(layout, kind),
+                **({} if (blocks := layout.placement.attention_chunk) is None else {"blocks": blocks}),
             )
         else:
             out = tt.sdpa(

@@ -23,6 +23,7 @@ from ttsim.proof.rows import ODD_PROMPT
 from ttsim.proof.summary import ErrorSummary
 from ttsim.scenarios.batched import computed_together, prompt_share
 from ttsim.scenarios.scenario import Scenario
+from ttsim.serving.settings import settings_of
 
 Figure = Literal["speed", "ttft"]
 FIGURES: tuple[Figure, ...] = ("speed", "ttft")
@@ -163,22 +164,36 @@ def scenario_of(row: Measured, date: datetime.date | None = None) -> Scenario:
 def predict(scenario: Scenario, row: Measured, figure: Figure, constants: Mapping[str, float]) -> float:
     """A figure as it was measured.
 
-    The TTFT of a server's client is that of prompts that came at the same time: they are prefilled in turn, each
-    replica its own, and all get their first token at the end. That of the demo is the share of a prompt where prompts
+    A server's client sends its prompts at the same time. They are prefilled in rounds of as many as the tokens of one
+    step allow (`_rounds`), and those of a round get their first token at its end; their next tokens wait for the rounds
+    that follow. The TTFT of the demo is the share of a prompt where prompts
     are computed together, and until 2025-06 holds what one of them compiled; a server's table without its client has no
     work of the server in a prompt.
     """
+    rounds = _rounds(scenario) if row.client and not computed_together(scenario) else (scenario.batch_size,)
     if figure == "speed":
-        return scenario.speed(constants)
+        if len(rounds) == 1:
+            return scenario.speed(constants)
+        after = sum(users * sum(rounds[i + 1 :]) for i, users in enumerate(rounds)) / scenario.batch_size
+        wait = after * float(totals(scenario.prefill_costs, constants).alone)
+        return 1 / (1 / scenario.speed(constants) + wait / (scenario.max_generated_tokens - 1))
     if computed_together(scenario):
         return prompt_share(scenario, constants)
     if row.client:
-        return float(totals(scenario.prefill_costs, constants).alone) * scenario.batch_size
+        before = sum(users * sum(rounds[: i + 1]) for i, users in enumerate(rounds)) / scenario.batch_size
+        return before * float(totals(scenario.prefill_costs, constants).alone)
     if scenario.software.served:
         scenario = dataclasses.replace(scenario, software=scenario.software.without_server())
     compiled = scenario.software.odd_prompt_compiles and scenario.batch_size > ODD_PROMPT
     one_off = constants["program_one_off"] / scenario.batch_size if compiled else 0.0
     return float(scenario.ttft(constants)) + one_off
+
+
+def _rounds(scenario: Scenario) -> tuple[int, ...]:
+    """Prompts of one replica that each of a server's prefill steps takes: max_num_batched_tokens is its context."""
+    each = max(settings_of(scenario).context // scenario.prompt_length, 1)
+    whole, rest = divmod(scenario.batch_size, each)
+    return (each,) * whole + ((rest,) if rest else ())
 
 
 def _interval(
