@@ -333,7 +333,7 @@ def sdpa_prefill(
     chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
-    blocks: int | None = None,
+    block_rows: int | None = None,
 ) -> Array:
     """Flash attention: causal softmax(q K^T scale) V of rows start..start+S-1.
 
@@ -341,12 +341,12 @@ def sdpa_prefill(
       q: [heads, S, d]; keys, values: [kv_heads, start + S, d].
       start: position of the first query row (chunked prefill reads the earlier ones from the cache).
       sinks, setting, kv_format, out_format, window, chunk, scale, softcap: see `sdpa_decode`.
-      blocks: rows and columns of one block, computed on the chip's whole grid; None is tt_transformers' choice.
+      block_rows: rows and columns of one block, computed on the chip's whole grid; None is tt_transformers' choice.
 
     Returns:
       [heads, S, d].
     """
-    del blocks  # they decide the time, not the result
+    del block_rows  # they decide the time, not the result
     compute = get_setting(setting)
     heads, rows, head_dim = q.shape
     kv_heads = keys.shape[0]
@@ -380,7 +380,7 @@ def _(call: OpCall) -> str:
 @sdpa_prefill.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     heads, rows, head_dim = call.inputs[0].shape
-    options = {"fmt": call["kv_format"], "setting": call["setting"], "chip": machine.chip, "blocks": call["blocks"]}
+    options = {"fmt": call["kv_format"], "setting": call["setting"], "chip": machine.chip, "blocks": call["block_rows"]}
     return [flash.flash_attention(heads, call.inputs[1].shape[0], rows, call["start"], head_dim, **options)]
 
 
