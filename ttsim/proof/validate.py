@@ -18,12 +18,13 @@ from ttsim.hardware.constants import load_constants
 from ttsim.pricing.price import totals
 from ttsim.proof import published
 from ttsim.proof.intervals import Interval, fold_of, interval
+from ttsim.proof.load_rows import requests_sent, serve_closed
 from ttsim.proof.measured import Measured
 from ttsim.proof.rows import ODD_PROMPT
 from ttsim.proof.summary import ErrorSummary
 from ttsim.scenarios.batched import computed_together, prompt_share
 from ttsim.scenarios.scenario import Scenario
-from ttsim.serving.settings import settings_of
+from ttsim.serving.server import build
 
 Figure = Literal["speed", "ttft"]
 FIGURES: tuple[Figure, ...] = ("speed", "ttft")
@@ -164,24 +165,19 @@ def scenario_of(row: Measured, date: datetime.date | None = None) -> Scenario:
 def predict(scenario: Scenario, row: Measured, figure: Figure, constants: Mapping[str, float]) -> float:
     """A figure as it was measured.
 
-    A server's client sends its prompts at the same time. They are prefilled in rounds of as many as the tokens of one
-    step allow (`_rounds`), and those of a round get their first token at its end; their next tokens wait for the rounds
-    that follow. The TTFT of the demo is the share of a prompt where prompts
-    are computed together, and until 2025-06 holds what one of them compiled; a server's table without its client has no
-    work of the server in a prompt.
+    A client with several requests open sees what the server makes of them: TTFT with the wait for others, and its
+    users' speed with the prompts that came between (`ttsim.proof.load_rows`). With one open it sees the server's work
+    in a prompt, which a server's table without its client leaves out. The TTFT of the demo is the share of a prompt
+    where prompts are computed together, and until 2025-06 holds what one of them compiled.
     """
-    rounds = _rounds(scenario) if row.client and not computed_together(scenario) else (scenario.batch_size,)
+    if row.under_load:
+        return _under_load(scenario, row, figure, constants)
     if figure == "speed":
-        if len(rounds) == 1:
-            return scenario.speed(constants)
-        after = sum(users * sum(rounds[i + 1 :]) for i, users in enumerate(rounds)) / scenario.batch_size
-        wait = after * float(totals(scenario.prefill_costs, constants).alone)
-        return 1 / (1 / scenario.speed(constants) + wait / (scenario.max_generated_tokens - 1))
+        return scenario.speed(constants)
     if computed_together(scenario):
         return prompt_share(scenario, constants)
     if row.client:
-        before = sum(users * sum(rounds[: i + 1]) for i, users in enumerate(rounds)) / scenario.batch_size
-        return before * float(totals(scenario.prefill_costs, constants).alone)
+        return float(totals(scenario.prefill_costs, constants).alone)
     if scenario.software.served:
         scenario = dataclasses.replace(scenario, software=scenario.software.without_server())
     compiled = scenario.software.odd_prompt_compiles and scenario.batch_size > ODD_PROMPT
@@ -189,11 +185,19 @@ def predict(scenario: Scenario, row: Measured, figure: Figure, constants: Mappin
     return float(scenario.ttft(constants)) + one_off
 
 
-def _rounds(scenario: Scenario) -> tuple[int, ...]:
-    """Prompts of one replica that each of a server's prefill steps takes: max_num_batched_tokens is its context."""
-    each = max(settings_of(scenario).context // scenario.prompt_length, 1)
-    whole, rest = divmod(scenario.batch_size, each)
-    return (each,) * whole + ((rest,) if rest else ())
+def _under_load(scenario: Scenario, row: Measured, figure: Figure, constants: Mapping[str, float]) -> float:
+    """The mean that a client with as many open requests as the row's users would report."""
+    users, isl, osl = row.batch or 1, scenario.prompt_length, scenario.max_generated_tokens
+    server = build(
+        row.model,
+        row.system(),
+        row.precision or "performance",
+        date=scenario.software.date.isoformat(),
+        stack=row.software_stack(row.system()),
+        constants=constants,
+    )
+    metrics = serve_closed(server.pool, users, requests_sent(users, isl, osl), isl, osl)
+    return float(metrics.ttft.mean if figure == "ttft" else 1 / metrics.tpot.mean)
 
 
 def _interval(
