@@ -165,7 +165,7 @@ class Attention(nnx.Module):
                 setting=setting_sdpa,
                 kv_format=p.kv_cache,
                 out_format=stage.query_format,
-                **_score_options(layout, kind),
+                **_score_options(layout, kind, prompt=True),
             )
         else:
             out = tt.sdpa(
@@ -224,7 +224,7 @@ class Attention(nnx.Module):
         )
 
 
-def _score_options(layout: Layout, kind: LayerKind) -> dict[str, Any]:
+def _score_options(layout: Layout, kind: LayerKind, *, prompt: bool = False) -> dict[str, Any]:
     """Attributes of attention that only some models have; the others' ops stay as they are."""
     c = layout.config
     options = {
@@ -232,6 +232,7 @@ def _score_options(layout: Layout, kind: LayerKind) -> dict[str, Any]:
         "chunk": kind.chunk,
         "scale": c.query_scale,
         "softcap": c.attention_softcap,
+        "block_rows": layout.placement.attention_chunk if prompt else None,
     }
     return {"window": options.pop("window"), **{name: value for name, value in options.items() if value is not None}}
 

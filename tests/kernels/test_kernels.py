@@ -162,15 +162,25 @@ def test_all_gather_by_hand(topology, hops, links_used, ratio):
 
 
 def test_a_delta_net_s_scan_by_hand():
-    # 256 rows are 2 chunks of 4 x 4 tiles; keys and values have 4 tiles each; 96 heads take two turns on 64 cores.
+    # 256 rows are 8 chunks of one tile; keys and values have 4 tiles each; 96 heads of 4 columns take six turns.
     prep, scan = delta.scan(256, 96, 128, 128, WORMHOLE)
     tile = 4 * 16e-9 * 1.27 + VALUES["tile_overhead"]  # four phases
-    triangle, with_keys, with_values = 4 * 4 * 4, 4 * 4 * 4, 4 * 4 * 4
-    products = 2 * with_keys + triangle + with_keys + with_values  # K K^T and Q K^T, the inverse, times K and V
-    assert prep.limits["compute"].value(VALUES) == pytest.approx(3 * products * tile)  # 192 chunks in three rounds
-    states, scores = 3 * 4 * 4 * 4, 4 * 4 * 4
-    assert scan.limits["compute"].value(VALUES) == pytest.approx(2 * 2 * (states + scores) * tile)
+    products = 2 * 4 + 1 + 4 + 4  # K K^T and Q K^T, the inverse, times K and V
+    assert prep.limits["compute"].value(VALUES) == pytest.approx(12 * products * tile)  # 768 chunks on 64 cores
+    states, scores = 3 * 4, 1  # of one column of the values
+    assert scan.limits["compute"].value(VALUES) == pytest.approx(8 * 6 * (states + scores) * tile)
     assert prep.cores == scan.cores == 64
+
+
+def test_flash_decode_reads_the_chunks_that_a_window_touches():
+    options = {"fmt": "bfp8", "setting": "hifi2", "machine": machine(position=np.array([100, 1023, 1024, 5000]))}
+    whole = flash.flash_decode(1, 8, 1, 256, **options)
+    near = flash.flash_decode(1, 8, 1, 256, **options, window=1024)
+    tile = 2 * 64 * 1088  # K and V of 256 positions, heads of 256
+    np.testing.assert_array_equal(whole.bytes, tile * np.array([1, 4, 5, 20]))
+    np.testing.assert_array_equal(
+        near.bytes, tile * np.array([1, 4, 5, 5])
+    )  # 3977 .. 5000 are parts of chunks 15 .. 19
 
 
 def test_a_row_of_cores_streams_by_hand():

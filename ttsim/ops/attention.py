@@ -334,7 +334,7 @@ def _(call: OpCall) -> OpNoise:  # two products: Q K^T and the softmax times V
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     users, heads, head_dim = call.inputs[0].shape
     kv_heads = call.inputs[1].shape[1]
-    options = {"fmt": call["kv_format"], "setting": call["setting"], "machine": machine}
+    options = {"fmt": call["kv_format"], "setting": call["setting"], "machine": machine, "window": call["window"]}
     return [flash.flash_decode(users, heads, kv_heads, head_dim, **options)]
 
 
@@ -353,6 +353,7 @@ def sdpa_prefill(
     chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    block_rows: int | None = None,
 ) -> Array:
     """Flash attention: causal softmax(q K^T scale) V of rows start..start+S-1.
 
@@ -360,10 +361,12 @@ def sdpa_prefill(
       q: [heads, S, d]; keys, values: [kv_heads, start + S, d].
       start: position of the first query row (chunked prefill reads the earlier ones from the cache).
       sinks, setting, kv_format, out_format, window, chunk, scale, softcap: see `sdpa_decode`.
+      block_rows: rows and columns of one block, computed on the chip's whole grid; None is tt_transformers' choice.
 
     Returns:
       [heads, S, d].
     """
+    del block_rows  # they decide the time, not the result
     compute = get_setting(setting)
     heads, rows, head_dim = q.shape
     kv_heads = keys.shape[0]
@@ -397,7 +400,7 @@ def _(call: OpCall) -> str:
 @sdpa_prefill.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     heads, rows, head_dim = call.inputs[0].shape
-    options = {"fmt": call["kv_format"], "setting": call["setting"], "chip": machine.chip}
+    options = {"fmt": call["kv_format"], "setting": call["setting"], "chip": machine.chip, "blocks": call["block_rows"]}
     return [flash.flash_attention(heads, call.inputs[1].shape[0], rows, call["start"], head_dim, **options)]
 
 
