@@ -152,7 +152,7 @@ def _segments(body: Sequence[Block | OpCall], machine: Machine) -> list[Segment]
     segments: list[Segment] = []
     for item in body:
         if isinstance(item, Block):
-            kernels = tuple(_flat(item, item.name, item.count, machine))
+            kernels = tuple(_flat(item, item.name, item.count, machine)) if item.count else ()
             if kernels:
                 segments.append(Segment(kernels, item.count))
             continue
