@@ -159,6 +159,30 @@ def prefill_program(
       first_chunk: whether the host copies the prompt's inputs before it.
       traced, untilize: see `Transformer.prefill`.
     """
+    ends = last_chunk, first_chunk
+    if not start or _MARK + length > layout.max_seq_len:
+        return _prefill(layout, precision, batch, length, start, *ends, traced, untilize)
+    marked = _prefill(layout, precision, batch, length, _MARK, *ends, traced, untilize)
+    return marked.renumber({_MARK: start, _MARK + length: start + length})
+
+
+# Where a later chunk of a prompt is traced to start: a prime, so that no other size is taken for it. Chunks differ in
+# their start alone, as a number and in the sizes of what they read from the cache.
+_MARK = 63_977
+
+
+@functools.lru_cache(maxsize=128)
+def _prefill(
+    layout: Layout,
+    precision: Precision,
+    batch: int,
+    length: int,
+    start: int,
+    last_chunk: bool,
+    first_chunk: bool,
+    traced: bool,
+    untilize: Literal["dram", "host"],
+) -> Program:
     slots, value = abstract_precision(precision, len(layout.config.self_attention_layers))
     return _trace_prefill(
         _nameless(layout), slots, batch, length, start, last_chunk, first_chunk, traced, untilize
