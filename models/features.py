@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from ttsim.files.reading import shown
+
 ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional")
 
 Block = Literal["pre", "post", "sandwich", "parallel"]
@@ -60,7 +62,7 @@ class RopeConfig:
             raise unsupported("rope_type", self.kind, ROPE_KINDS)
         stretched = self.kind in ("dynamic", "llama3", "yarn", "longrope") or self.query_growth
         if stretched and not self.original_max_position_embeddings:
-            raise ValueError(f"rope_type={self.kind!r} needs original_max_position_embeddings")
+            raise ValueError(f"rope_type={shown(self.kind)} needs original_max_position_embeddings")
         if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
             raise ValueError(
                 f"rope_type='llama3' needs high_freq_factor > low_freq_factor, "
@@ -222,10 +224,10 @@ class DeltaConfig:
 def positive(field: str, value: object) -> int:
     """The value, if it is a positive integer; an error that names the field otherwise."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{field}={value!r} is not a positive integer")
+        raise ValueError(f"{field}={shown(value)} is not a positive integer")
     return value
 
 
 def unsupported(field: str, value: object, supported: Iterable[object]) -> ValueError:
     """The error for a value that no feature expresses."""
-    return ValueError(f"{field}={value!r} is not supported; supported: {', '.join(map(str, supported))}")
+    return ValueError(f"{field}={shown(value)} is not supported; supported: {', '.join(map(str, supported))}")

@@ -177,7 +177,11 @@ def save_meta(golden, directory, shards=1):
     return directory
 
 
-_STORAGES = {np.dtype(np.float32): "FloatStorage", np.dtype(ml_dtypes.bfloat16): "BFloat16Storage"}
+_STORAGES = {
+    np.dtype(np.int64): "LongStorage",
+    np.dtype(np.float32): "FloatStorage",
+    np.dtype(ml_dtypes.bfloat16): "BFloat16Storage",
+}
 
 
 def write_torch_file(path, tensors):

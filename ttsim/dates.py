@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 # The code the published tables were generated with; what `date=None` means.
 TABLE_DATE = datetime.date(2025, 5, 12)
+_SHOWN = 40  # characters of a text in an error line
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ def parse_period(text: str) -> Period:
             return Period(datetime.date(year, month, 1), datetime.date(year, month, last))
         return Period(datetime.date(year, month, day), datetime.date(year, month, day))
     except (ValueError, calendar.IllegalMonthError):
-        raise ValueError(f"date {text!r} is no day, month or year in ISO format, like 2025-05-12 or 2025-05") from None
+        raise ValueError(
+            f"date {text[:_SHOWN]!r} is no day, month or year in ISO format, like 2025-05-12 or 2025-05"
+        ) from None
 
 
 def parse_date(date: datetime.date | str | None) -> datetime.date:
@@ -70,4 +73,4 @@ def parse_date(date: datetime.date | str | None) -> datetime.date:
     try:
         return datetime.date.fromisoformat(date)
     except ValueError:
-        raise ValueError(f"date {date!r} is no day in ISO format, like 2025-05-12") from None
+        raise ValueError(f"date {date[:_SHOWN]!r} is no day in ISO format, like 2025-05-12") from None

@@ -143,7 +143,10 @@ class GGUFFile:
         path, tensor, order = self._tensors[label]
         shape = self._shape(label)
         kind = gguf.GGMLQuantizationType(tensor.kind)
-        stored = np.fromfile(path, np.uint8, count=_stored_bytes(path, tensor), offset=tensor.offset)
+        size = _stored_bytes(path, tensor)
+        stored = np.fromfile(path, np.uint8, count=size, offset=tensor.offset)
+        if stored.size < size:
+            raise CheckpointError(f"{path} has shrunk since it was opened: tensor {printable(label)} is cut short")
         if order == ">":
             stored = _turned(stored, kind, f"tensor {printable(label)} in {path}")
         rows = shape[:-1] or (1,)

@@ -151,4 +151,7 @@ class _Head:
     def _bytes(self, count: int) -> bytes:
         if count > self.size - self._file.tell():
             raise _ShortError(f"it ends within a value of {count:,} bytes")
-        return self._file.read(count)
+        data = self._file.read(count)
+        if len(data) < count:
+            raise _ShortError("it shrinks while it is read")
+        return data

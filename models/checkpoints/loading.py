@@ -28,13 +28,9 @@ from ttsim.files.reading import printable, read_json, shown
 from ttsim.models.checkpoints.fetch import COMMAND, smollm2_path
 from ttsim.models.checkpoints.gguf_files import GGUFFile
 from ttsim.models.checkpoints.meta_files import open_meta
+from ttsim.models.checkpoints.model_tensors import from_hf_tensors
 from ttsim.models.checkpoints.safetensors_files import SafetensorsFiles
-from ttsim.models.checkpoints.source import (
-    CheckpointError,
-    MappedTensors,
-    TensorSource,
-    from_hf_tensors,
-)
+from ttsim.models.checkpoints.source import CheckpointError, MappedTensors, TensorSource
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout

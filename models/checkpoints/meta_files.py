@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,24 @@ _NAMES = {
 }
 
 
+def read_shards(files: Sequence[Path]) -> list[dict[str, SavedTensor]]:
+    """The tensors by name of each of these files.
+
+    Raises:
+      CheckpointError: one holds something else, or lacks a tensor that the first one has.
+    """
+    shards = [read_torch_file(file) for file in files]
+    for file, shard in zip(files, shards, strict=True):
+        if not isinstance(shard, dict) or not all(isinstance(name, str) for name in shard):
+            raise CheckpointError(f"{file} holds a {type(shard).__name__}, expected tensors by name")
+        for name, value in shard.items():
+            if not isinstance(value, SavedTensor):
+                raise CheckpointError(f"{file}: {printable(name)[:200]} is no tensor")
+        if missing := [name for name in shards[0] if name not in shard]:
+            raise CheckpointError(f"{file} has no tensor {printable(missing[0])[:200]}, which {files[0].name} has")
+    return shards
+
+
 class MetaTensors:
     """The tensors of all shards: a `TensorSource`."""
 
@@ -51,13 +69,7 @@ class MetaTensors:
         files = sorted(directory.glob("consolidated.*.pth"))
         if not files:
             raise CheckpointError(f"{directory} has params.json but no consolidated.*.pth file")
-        self._shards = [read_torch_file(file) for file in files]
-        for file, shard in zip(files, self._shards, strict=True):
-            if not isinstance(shard, dict) or not all(isinstance(name, str) for name in shard):
-                raise CheckpointError(f"{file} holds a {type(shard).__name__}, expected tensors by name")
-            for name, value in shard.items():
-                if not isinstance(value, SavedTensor):
-                    raise CheckpointError(f"{file}: {printable(name)[:200]} is no tensor")
+        self._shards = read_shards(files)
 
     def _place(self, name: str) -> tuple[str, int | None]:
         match = re.fullmatch(r"(layers\.\d+\.)?(.+)\.weight", name)

@@ -8,6 +8,7 @@ into memory, and only what is used of it is read.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,13 @@ class LazyTensor:
             raise CheckpointError(
                 f"tensor {self.name} in {self.path} is {shown(self.dtype_name)}; supported: {', '.join(_DTYPES)}"
             )
-        # Mapped, so that a process reads what its own devices hold; the pages go with the array.
         size = math.prod(self.shape) * np.dtype(_DTYPES[self.dtype_name]).itemsize
+        if self.offset + size > (held := os.path.getsize(self.path)):
+            raise CheckpointError(
+                f"{self.path} has shrunk to {held} bytes since it was opened: tensor {printable(self.name)[:200]} ends "
+                f"at byte {self.offset + size}"
+            )
+        # Mapped, so that a process reads what its own devices hold; the pages go with the array.
         data = np.memmap(self.path, np.uint8, "r", self.offset, (size,)) if size else np.zeros(0, np.uint8)
         values: np.ndarray = np.asarray(data).view(_DTYPES[self.dtype_name]).reshape(self.shape)
         return values if dtype is None else values.astype(dtype)

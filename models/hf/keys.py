@@ -13,6 +13,7 @@ from typing import Any
 from ttsim.files.reading import shown
 from ttsim.models.features import positive, unsupported
 
+_LARGEST = 1e30  # of a number: what is reckoned with it stays within a double
 MOST = 2**31 - 1  # of a whole number: the sizes themselves have closer bounds in `ModelConfig`
 
 
@@ -68,13 +69,13 @@ class Keys:
         return None if self.get(key) is None else self.size(key)
 
     def number(self, key: str, default: float | None = None, *, least: float = -math.inf) -> float:
-        """A finite number that is greater than `least`."""
+        """A number of a size that can be reckoned with, greater than `least`."""
         value = self.required(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{self.named(key)}={shown(value)} is not a number")
-        if not abs(value) < 1e300 or not value > least:  # beyond the range of a double, or no number
-            more = "" if least == -math.inf else f" greater than {least:g}"
-            raise ValueError(f"{self.named(key)}={shown(value)} is not a finite number{more}")
+        if not abs(value) < _LARGEST or not value > least:  # what is made of it must stay a number, too
+            more = "" if least == -math.inf else f", and greater than {least:g}"
+            raise ValueError(f"{self.named(key)}={shown(value)} is not a finite number below {_LARGEST:g}{more}")
         return float(value)
 
     def optional_number(self, key: str, *, least: float = -math.inf) -> float | None:

@@ -14,9 +14,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ttsim.models.checkpoints.layer_tensors import interleave
 from ttsim.models.checkpoints.loading import resolve_weights
+from ttsim.models.checkpoints.model_tensors import Convert, from_hf_tensors
 from ttsim.models.checkpoints.safetensors_files import SafetensorsFiles
-from ttsim.models.checkpoints.source import CheckpointError, Convert, from_hf_tensors, interleave
+from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.parameters import traits
 from ttsim.models.vision.config import LlamaTower, Qwen3Tower, QwenTower, SiglipTower, VisionConfig
 from ttsim.models.vision.layers import LayerNorm, TowerLayout, VisionAttention

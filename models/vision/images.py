@@ -6,6 +6,7 @@ processors do.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import warnings
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttsim.files.reading import printable
+from ttsim.files.reading import InputError, printable, read_bytes, shown
 from ttsim.models.vision.config import CLIP_MEAN, CLIP_STD, LlamaTower, PatchTower, SiglipTower
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Size = tuple[int, int]  # (width, height) in pixels
+_LONGEST = 1_000_000  # pixels of a side
+_DIGITS = 20  # of a side that are read: more than the longest has
 
 
 class ImageError(ValueError):
@@ -50,10 +53,12 @@ def open_image(source: str | os.PathLike[str] | np.ndarray | Any) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # of more than 89 million pixels
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(read_bytes(path))) as image:
                 return image.convert("RGB")
     except FileNotFoundError:
         raise ImageError(f"no image at {name}: give a JPEG or PNG file, or a size like 512x512") from None
+    except InputError as error:
+        raise ImageError(f"{error}: give a JPEG or PNG file, or a size like 512x512") from None
     except Exception as error:  # the decoders of damaged files raise whatever they meet
         reason = " ".join(str(error).split())[:120]
         raise ImageError(f"{name} is no image that pillow can read ({reason}): expected JPEG or PNG") from None
@@ -67,14 +72,15 @@ def image_size(text: str | os.PathLike[str]) -> Size:
     """
     width, cross, height = os.fspath(text).lower().partition("x")
     if cross and width.strip().isdecimal() and height.strip().isdecimal():
-        return check_size((int(width), int(height)))
+        return check_size((int(width[:_DIGITS]), int(height[:_DIGITS])))
     return check_size(open_image(text).size)
 
 
 def check_size(size: Sequence[int]) -> Size:
-    """(width, height), each at least one pixel."""
-    if len(size) != 2 or any(not isinstance(side, int | np.integer) or side < 1 for side in size):
-        raise ImageError(f"an image has a width and a height of at least 1 pixel, like 512x512, not {size!r}")
+    """(width, height), each at least one pixel and at most a million."""
+    if len(size) != 2 or any(not isinstance(side, int | np.integer) or not 1 <= side <= _LONGEST for side in size):
+        sides = f"a width and a height of at least 1 pixel and at most {_LONGEST:,}"
+        raise ImageError(f"an image has {sides}, like 512x512, not {shown(size)}")
     return int(size[0]), int(size[1])
 
 

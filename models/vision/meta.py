@@ -8,6 +8,7 @@ Source of the names: meta-llama/llama-models models/llama3/multimodal/model.py.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ttsim.files.reading import read_json, read_text
+from ttsim.files.reading import number, read_json, read_text
+from ttsim.models.checkpoints.meta_files import read_shards
 from ttsim.models.checkpoints.source import CheckpointError
-from ttsim.models.checkpoints.torch_files import read_torch_file
 from ttsim.models.vision.config import VisionConfig
 
 _TEXT = "language_model.model."
@@ -75,6 +76,16 @@ _REST = {
     f"{_VISION}post_tile_pos_embed.gate": ("vision_model.post_tile_positional_embedding.gate", None),
     "vision_model.vision_projection.weight": ("multi_modal_projector.weight", 0),
     "vision_model.vision_projection.bias": ("multi_modal_projector.bias", 0),
+}
+# The counts of params.json, and the largest that are taken.
+_COUNTS = {
+    "dim": 2**20,
+    "n_heads": 2**12,
+    "n_layers": 2**12,
+    "vision_num_cross_attention_layers": 2**12,
+    "vision_max_num_chunks": 64,
+    "vision_chunk_size": 2**16,
+    "vocab_size": 2**24,
 }
 _SKIPPED = re.compile(r".*rope\.freqs$")
 
@@ -156,6 +167,26 @@ class MetaVisionTensors(Mapping[str, LazyTensor]):
     def __getitem__(self, hub: str) -> LazyTensor:
         if hub not in self._names:
             raise KeyError(hub)
+        try:
+            found = self._tensor(hub)
+            return LazyTensor(found.shape, lambda: self._checked(hub, lambda: np.asarray(found)))
+        except (IndexError, ValueError) as error:
+            raise self._broken(hub, error) from None
+
+    def _checked(self, hub: str, read: Callable[[], np.ndarray]) -> np.ndarray:
+        try:
+            return read()
+        except (IndexError, ValueError) as error:
+            raise self._broken(hub, error) from None
+
+    def _broken(self, hub: str, error: Exception) -> CheckpointError:
+        if isinstance(error, CheckpointError):
+            return error
+        name = self._names[hub][0]
+        shapes = " and ".join(str(list(shard[name].shape)) for shard in self._shards[:2])
+        return CheckpointError(f"tensor {name} has shape {shapes}, which a model of this params.json has not")
+
+    def _tensor(self, hub: str) -> LazyTensor:
         shape = self._joined_shape(hub)
         if hub.endswith("embed_tokens.weight"):
             extra = hub.replace("embed_tokens", "learnable_embedding")
@@ -208,30 +239,52 @@ def open_meta_vision(directory: Path) -> tuple[VisionConfig, MetaVisionTensors]:
     Raises:
       CheckpointError: a file or a key is missing.
     """
-    params = read_json(directory / "params.json")
     files = sorted(directory.glob("consolidated*.pth"))
     if not files:
         raise CheckpointError(f"{directory} has params.json but no consolidated.*.pth file")
     try:
-        tensors = MetaVisionTensors([read_torch_file(file) for file in files], params)
+        params = _params(directory / "params.json")
+        tensors = MetaVisionTensors(read_shards(files), params)
         return _config(params, tensors, directory.resolve().name), tensors
     except KeyError as error:
         raise CheckpointError(f"{directory} has no {error}") from None
+    except CheckpointError:
+        raise
+    except ValueError as error:  # a number of params.json, or sizes that are no model's
+        raise CheckpointError(str(error)) from None
+
+
+def _params(path: Path) -> dict[str, Any]:
+    """The numbers of params.json, each within what a model can have."""
+    found, origin = read_json(path), str(path)
+    whole = functools.partial(number, found, origin=origin, kind=int, least=1)
+    params: dict[str, Any] = {key: whole(key, most=most) for key, most in _COUNTS.items()}
+    params["n_kv_heads"] = whole("n_kv_heads", most=_COUNTS["n_heads"], default=params["n_heads"])
+    params["norm_eps"] = number(found, "norm_eps", origin, least=0, most=1)
+    params["rope_theta"] = number(found, "rope_theta", origin, least=1, most=1e30)
+    params["use_scaled_rope"] = bool(found.get("use_scaled_rope", True))
+    return params
 
 
 def _config(params: Mapping[str, Any], tensors: MetaVisionTensors, name: str) -> VisionConfig:
     def count(pattern: str) -> int:
         return len({match[1] for match in (re.match(pattern, key) for key in tensors) if match})
 
-    hidden = tensors["vision_model.class_embedding"].shape[0]
-    kept = tensors["multi_modal_projector.weight"].shape[1] // hidden - 1
+    def side(name: str, axis: int = 0) -> int:
+        shape = tensors[name].shape
+        if len(shape) <= axis or not shape[axis]:
+            raise CheckpointError(f"tensor {name} has shape {list(shape)}, expected values along side {axis}")
+        return shape[axis]
+
+    hidden = side("vision_model.class_embedding")
+    kept = side("multi_modal_projector.weight", 1) // hidden - 1
     vision = {
         "hidden_size": hidden,
-        "intermediate_size": tensors["vision_model.transformer.layers.0.mlp.fc1.weight"].shape[0],
+        "intermediate_size": side("vision_model.transformer.layers.0.mlp.fc1.weight"),
         "num_hidden_layers": count(r"vision_model\.transformer\.layers\.(\d+)\."),
         "num_global_layers": count(r"vision_model\.global_transformer\.layers\.(\d+)\."),
         "attention_heads": 16,
-        "patch_size": tensors["vision_model.patch_embedding.weight"].shape[-1],
+        "patch_size": side("vision_model.patch_embedding.weight", 3),
         "image_size": params["vision_chunk_size"],
         "max_num_tiles": params["vision_max_num_chunks"],
         "intermediate_layers_indices": [3, 7, 15, 23, 30][:kept],
@@ -241,17 +294,17 @@ def _config(params: Mapping[str, Any], tensors: MetaVisionTensors, name: str) ->
     layers, cross = params["n_layers"], params["vision_num_cross_attention_layers"]
     text = {
         "hidden_size": params["dim"],
-        "intermediate_size": tensors[f"{_TEXT}layers.0.mlp.gate_proj.weight"].shape[0],
+        "intermediate_size": side(f"{_TEXT}layers.0.mlp.gate_proj.weight"),
         "num_hidden_layers": layers + cross,
         "num_attention_heads": params["n_heads"],
-        "num_key_value_heads": params.get("n_kv_heads") or params["n_heads"],
+        "num_key_value_heads": params["n_kv_heads"],
         "vocab_size": params["vocab_size"],
         "rms_norm_eps": params["norm_eps"],
         "rope_theta": params["rope_theta"],
         "max_position_embeddings": 131072,
         "cross_attention_layers": cross_layer_index(layers, cross)[1],
     }
-    if params.get("use_scaled_rope", True):
+    if params["use_scaled_rope"]:
         text["rope_scaling"] = {
             "rope_type": "llama3",
             "factor": 8.0,

@@ -40,6 +40,14 @@ def test_settings_come_from_the_sweep_a_grid_or_files(tmp_path):
     assert names == ["a.json", "precision_cfg = {ff2: bfp4}", "a.json"]
 
 
+@pytest.mark.parametrize(("line", "words"), [("list.txt", "more than 4 files deep"), ("x" * 300, "neither an option")])
+def test_settings_that_name_themselves_or_nothing_are_one_line(tmp_path, line, words):
+    (tmp_path / "list.txt").write_text(line)
+    with pytest.raises(ValueError, match=words) as error:
+        pareto.file_settings([tmp_path / "list.txt"])
+    assert len(str(error.value)) < 1000
+
+
 def test_weights_in_bfp8_run_as_by_default_and_others_as_the_sweep_has_them():
     for group in ("wqkv", "wo", "ff1_3", "ff2"):
         assert pareto.set_formats(Precision(), {group: "bfp8"}) == Precision()

@@ -79,6 +79,12 @@ def test_csv_is_read_as_the_standard_library_reads_it(tmp_path, rows):
     )
 
 
+def test_a_cell_without_an_end_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n1," + "x" * 200_000)
+    with pytest.raises(InputError, match=r"a\.csv is no CSV: field larger than"):
+        reading.read_csv(tmp_path / "a.csv", ["a"])
+
+
 @pytest.mark.parametrize("brackets", ["[", '{"a":'])
 @pytest.mark.parametrize("depth", [65, 2000, 200_000])
 def test_depth_is_bounded(tmp_path, brackets, depth):

@@ -224,6 +224,9 @@ def test_from_a_checkpoint_directory(tmp_path: Path) -> None:
         ({"scale_emb": 12}, "scale_emb=12 is not supported"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings='yes' is neither true nor false"),
         ({"rms_norm_eps": 0}, "rms_norm_eps"),
+        ({"rope_theta": 1e200}, r"rope_theta=1e\+200 is not a finite number below 1e\+30"),
+        ({"num_hidden_layers": "x" * 5000}, r"num_hidden_layers='x+.* is not a positive integer"),
+        ({"model_type": "x" * 5000}, r"model_type='x+"),
         ({"model_type": "mistral", "sliding_window": 8, "layer_types": ["full_attention"] * 4}, "'ministral' has"),
         (
             {"model_type": "mistral", "layer_types": ["full_attention", "sliding_attention"] * 2},
@@ -235,6 +238,7 @@ def test_refuses_what_it_cannot_express(changes: dict[str, Any], message: str) -
     with pytest.raises(ValueError, match=message) as error:
         from_hf(**changes)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
 
 
 def test_refuses_files_that_are_not_a_config(tmp_path: Path) -> None:

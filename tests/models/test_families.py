@@ -17,7 +17,8 @@ import ttsim
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.loading import Checkpoint
-from ttsim.models.checkpoints.source import CheckpointError, MappedTensors, from_hf_tensors
+from ttsim.models.checkpoints.model_tensors import from_hf_tensors
+from ttsim.models.checkpoints.source import CheckpointError, MappedTensors
 from ttsim.models.config import ModelConfig
 from ttsim.models.hf import FAMILIES
 from ttsim.models.layout import Layout

@@ -12,7 +12,8 @@ import pytest
 from random_weights import tensor
 
 from ttsim.meshes.systems import get_system
-from ttsim.models.checkpoints.source import MappedTensors, from_hf_tensors
+from ttsim.models.checkpoints.model_tensors import from_hf_tensors
+from ttsim.models.checkpoints.source import MappedTensors
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
-from ttsim.models.checkpoints.source import from_hf_tensors
+from ttsim.models.checkpoints.model_tensors import from_hf_tensors
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout

@@ -10,7 +10,7 @@ import pytest
 
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
-from ttsim.models.checkpoints.source import from_hf_tensors
+from ttsim.models.checkpoints.model_tensors import from_hf_tensors
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place, place_cache, prefill_step

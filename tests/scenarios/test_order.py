@@ -6,13 +6,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttsim.explore.advice import _padding
 from ttsim.hardware.constants import load_constants
 from ttsim.models.identity import get_config
+from ttsim.scenarios.order import longer_prompts, order_notes
 from ttsim.scenarios.scenario import Scenario
+from ttsim.scenarios.simulate import report_of
 
-MODEL = dataclasses.replace(get_config("Qwen3-8B"), name="small", num_layers=2)
+
+def small(name):
+    """A model with two of its layers: what a layer does is the same."""
+    config = get_config(name)
+    layers = {"layers": config.layers[:2]} if config.layers else {}
+    return dataclasses.replace(config, name="small", num_layers=2, **layers)
+
+
+MODEL = small("Qwen3-8B")
+MODELS = [MODEL, small("gpt-oss-20b"), small("gemma-3-27b"), small("Llama3.1-8B")]
 DEVICES = st.sampled_from(["N150", "N300", "N150x4", "P150"])
+BOXES = st.sampled_from(["N300", "T3K", "TG", "Galaxy", "P150x4"])
 FEW = settings(max_examples=4)
 
 
@@ -36,18 +47,47 @@ def test_another_user_slows_the_others_and_adds_throughput(device, users, more):
     assert speed(many) * many.batch_size >= speed(few) * users
 
 
+@settings(max_examples=8)
+@given(st.sampled_from(MODELS), BOXES, st.integers(1, 31), st.integers(1, 31))
+def test_more_users_are_no_faster_or_a_note_says_why(model, device, users, more):
+    few, many = (asked(device, n, model=model) for n in (users, min(users + more, 32)))
+    if speed(many) > 1.005 * speed(few):
+        (note,) = order_notes(report_of(few, load_constants()), load_constants())
+        assert note.startswith("users: ")
+        better = asked(device, int(note.split()[1].rstrip(",")), model=model)
+        assert speed(better) >= speed(many) * 0.995  # what the note says to ask for is the best
+
+
+@settings(max_examples=6)
+@given(st.sampled_from(MODELS), BOXES, st.integers(2049, 40_000), st.integers(1, 8_000))
+def test_a_longer_prompt_comes_later_or_a_note_says_why(model, device, prompt, more):
+    short, long = (asked(device, prompt=tokens, model=model) for tokens in (prompt, prompt + more))
+    assert short.memory().kv_cache <= long.memory().kv_cache
+    if ttft(long) < 0.995 * ttft(short):
+        (note,) = order_notes(report_of(short, load_constants()), load_constants())
+        assert note.startswith("prompt: ")
+        better = asked(device, prompt=int(note.split()[1].replace(",", "")), model=model)
+        assert ttft(better) <= ttft(long) * 1.005
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "users", "prompt", "words"),
+    [
+        ("gpt-oss-20b", "T3K", 31, 128, "users: 32, some of them idle, are faster than 31"),
+        ("Qwen2.5-72B", "T3K", 1, 29_529, "prompt: 32,768 tokens come sooner than 29,529"),
+        ("gpt-oss-20b", "T3K", 32, 128, None),
+        ("Qwen2.5-72B", "T3K", 1, 32_768, None),
+    ],
+)
+def test_what_more_would_be_faster_is_said(name, device, users, prompt, words):
+    report = report_of(asked(device, users, prompt, get_config(name)), load_constants())
+    notes = order_notes(report, load_constants())
+    assert [note.startswith(words) for note in notes] == [True] if words else not notes
+
+
 @pytest.mark.parametrize("users", [31, 32])
 def test_a_galaxy_full_but_for_one_user_is_no_slower_than_a_full_one(users):
     assert speed(asked("TG", users)) == pytest.approx(speed(asked("TG", 32)), rel=0.02)
-
-
-@FEW
-@given(DEVICES, st.integers(1, 16_000), st.integers(1, 8_000))
-def test_a_longer_prompt_comes_later_unless_it_is_cut_into_fewer_chunks(device, prompt, more):
-    short, long = asked(device, prompt=prompt), asked(device, prompt=prompt + more)
-    assert short.memory().kv_cache <= long.memory().kv_cache
-    if ttft(long) < 0.999 * ttft(short):
-        assert len(long.prefill_chunks) < len(short.prefill_chunks)
 
 
 @FEW
@@ -68,9 +108,6 @@ def test_more_chips_never_need_more_memory_each(devices, users):
 
 
 def test_an_unlucky_length_is_told_what_to_pad_to():
-    scenario = asked("N150", prompt=14_000)  # 14,336 = 7 x 2,048
-    ((padded, change, flag, cost),) = _padding(scenario)
-    assert (change, flag) == ("prompt padded to 16,384", "--prompt_length=16384")
-    assert cost == "4 chunks of 4,096 tokens, not 7"
-    assert len(padded.prefill_chunks) == 4
-    assert not list(_padding(asked("N150", prompt=16_384)))
+    ((longer, why),) = longer_prompts(asked("N150", prompt=14_000))  # 14,336 = 7 x 2,048
+    assert (longer.prompt_length, why) == (16_384, "4 chunks of 4,096 tokens, not 7")
+    assert not list(longer_prompts(asked("N150", prompt=16_384)))

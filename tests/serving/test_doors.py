@@ -188,3 +188,15 @@ def test_a_run_ends_within_what_a_clock_holds():
         run(slow.requests(), slow.load(), Pool(policy=Policy(), prices=prices))
     bursty = workload.make(10, rate=2.0, burstiness=1e-3)
     assert bursty.arrivals[-1] == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("requests", 0), ("requests", 2**40), ("prefix", -1), ("prefix", 10**30), ("groups", 0), ("groups", 2**70)),
+        *(("seed", True), ("seed", -1), ("seed", 0.5)),
+    ],
+)
+def test_counts_of_a_workload_have_bounds(name, value):
+    with pytest.raises(ValueError, match=rf"{name.replace('groups', 'prefix_groups')} must be a whole number of"):
+        workload.make(**{"requests": 4, name: value})

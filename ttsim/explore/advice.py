@@ -15,7 +15,7 @@ from ttsim.accuracy.estimated import estimate_accuracy
 from ttsim.hardware.constants import load_constants
 from ttsim.hardware.vision_software import FACTS
 from ttsim.meshes.systems import SYSTEMS, System, split
-from ttsim.models.layout import CHUNK_MULTIPLE
+from ttsim.scenarios.order import longer_prompts
 from ttsim.scenarios.question import Question, as_scenario
 from ttsim.scenarios.scenario import MAX_BATCH, REFUSALS, Scenario
 
@@ -175,19 +175,10 @@ def _images(scenario: Scenario) -> Iterator[Lever]:
 
 
 def _padding(scenario: Scenario) -> Iterator[Lever]:
-    """A prompt up to a quarter longer that is cut into fewer chunks: their length must divide the prompt's."""
-    now, chunk = scenario.padded_prompt, scenario.layout.prefill_chunk
-    if len(scenario.prefill_chunks) < 2 or scenario.images:
-        return
-    longer = range(now + CHUNK_MULTIPLE, min(now + now // 4, scenario.config.max_position_embeddings), CHUNK_MULTIPLE)
-    best = min(longer, key=lambda length: (length // chunk(length), length), default=now)
-    if best // chunk(best) < len(scenario.prefill_chunks):
-        yield (
-            _changed(scenario, prompt_length=best),
-            f"prompt padded to {best:,}",
-            f"--prompt_length={best}",
-            f"{best // chunk(best)} chunks of {chunk(best):,} tokens, not {len(scenario.prefill_chunks)}",
-        )
+    """A prompt up to a quarter longer that is cut more kindly."""
+    for longer, why in longer_prompts(scenario):
+        length = longer.prompt_length
+        yield longer, f"prompt padded to {length:,}", f"--prompt_length={length}", why
 
 
 def _batch(scenario: Scenario) -> Iterator[Lever]:

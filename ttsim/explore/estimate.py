@@ -18,6 +18,7 @@ from ttsim.numerics.switches import LEFT_OUT
 from ttsim.proof.intervals import Interval, fold_of, interval, outside
 from ttsim.scenarios.capacity import Capacity, capacity_of
 from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.order import order_notes
 from ttsim.scenarios.question import Question, as_scenario
 from ttsim.scenarios.report import Report
 from ttsim.scenarios.scenario import Scenario
@@ -46,6 +47,7 @@ class Estimate(Shown):
       capacity: the largest batch and context that fit.
       speed_interval, ttft_interval: low and high, None where no measurement tells how far off the figure may be.
       outside: what lies outside the range in which the model was checked.
+      order: longer prompts or more users that would be faster, and why.
       advice: known levers with their simulated gains.
     """
 
@@ -55,6 +57,7 @@ class Estimate(Shown):
     speed_interval: Interval | None
     ttft_interval: Interval | None
     outside: tuple[str, ...]
+    order: tuple[str, ...]
     advice: tuple[Advice, ...]
 
     @property
@@ -85,11 +88,14 @@ def estimate(
         report = report_of(scenario, constants)
     except DoesNotFitError as error:
         raise DoesNotFitError(f"{error}; {_what_fits(scenario, capacity)}") from None
-    return dataclasses.replace(estimate_of(report, capacity), advice=advise(scenario, constants) if advice else ())
+    answer = estimate_of(report, capacity, constants)
+    return dataclasses.replace(answer, advice=advise(scenario, constants)) if advice else answer
 
 
-def estimate_of(report: Report, capacity: Capacity | None = None) -> Estimate:
-    """What is known beside a report: intervals, accuracy, capacity and range, without advice."""
+def estimate_of(
+    report: Report, capacity: Capacity | None = None, constants: Mapping[str, float] | None = None
+) -> Estimate:
+    """What is known beside a report: intervals, accuracy, capacity, range and order, without advice."""
     scenario = report.scenario
     return Estimate(
         report=report,
@@ -98,6 +104,7 @@ def estimate_of(report: Report, capacity: Capacity | None = None) -> Estimate:
         speed_interval=interval(report.speed, "speed", fold_of(scenario)),
         ttft_interval=interval(report.ttft, "ttft", fold_of(scenario)),
         outside=outside(scenario),
+        order=order_notes(report, load_constants() if constants is None else constants),
         advice=(),
     )
 
@@ -148,6 +155,7 @@ def record(item: Estimate) -> dict[str, Any]:
         "accuracy_kind": "estimated",
         "accuracy_in_range": accuracy.in_range,
         "outside_checked_range": list(item.outside),
+        "order": list(item.order),
         "not_modelled": not_modelled(scenario.config),
         "numerics_left_out": list(LEFT_OUT),
         "memory": {**dataclasses.asdict(memory), "used": memory.used, "free": memory.free},

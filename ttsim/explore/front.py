@@ -28,6 +28,7 @@ from ttsim.scenarios.scenario import Scenario
 Kind = Literal["measured", "estimated"]
 Accuracy = Callable[[Precision], "tuple[float, float, Kind]"]
 
+_NESTED = 4  # files of settings that name each other
 # The compute setting that the sweep's tables give a linear layer of a weight format.
 SETTING_OF = {"bfp4": "lofi", "bfp8": "hifi2fp16", "bf16": "hifi4", "bfp2": "lofi"}
 _OPS_OF = {
@@ -109,29 +110,35 @@ def set_formats(precision: Precision, formats: Mapping[str, str]) -> Precision:
     return precision.replace(**changes)
 
 
-def file_settings(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[str, Precision]]:
-    """Settings from files: a decoder JSON each, or a text file with one path or option text a line."""
+def file_settings(paths: Iterable[str | os.PathLike[str]], within: int = 0) -> list[tuple[str, Precision]]:
+    """Settings from files: a decoder JSON each, or a text file with one path or option text a line.
+
+    Raises:
+      OSError, ValueError: one can't be read; or a file names itself (`within`: so many files that name each other).
+    """
     settings: list[tuple[str, Precision]] = []
     for path in map(Path, paths):
+        if within > _NESTED:
+            raise ValueError(f"{printable(str(path))}: settings that name each other more than {_NESTED} files deep")
         if path.is_dir():
-            settings += file_settings(sorted(path.glob("*.json")))
+            settings += file_settings(sorted(path.glob("*.json")), within + 1)
         elif path.suffix == ".json":
             settings.append((path.name, Precision.from_decoder_json(path)))
         else:
             for number, line in enumerate(map(str.strip, read_text(path, 2**20).splitlines()), 1):
-                settings += _line_settings(line, path, number) if line else []
+                settings += _line_settings(line, path, number, within) if line else []
     if not settings:
         raise ValueError(f"no settings in {', '.join(map(str, paths))}")
     return settings
 
 
-def _line_settings(line: str, path: Path, number: int) -> list[tuple[str, Precision]]:
+def _line_settings(line: str, path: Path, number: int, within: int) -> list[tuple[str, Precision]]:
     """The settings of one line of a text file."""
     try:
         if "=" in line:
             return [(line, Precision.parse(line))]
-        if (path.parent / line).exists():
-            return file_settings([path.parent / line])
+        if os.path.exists(path.parent / line):  # no error where a line is longer than a name can be
+            return file_settings([path.parent / line], within + 1)
     except ValueError as error:
         raise ValueError(f"{printable(str(path))}, line {number}: {error}") from None
     raise ValueError(f"{printable(str(path))}, line {number}: {shown(line)} is neither an option text nor a file")

@@ -23,7 +23,7 @@ from ttsim.models.run import prefill_program
 from ttsim.precision.values import Precision, resolve
 from ttsim.pricing.matrices import Programs
 from ttsim.scenarios.memory import CACHE_BLOCK, activation_bytes, kept_bytes, kv_cache_bytes, weight_bytes
-from ttsim.scenarios.scenario import Scenario
+from ttsim.scenarios.scenario import Scenario, whole
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,7 @@ class WhatIf:
         """
         if not (len(precisions) and len(batch_sizes) and len(contexts)):
             raise ValueError("a what-if needs at least one precision, one batch and one context")
-        if min(contexts) < 1:
-            raise ValueError(f"a context has at least one token, not {min(contexts)}")
-        positions = np.asarray(contexts)
+        positions = np.array([whole("a context", tokens, 1) for tokens in contexts])
         used = np.zeros((len(precisions), len(batch_sizes), len(contexts)))
         scenarios = [Scenario.of(model, device, "performance", b, 1, 2, data_parallel, date) for b in batch_sizes]
         resolved = tuple(resolve(precision, scenarios[0].config.known_name, date) for precision in precisions)

@@ -14,7 +14,7 @@ import os
 import reprlib
 import stat
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 MiB = 2**20
@@ -147,9 +147,14 @@ def read_csv(path: Source, columns: Sequence[str], limit: int = MAX_BYTES) -> li
     Raises:
       OSError, InputError: see `read_text`; or a column is missing.
     """
-    origin = printable(os.fspath(path))
+    return parse_csv(io.StringIO(read_text(path, limit), newline=""), os.fspath(path), columns)
+
+
+def parse_csv(lines: Iterable[str], origin: str, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of CSV lines, the first of which is the header (see `read_csv`)."""
+    origin = printable(origin)
     try:
-        reader = csv.DictReader(io.StringIO(read_text(path, limit), newline=""), restval="")
+        reader = csv.DictReader(lines, restval="")
         header = list(reader.fieldnames or [])
         if missing := [name for name in columns if name not in header]:
             raise InputError(f"{origin} lacks the columns {', '.join(missing)}")

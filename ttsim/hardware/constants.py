@@ -483,7 +483,7 @@ FITTED: tuple[str, ...] = tuple(c.name for c in CONSTANTS.values() if c.kind == 
 FITTED_LATER: tuple[str, ...] = tuple(c.name for c in LATER if c.kind == "fitted")
 
 
-class UnknownConstantError(KeyError):
+class UnknownConstantError(KeyError, ValueError):
     """No constant of this name."""
 
     def __str__(self) -> str:

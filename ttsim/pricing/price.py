@@ -163,7 +163,7 @@ def _segments(body: Sequence[Block | OpCall], rule: Rule) -> list[Segment]:
     segments: list[Segment] = []
     for item in body:
         if isinstance(item, Block):
-            kernels = tuple(_flat(item, item.name, item.count, rule))
+            kernels = tuple(_flat(item, item.name, item.count, rule)) if item.count else ()
             if kernels:
                 segments.append(Segment(kernels, item.count))
             continue

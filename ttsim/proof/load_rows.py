@@ -7,7 +7,6 @@ under load only check, and those whose figures have led to a rule ("seen") not e
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import datetime
 import math
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from ttsim.dates import parse_period
-from ttsim.files.reading import read_text
+from ttsim.files.reading import InputError, parse_csv, read_text
 from ttsim.models.layout import padded_prefill_length
 from ttsim.proof.measured import MeasuredFileError
 from ttsim.proof.summary import ErrorSummary
@@ -140,12 +139,12 @@ def read_load_rows(path: str) -> list[LoadRow]:
 
 
 def _read(text: str, path: str) -> list[LoadRow]:
-    reader = csv.DictReader((line for line in text.splitlines() if not line.startswith("#")), restval="")
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise MeasuredFileError(f"{path} has no column {missing[0]}: a row under load has {', '.join(COLUMNS)}")
+    try:
+        table = parse_csv((line for line in text.splitlines() if not line.startswith("#")), path, COLUMNS)
+    except InputError as error:
+        raise MeasuredFileError(f"{error}; a row under load has {', '.join(COLUMNS)}") from None
     rows = []
-    for number, cells in enumerate(reader, 1):
+    for number, cells in enumerate(table, 1):
         if not (cells["concurrency"] and cells["isl"] and cells["osl"] and cells["date"]):
             continue  # says nothing about a load
         name = cells.get("row") or str(number)

@@ -64,7 +64,7 @@ def system_of(system: System, software: Software) -> System:
     return dataclasses.replace(system, links=links, topology=Topology(topology))
 
 
-def _whole(name: str, value: Any, least: int) -> int:
+def whole(name: str, value: Any, least: int) -> int:
     """A whole number of at least `least`, whatever integer type it has."""
     try:
         number = operator.index(value)
@@ -122,9 +122,9 @@ class Scenario:
         if date is not None and not isinstance(date, str | datetime.date):
             raise ValueError(f"a date is a text in ISO format or a day, not {shown(date)}")
         day = date_of(date) if date else None
-        batch_size = _whole("batch_size", batch_size, 1)
-        prompt_length = _whole("prompt_length", prompt_length, 1)
-        max_generated_tokens = _whole("max_generated_tokens", max_generated_tokens, 2)
+        batch_size = whole("batch_size", batch_size, 1)
+        prompt_length = whole("prompt_length", prompt_length, 1)
+        max_generated_tokens = whole("max_generated_tokens", max_generated_tokens, 2)
         if batch_size > MAX_BATCH:
             raise ValueError(
                 f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}"

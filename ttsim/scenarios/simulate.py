@@ -6,6 +6,7 @@ import datetime
 import os
 from collections.abc import Mapping, Sequence
 
+from ttsim.files.reading import shown
 from ttsim.hardware.constants import load_constants
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.systems import System, get_system
@@ -67,8 +68,9 @@ def simulate(
     """
     sizes = (batch_size, prompt_length, max_generated_tokens, data_parallel)
     scenario = Scenario.of(model, device, precision, *sizes, date, stack, images)
-    constants = load_constants() if constants is None else constants
-    return report_of(scenario, constants)
+    if not isinstance(constants, Mapping | None):
+        raise ValueError(f"constants are values by name, or None for the calibrated ones, not {shown(constants)}")
+    return report_of(scenario, load_constants() if constants is None else constants)
 
 
 def report_of(scenario: Scenario, constants: Mapping[str, float]) -> Report:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ttsim.errors import unknown
-from ttsim.files.reading import parse_json, read_text, shown
+from ttsim.files.reading import parse_csv, parse_json, read_text, shown
 from ttsim.scenarios.question import parse_number
 from ttsim.serving.cluster import Load
 from ttsim.serving.requests import Requests
@@ -96,10 +96,15 @@ def make(
     Raises:
       ValueError: a length, rate or number that is none.
     """
-    if not 1 <= requests <= _MOST_REQUESTS:
-        raise ValueError(f"requests must be 1 to {_MOST_REQUESTS:,}, not {requests:,}")
-    if groups < 1 or prefix < 0:
-        raise ValueError(f"prefix must be at least 0 and prefix_groups at least 1, not {prefix} and {groups}")
+    counts = {
+        "requests": (requests, 1, _MOST_REQUESTS),
+        "prefix": (prefix, 0, _LONGEST),
+        "prefix_groups": (groups, 1, _MOST_REQUESTS),
+        "seed": (seed, 0, 2**64 - 1),
+    }
+    for name, (count, least, most) in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or not least <= count <= most:
+            raise ValueError(f"{name} must be a whole number of {least:,} to {most:,}, not {shown(count)}")
     random = np.random.default_rng(seed)
     if isl.strip() == osl.strip() and isl.strip() in DATASETS:  # a prompt and its own answer
         pairs = _trace_lengths(isl.strip())
@@ -202,10 +207,7 @@ def read_trace(path: str) -> Workload:
     if lines[0].lstrip().startswith(("{", "[")):
         rows = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     else:
-        try:
-            rows = list(csv.DictReader(lines, restval=""))
-        except csv.Error as error:
-            raise ValueError(f"{path} is no CSV: {error}") from None
+        rows = parse_csv(lines, path)
     if not rows:
         raise ValueError(f"{path} has a header and no requests")
     return trace_of(rows, path)

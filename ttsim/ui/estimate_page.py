@@ -174,6 +174,7 @@ def _remarks(item: Estimate) -> list[Block]:
     notes: list[Block] = [Paragraph(interval_note(item) + ".", "faint")]
     notes.append(Paragraph(f"presets and paddings: {describe_identity(item.report.scenario.config)}", "faint"))
     notes += [Paragraph(f"outside the checked range: {note}", "warn") for note in item.outside]
+    notes += [Paragraph(note, "warn") for note in item.order]
     if not item.accuracy.in_range:
         notes.append(Paragraph("accuracy: outside the range of models and precisions that it was fitted on", "warn"))
     notes += [Paragraph(f"accuracy: {note}", "faint") for note in item.accuracy.notes]

@@ -89,7 +89,10 @@ def test_sizes_and_files_as_text(tmp_path):
     (tmp_path / "x.jpg").write_text("no picture")
     for wrong, hint in (
         ("0x5", "at least 1 pixel"),
+        ("9" * 5000 + "x1", "at most 1,000,000"),
         ("nothing.png", "no image at"),
+        ("n" * 5000, "is no file name"),
+        ("/dev/zero", "is a device"),
         (tmp_path / "x.jpg", "JPEG or PNG"),
     ):
         with pytest.raises(ImageError, match=hint) as error:

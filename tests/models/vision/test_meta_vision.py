@@ -1,17 +1,23 @@
 """Meta's files of Llama-3.2-Vision read as the hub's, shard by shard; newer names of transformers too."""
 
+import json
+import math
 import re
 
 import numpy as np
 import pytest
+from checkpoint_files import write_torch_file
 from golden_models import golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ttsim.meshes.systems import get_system
+from ttsim.models.checkpoints.meta_files import read_shards
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.layout import Layout
 from ttsim.models.vision.checkpoint import vision_model
 from ttsim.models.vision.config import VisionConfig
-from ttsim.models.vision.meta import _BLOCK, _LAYER, _REST, MetaVisionTensors, cross_layer_index
+from ttsim.models.vision.meta import _BLOCK, _LAYER, _REST, MetaVisionTensors, cross_layer_index, open_meta_vision
 from ttsim.models.vision.model import VisionLayout
 
 PARAMS = {"n_heads": 16, "n_kv_heads": 8, "n_layers": 2, "vision_num_cross_attention_layers": 2}
@@ -114,3 +120,49 @@ def test_names_of_both_generations_load_the_same_and_strays_are_named():
     newer.pop("model.vision_model.class_embedding")
     with pytest.raises(CheckpointError, match="class_embedding is missing"):
         vision_model(layout, newer)
+
+
+NUMBERS = {"dim": 64, "vocab_size": 56, "norm_eps": 1e-5, "rope_theta": 5e5, "vision_chunk_size": 28}
+ODD = st.sampled_from([None, True, "4", 0, -1, 1.5, 10**9, 10**400, [], {}, math.inf])
+
+
+@pytest.fixture(scope="module")
+def meta_shard():
+    return as_meta(hub_weights(), 1)[0]
+
+
+@settings(max_examples=8)
+@given(data=st.data())
+def test_a_damaged_folder_is_one_line(tmp_path_factory, meta_shard, data):
+    """Numbers and shapes of any kind: nothing but the error of a checkpoint, before anything large is made."""
+    folder = tmp_path_factory.mktemp("meta")
+    params = {**PARAMS, **NUMBERS, data.draw(st.sampled_from([*PARAMS, *NUMBERS, "x"])): data.draw(ODD)}
+    (folder / "params.json").write_text(json.dumps(params))
+    shard = dict(meta_shard)
+    for name in data.draw(st.lists(st.sampled_from(sorted(shard)), max_size=2)):
+        value = shard[name]
+        odd = [
+            value.reshape(-1),
+            np.zeros((), np.float32),
+            value[:0],
+            value[None],
+            value[..., :1] if value.ndim else value,
+        ]
+        shard[name] = odd[data.draw(st.integers(0, 4))]
+    write_torch_file(folder / "consolidated.00.pth", shard)
+    try:
+        for tensor in MetaVisionTensors(read_shards([folder / "consolidated.00.pth"]), PARAMS).values():
+            np.asarray(tensor)
+        open_meta_vision(folder)
+    except CheckpointError as error:
+        assert str(error).isprintable()  # noqa: PT017
+        assert len(str(error)) < 1000  # noqa: PT017
+
+
+def test_shapes_that_no_shard_has_are_named():
+    shards = [dict(shard) for shard in as_meta(hub_weights(), 2)]
+    name = "text_model.layers.0.attention.wo.weight"
+    shards[1][name] = shards[1][name][:3]
+    found = MetaVisionTensors(shards, PARAMS)
+    with pytest.raises(CheckpointError, match=r"attention\.wo\.weight has shape \[.*\] and \[3, "):
+        np.asarray(found["language_model.model.layers.1.self_attn.o_proj.weight"])
