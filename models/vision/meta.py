@@ -20,6 +20,7 @@ from ttsim.files.reading import read_json, read_text
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.checkpoints.torch_files import read_torch_file
 from ttsim.models.vision.config import VisionConfig
+from ttsim.models.vision.reading import read_vision_config
 
 _TEXT = "language_model.model."
 _VISION = "vision_model.vision_encoder."
@@ -265,6 +266,6 @@ def _config(params: Mapping[str, Any], tensors: MetaVisionTensors, name: str) ->
         "text_config": text,
         "vision_config": vision,
     }
-    config = VisionConfig.from_hf(data, name=name)
+    config = read_vision_config(data, name=name)
     assert config is not None
     return config

@@ -20,6 +20,7 @@ from ttsim.models.checkpoints.loading import Checkpoint
 from ttsim.models.checkpoints.source import CheckpointError, MappedTensors, from_hf_tensors
 from ttsim.models.config import ModelConfig
 from ttsim.models.hf import FAMILIES
+from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place, place_cache
 from ttsim.precision.values import preset
@@ -53,7 +54,7 @@ CHOSEN = EVERY if os.environ.get("TTSIM_PARITY") == "all" else [(case, *how) for
 def config_of(case: str, spelling: str = "config", **changes) -> ModelConfig:
     data = json.loads(str(GOLDEN[f"{case}.{spelling}"]))
     data.get("text_config", data).update(changes)
-    return ModelConfig.from_hf(data, name=case)
+    return read_config(data, name=case)
 
 
 def tensors_of(case: str) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from random_weights import tensor
 
 from ttsim.meshes.systems import get_system
 from ttsim.models.checkpoints.source import MappedTensors, from_hf_tensors
-from ttsim.models.config import ModelConfig
+from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/dense.npz")
@@ -36,7 +36,7 @@ def fill(case, *, add=(), drop=(), shapes=(), **changes):
     found = {name: shape for name, shape in found.items() if name not in drop} | dict(add) | dict(shapes)
     for key, value in changes.items():
         config = {**config, key: value}
-    read = ModelConfig.from_hf(config, name=case)
+    read = read_config(config, name=case)
     layout = Layout(read, get_system("N150"), max_seq_len=32)
     tensors = {name: tensor(name, shape) for name, shape in found.items()}
     return from_hf_tensors(layout, MappedTensors(tensors, read.family), lambda value, *_: np.asarray(value))
