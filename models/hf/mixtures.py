@@ -21,6 +21,9 @@ def _mixtral(keys: Keys, family: Family) -> Features:
     return {"experts": _of_chosen(keys)}
 
 
+SWIGLU_ALPHA = 1.702  # the only slope of gpt-oss's gate that is computed (`ttsim.ops.experts`)
+
+
 def _of_chosen(keys: Keys, **features: Any) -> ExpertsConfig:
     """Experts weighted by the softmax of the chosen ones' logits."""
     return ExpertsConfig(
@@ -59,6 +62,7 @@ def _qwen3_moe_layers(keys: Keys, family: Family) -> Layers:
 
 
 def _gpt_oss(keys: Keys, family: Family) -> Features:
+    keys.only("swiglu_alpha", SWIGLU_ALPHA)
     return {"experts": _of_chosen(keys, bias=True, clamp=keys.number("swiglu_limit", 7.0, least=0))}
 
 

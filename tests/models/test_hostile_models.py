@@ -170,3 +170,10 @@ def test_flags_that_the_tensors_deny_are_refused():
     ):
         with pytest.raises(ValueError, match=words):
             fill(case, **changes)
+
+
+def test_another_slope_of_gpt_oss_s_gate_is_refused():
+    data = json.loads(str(np.load(Path(__file__).parents[1] / "golden/experts/gpt-oss.npz")["config"]))
+    assert read_config(data | {"swiglu_alpha": 1.702}) == read_config(data)
+    with pytest.raises(ValueError, match=r"swiglu_alpha=1\.5 is not supported; supported: 1\.702"):
+        read_config(data | {"swiglu_alpha": 1.5})
