@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from ttsim.files.reading import shown
 from ttsim.models.features import (
@@ -54,6 +53,8 @@ _MOST: Mapping[str, int] = MappingProxyType(
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A decoder-only transformer as a set of features; nothing that runs asks for its family's name.
+
+    `ttsim.models.hf.reading.read_config` makes one of a config.json.
 
     Attributes:
         name: what reports call the model.
@@ -242,10 +243,3 @@ class ModelConfig:
     def cross_attention_parameter_count(self) -> int:
         """Parameters of all cross-attention layers: each has a query norm, a key norm and two gates more."""
         return len(self.cross_attention_layers) * (self.layer_parameter_count + 2 * self.head_dim + 2)
-
-    @classmethod
-    def from_hf(cls, source: Mapping[str, Any] | str | os.PathLike[str], *, name: str | None = None) -> ModelConfig:
-        """Read a Hugging Face `config.json` (see `ttsim.models.hf.reading.read_config`)."""
-        from ttsim.models.hf.reading import read_config  # which needs this class
-
-        return read_config(source, name=name)

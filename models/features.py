@@ -81,8 +81,8 @@ class LayerKind:
     """What one decoder layer is made of. A model has few kinds, so that its layers share few traces.
 
     Attributes:
-        mixer: how tokens see each other; a key of `ttsim.models.transformer.MIXERS`.
-        mlp: what follows it; a key of `ttsim.models.transformer.MLPS`.
+        mixer: how tokens see each other; a key of `ttsim.models.decoder.MIXERS`.
+        mlp: what follows it; a key of `ttsim.models.decoder.MLPS`.
         head_dim, num_kv_heads: of this layer's attention.
         rope: its rotary embedding, or None for a layer without one.
         window: newest tokens that are attended to, the token itself included; None for all.

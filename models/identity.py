@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ttsim.files.reading import printable, shown
 from ttsim.models.config import ModelConfig
+from ttsim.models.hf.reading import read_config
 from ttsim.models.presets import PRESETS, SAME_SIZES, SHORT_NAMES, KnownModel, known_models
 
 # What makes two checkpoints the same model to the rules that follow; vocabularies differ by added tokens.
@@ -136,7 +137,7 @@ def _read(path: Path) -> ModelConfig:
     if path.suffix == ".gguf":
         return GGUFFile(path).config
     if path.suffix == ".safetensors":
-        return ModelConfig.from_hf(path.parent)
+        return read_config(path.parent)
     if path.name == "params.json":
         return read_params(path)
     if path.is_dir() and not (path / "config.json").is_file():
@@ -145,7 +146,7 @@ def _read(path: Path) -> ModelConfig:
         files = sorted(path.glob("*.gguf"))
         if len(files) == 1 or any("-00001-of-" in file.stem for file in files):
             return GGUFFile(files[0]).config
-    return ModelConfig.from_hf(path)
+    return read_config(path)
 
 
 def _same_sizes(known: KnownModel, config: ModelConfig) -> bool:

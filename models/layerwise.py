@@ -19,11 +19,12 @@ from jax.sharding import PartitionSpec as P
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.attention import Rotary, rotary_tables
 from ttsim.models.cache import KVCache
+from ttsim.models.decoder import prefill_layer
 from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
 from ttsim.models.parallel import Stage, prefill_stage
 from ttsim.models.parameters import partition_specs
-from ttsim.models.transformer import Transformer, prefill_layer, table_of
+from ttsim.models.transformer import Transformer, table_of
 from ttsim.precision.values import Precision
 
 

@@ -186,14 +186,17 @@ def model_gaps(config: ModelConfig) -> tuple[str, ...]:
         )
     if config.family in ("qwen3_moe", "qwen3_5_moe_text"):
         gaps.append("a model code for Wormhole: none is known; the layout is that of Qwen3-Coder on Blackhole, or ours")
-    if config.family.startswith("gemma4") and config.experts is not None:
-        gaps.append("prefill of Gemma-4's experts in chunks of 32 tokens, eager")
+    if config.family.startswith("gemma4"):
+        gaps.append("Gemma-4's weights in the banks of Blackhole and its tuned prompts: since when is not known")
+        if config.experts is not None:
+            gaps.append("prefill of Gemma-4's experts in chunks of 32 tokens, eager")
     if config.latent is not None:
         gaps.append(
             "multi-token prediction; a prompt cut over rows of chips; the exchange's dispatch has no published time"
         )
     if config.delta is not None:
         gaps.append(
-            "speculative decoding; norms fused into matmuls; the chunked delta rule has no published kernel time"
+            "speculative decoding; norms fused into matmuls; a delta net's step on Wormhole, which is some fifty small "
+            "ops; the chunked delta rule has no published kernel time"
         )
     return tuple(gaps)

@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any
 
 from ttsim.models.config import ModelConfig
+from ttsim.models.hf.reading import read_config
 
 
 def _data(name: str) -> dict[str, dict[str, Any]]:
@@ -20,9 +21,7 @@ def _data(name: str) -> dict[str, dict[str, Any]]:
 
 _PUBLISHED = _data("models.json")
 
-PRESETS: dict[str, ModelConfig] = {
-    name: ModelConfig.from_hf(entry["config"], name=name) for name, entry in _PUBLISHED.items()
-}
+PRESETS: dict[str, ModelConfig] = {name: read_config(entry["config"], name=name) for name, entry in _PUBLISHED.items()}
 HF_REPOS: dict[str, str] = {name: entry["hf_repo"] for name, entry in _PUBLISHED.items()}
 
 # Short names: those that tt_transformers' `lt` takes, and the same way of writing others.
@@ -78,7 +77,7 @@ class KnownModel:
         Raises:
           ValueError: it has a part that `ModelConfig` can't express.
         """
-        return PRESETS.get(self.name) or ModelConfig.from_hf(self.data, name=self.name)
+        return PRESETS.get(self.name) or read_config(self.data, name=self.name)
 
 
 @functools.cache

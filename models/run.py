@@ -23,10 +23,11 @@ from jax.sharding import PartitionSpec as P
 from ttsim.hardware.chips import CHIPS
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache, users_partition
+from ttsim.models.decoder import DECODE_LAYER, PREFILL_LAYER
 from ttsim.models.layout import PAD_MLP_CORES, Layout
 from ttsim.models.parameters import partition_specs, shardings
 from ttsim.models.placement import Placement
-from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER, Sample, Transformer
+from ttsim.models.transformer import Sample, Transformer
 from ttsim.precision.slots import PrecisionSlots, abstract_precision
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program, trace

@@ -6,7 +6,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from ttsim.models.config import ModelConfig
+from ttsim.models.hf.reading import read_config
 
 GOLDEN = Path(__file__).parent / "golden" / "hf"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.npz") if path.stem != "rope")
@@ -19,7 +19,7 @@ class Golden:
         data = np.load(GOLDEN / f"{case}.npz")
         self.tokens, self.logits = data["input_ids"], data["logits"]
         self.json = str(data["config"])
-        self.config = ModelConfig.from_hf(json.loads(self.json), name=case)
+        self.config = read_config(json.loads(self.json), name=case)
         self.tensors = {key: data[key] for key in data.files if "." in key}
 
 

@@ -32,6 +32,7 @@ from ttsim.models.checkpoints.model_tensors import from_hf_tensors
 from ttsim.models.checkpoints.safetensors_files import SafetensorsFiles
 from ttsim.models.checkpoints.source import CheckpointError, MappedTensors, TensorSource
 from ttsim.models.config import ModelConfig
+from ttsim.models.hf.reading import read_config
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import Traits, is_replicated, is_variable, key_names, shardings, traits
@@ -83,7 +84,7 @@ def open_checkpoint(weights: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(f"{path} is no checkpoint: expected a .gguf or .safetensors file, or a directory")
     directory = path if path.is_dir() else path.parent
     try:
-        config = ModelConfig.from_hf(directory)
+        config = read_config(directory)
     except ValueError as error:
         raise CheckpointError(f"{directory}: {error}") from None
     files = SafetensorsFiles(path)

@@ -93,6 +93,16 @@ _GEMMA4_FEATURES = {
     **{"block": "sandwich", "qk_norm": "head", "value_norm": True, "layer_scale": True, "query_scale": 1.0},
     **{"replicate_kv": True, "cache_groups": True},
 }
+# What two generations of a family have alike: columns of `Family`.
+_GEMMA_SANDWICH: dict[str, Any] = {
+    **{"activation": "hidden_activation", "bias": "qkvo", "norms": SANDWICH},
+    "softcaps": {"logit_softcap": "final_logit_softcapping"},
+}
+_COHERE: dict[str, Any] = {
+    **{"features": {"block": "parallel", "norm": "layer"}, "scales": {"logit_scale": "logit_scale"}},
+    **{"bias": "qkvo", "norms": PARALLEL, "interleaved": True},
+}
+_COHERE_ABSENT = {"layer_norm_eps": 1e-5, "logit_scale": 0.0625, "tie_word_embeddings": True, **_COHERE_TOKENS}
 _QWEN = {"rms_norm_eps": 1e-6, "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 _QWEN_VL = {**_QWEN, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "max_window_layers": 80}
 _MROPE = {"mrope": "default"}  # three positions a token, which are the same number in text
@@ -159,14 +169,12 @@ DENSE: dict[str, Family] = {
             **{"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
         },
         features={"block": "sandwich"},
-        softcaps={"attention_softcap": "attn_logit_softcapping", "logit_softcap": "final_logit_softcapping"},
         layers=periodic,
         pattern=2,
         derived=gemma2,
-        activation="hidden_activation",
-        bias="qkvo",
-        norms=SANDWICH,
         plus_one=True,
+        **_GEMMA_SANDWICH
+        | {"softcaps": {"attention_softcap": "attn_logit_softcapping", **_GEMMA_SANDWICH["softcaps"]}},
     ),
     "gemma3_text": Family(
         absent={
@@ -174,15 +182,12 @@ DENSE: dict[str, Family] = {
             **{"max_position_embeddings": 131_072, "sliding_window": 4096, "query_pre_attn_scalar": 256},
         },
         features={"block": "sandwich", "qk_norm": "head"},
-        softcaps={"logit_softcap": "final_logit_softcapping"},
         layers=gemma3_layers,
         pattern=6,
         derived=gemma2,
         neutral=("attn_logit_softcapping", "rope_local_base_freq"),  # its attention ignores the first
-        activation="hidden_activation",
-        bias="qkvo",
-        norms=SANDWICH,
         plus_one=True,
+        **_GEMMA_SANDWICH,
     ),
     "gemma4_text": Family(
         absent={
@@ -190,24 +195,18 @@ DENSE: dict[str, Family] = {
             "hidden_size_per_layer_input": 256,
         },
         features=_GEMMA4_FEATURES,
-        softcaps={"logit_softcap": "final_logit_softcapping"},
         layers=gemma4_layers,
         pattern=6,
         derived=gemma4,
-        activation="hidden_activation",
-        bias="qkvo",
-        norms=SANDWICH,
+        **_GEMMA_SANDWICH,
     ),
     "gemma4_unified_text": Family(
         absent={**_GEMMA4, "max_position_embeddings": 262_144, "sliding_window": 1024},
         features=_GEMMA4_FEATURES,
-        softcaps={"logit_softcap": "final_logit_softcapping"},
         layers=gemma4_layers,
         pattern=6,
         derived=gemma4,
-        activation="hidden_activation",
-        bias="qkvo",
-        norms=SANDWICH,
+        **_GEMMA_SANDWICH,
     ),
     "olmo2": Family(
         absent={"rms_norm_eps": 1e-5, "eos_token_id": 50279},
@@ -247,31 +246,13 @@ DENSE: dict[str, Family] = {
         bias="qkvo",
         mlp_bias=True,
     ),
-    "cohere": Family(
-        absent={
-            **{"layer_norm_eps": 1e-5, "rope_theta": 5e5, "logit_scale": 0.0625, "tie_word_embeddings": True},
-            **_COHERE_TOKENS,
-        },
-        features={"block": "parallel", "norm": "layer"},
-        scales={"logit_scale": "logit_scale"},
-        layers=uniform,
-        bias="qkvo",
-        norms=PARALLEL,
-        interleaved=True,
-    ),
+    "cohere": Family(absent={**_COHERE_ABSENT, "rope_theta": 5e5}, layers=uniform, **_COHERE),
     "cohere2": Family(
-        absent={
-            **{"layer_norm_eps": 1e-5, "sliding_window": 4096, "logit_scale": 0.0625, "tie_word_embeddings": True},
-            **_COHERE_TOKENS,
-        },
-        features={"block": "parallel", "norm": "layer"},
-        scales={"logit_scale": "logit_scale"},
+        absent={**_COHERE_ABSENT, "sliding_window": 4096},
         layers=_cohere2_layers,
         pattern=4,
         derived=_cohere2,
-        bias="qkvo",
-        norms=PARALLEL,
-        interleaved=True,
+        **_COHERE,
     ),
     "exaone4": Family(
         absent={"rms_norm_eps": 1e-5, "sliding_window": 4096, "bos_token_id": 0, "eos_token_id": 2},

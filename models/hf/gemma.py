@@ -63,6 +63,8 @@ def gemma4_layers(keys: Keys, family: Family) -> Layers:
         rope=rotary(keys, family, SLIDING, theta=1e4),
         window=keys.size("sliding_window"),
     )
+    # Files without rotary parameters rotate a quarter of a head; those with some, all of it unless they say how much.
+    partial = 1.0 if by_layer_type(keys) else 0.25
     global_head = keys.size("global_head_dim", 512)
     global_kv = keys.size("num_global_key_value_heads", kv) if same else kv
 
@@ -70,7 +72,7 @@ def gemma4_layers(keys: Keys, family: Family) -> Layers:
         sizes = own.part(str(index))
         width = sizes.size("head_dim", global_head)
         heads = sizes.size("num_key_value_heads", global_kv) if same else kv
-        rope = rotary(keys, family, FULL, theta=1e6, kind="proportional", partial=0.25, head_dim=width)
+        rope = rotary(keys, family, FULL, theta=1e6, kind="proportional", partial=partial, head_dim=width)
         return LayerKind(head_dim=width, num_kv_heads=heads, rope=rope, value_is_key=same)
 
     types = (*pattern(keys, family)[:-1], FULL)

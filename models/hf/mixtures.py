@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ttsim.models.features import DeltaConfig, ExpertsConfig, LatentConfig, LayerKind, RopeConfig
@@ -17,19 +18,31 @@ from ttsim.models.hf.rotary import rotary
 
 
 def _mixtral(keys: Keys, family: Family) -> Features:
-    return {
-        "experts": ExpertsConfig(
-            count=keys.size("num_local_experts"),
-            active=keys.size("num_experts_per_tok"),
-            intermediate_size=keys.size("intermediate_size"),
-            scoring="softmax_chosen",
-        )
-    }
+    return {"experts": _of_chosen(keys)}
 
 
-def _mixtral_layers(keys: Keys, family: Family) -> Layers:
-    layers = one_window(keys, family)
-    return with_experts(layers, [True] * len(layers))
+SWIGLU_ALPHA = 1.702  # the only slope of gpt-oss's gate that is computed (`ttsim.ops.experts`)
+
+
+def _of_chosen(keys: Keys, **features: Any) -> ExpertsConfig:
+    """Experts weighted by the softmax of the chosen ones' logits."""
+    return ExpertsConfig(
+        count=keys.size("num_local_experts"),
+        active=keys.size("num_experts_per_tok"),
+        intermediate_size=keys.size("intermediate_size"),
+        scoring="softmax_chosen",
+        **features,
+    )
+
+
+def _all_sparse(layers: Callable[[Keys, Family], Layers]) -> Callable[[Keys, Family], Layers]:
+    """The layers of a reader, each with routed experts."""
+
+    def read(keys: Keys, family: Family) -> Layers:
+        found = layers(keys, family)
+        return with_experts(found, [True] * len(found))
+
+    return read
 
 
 def _qwen3_moe(keys: Keys, family: Family) -> Features:
@@ -49,21 +62,8 @@ def _qwen3_moe_layers(keys: Keys, family: Family) -> Layers:
 
 
 def _gpt_oss(keys: Keys, family: Family) -> Features:
-    return {
-        "experts": ExpertsConfig(
-            count=keys.size("num_local_experts"),
-            active=keys.size("num_experts_per_tok"),
-            intermediate_size=keys.size("intermediate_size"),
-            scoring="softmax_chosen",
-            bias=True,
-            clamp=keys.number("swiglu_limit", 7.0, least=0),
-        )
-    }
-
-
-def _gpt_oss_layers(keys: Keys, family: Family) -> Layers:
-    layers = periodic(keys, family)
-    return with_experts(layers, [True] * len(layers))
+    keys.only("swiglu_alpha", SWIGLU_ALPHA)
+    return {"experts": _of_chosen(keys, bias=True, clamp=keys.number("swiglu_limit", 7.0, least=0))}
 
 
 def _deepseek_v3(keys: Keys, family: Family) -> Features:
@@ -160,11 +160,6 @@ def _qwen3_5_moe(keys: Keys, family: Family) -> Features:
     return {**_qwen3_5(keys, family), "experts": experts, "intermediate_size": shared}
 
 
-def _qwen3_5_moe_layers(keys: Keys, family: Family) -> Layers:
-    layers = _qwen3_5_layers(keys, family)
-    return with_experts(layers, [True] * len(layers))
-
-
 _DEEPSEEK = Family(
     absent={
         **{"rms_norm_eps": 1e-6, "n_group": 8, "topk_group": 4, "first_k_dense_replace": 3},
@@ -179,7 +174,10 @@ _QWEN3_5: dict[str, Any] = {
     **{"linear_key_head_dim": 128, "linear_value_head_dim": 128},
     **{"linear_num_key_heads": 16, "linear_num_value_heads": 32},
 }
-_QWEN3_5_FEATURES = {"qk_norm": "head", "output_gate": True, "replicate_kv": True}
+_QWEN3_5_ALIKE: dict[str, Any] = {
+    "features": {"qk_norm": "head", "output_gate": True, "replicate_kv": True},
+    **{"rope_spellings": {"mrope": "default"}, "bias": "qkvo", "partial": True, "plus_one": True},
+}
 
 MIXTURES: dict[str, Family] = {
     "mixtral": Family(
@@ -187,7 +185,7 @@ MIXTURES: dict[str, Family] = {
             **{"rms_norm_eps": 1e-5, "num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2},
             **{"rope_theta": 1e6, "bos_token_id": 1, "eos_token_id": 2},
         },
-        layers=_mixtral_layers,
+        layers=_all_sparse(one_window),
         derived=_mixtral,
     ),
     "qwen3_moe": Family(
@@ -203,31 +201,18 @@ MIXTURES: dict[str, Family] = {
             **{"attention_bias": True, "num_experts_per_tok": 4, "rope_theta": 150000.0},
         },
         features={"sinks": True},
-        layers=_gpt_oss_layers,
+        layers=_all_sparse(periodic),
         pattern=2,
         derived=_gpt_oss,
         bias="qkvo",
     ),
     "deepseek_v3": _DEEPSEEK,
     "kimi_k2": _DEEPSEEK,
-    "qwen3_5_text": Family(
-        absent=_QWEN3_5,
-        features=_QWEN3_5_FEATURES,
-        layers=_qwen3_5_layers,
-        rope_spellings={"mrope": "default"},
-        derived=_qwen3_5,
-        bias="qkvo",
-        partial=True,
-        plus_one=True,
-    ),
+    "qwen3_5_text": Family(absent=_QWEN3_5, layers=_qwen3_5_layers, derived=_qwen3_5, **_QWEN3_5_ALIKE),
     "qwen3_5_moe_text": Family(
         absent={**_QWEN3_5, "num_experts_per_tok": 8},
-        features=_QWEN3_5_FEATURES,
-        layers=_qwen3_5_moe_layers,
-        rope_spellings={"mrope": "default"},
+        layers=_all_sparse(_qwen3_5_layers),
         derived=_qwen3_5_moe,
-        bias="qkvo",
-        partial=True,
-        plus_one=True,
+        **_QWEN3_5_ALIKE,
     ),
 }

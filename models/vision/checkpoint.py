@@ -28,7 +28,7 @@ from ttsim.models.vision.model import VisionLanguageModel, VisionLayout
 from ttsim.models.vision.prompt import PromptVisionModel
 from ttsim.models.vision.qwen import QwenVisionTower
 from ttsim.models.vision.qwen3 import Merger, Qwen3VisionTower
-from ttsim.models.vision.reading import VISION_TYPES
+from ttsim.models.vision.reading import VISION_TYPES, read_vision_config
 from ttsim.models.vision.siglip import SiglipVisionTower
 
 Tensors = Mapping[str, Any]
@@ -46,7 +46,7 @@ def open_vision_checkpoint(weights: str | os.PathLike[str]) -> tuple[VisionConfi
     if is_meta_vision(directory):
         return open_meta_vision(directory)
     try:
-        config = VisionConfig.from_hf(directory)
+        config = read_vision_config(directory)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     if config is None:

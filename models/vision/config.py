@@ -10,10 +10,8 @@ The three are separate choices. A tower turns pixels into states; the fusion say
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ttsim.models.config import ModelConfig
 
@@ -235,19 +233,3 @@ class VisionConfig:
     mrope_section: tuple[int, ...] = ()
     mrope_interleaved: bool = False
     whole_images: bool = False
-
-    @classmethod
-    def from_hf(
-        cls, source: Mapping[str, Any] | str | os.PathLike[str], *, name: str | None = None
-    ) -> VisionConfig | None:
-        """Reads the vision part of a Hugging Face `config.json` (see `ttsim.models.vision.reading`)."""
-        from ttsim.models.vision.reading import read_vision_config  # which needs this class
-
-        return read_vision_config(source, name=name)
-
-    @classmethod
-    def published(cls, text: ModelConfig) -> VisionConfig | None:
-        """The vision part of a published model, by its text model; None if it has none."""
-        from ttsim.models.vision.reading import published_vision_config
-
-        return published_vision_config(text)

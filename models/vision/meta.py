@@ -21,6 +21,7 @@ from ttsim.files.reading import number, read_json, read_text
 from ttsim.models.checkpoints.meta_files import read_shards
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.vision.config import VisionConfig
+from ttsim.models.vision.reading import read_vision_config
 
 _TEXT = "language_model.model."
 _VISION = "vision_model.vision_encoder."
@@ -318,6 +319,6 @@ def _config(params: Mapping[str, Any], tensors: MetaVisionTensors, name: str) ->
         "text_config": text,
         "vision_config": vision,
     }
-    config = VisionConfig.from_hf(data, name=name)
+    config = read_vision_config(data, name=name)
     assert config is not None
     return config

@@ -19,10 +19,11 @@ from ttsim.dates import TABLE_DATE
 from ttsim.hardware.vision_software import VisionSoftware, vision_software
 from ttsim.models.attention import rotary_tables
 from ttsim.models.cache import KVCache
+from ttsim.models.decoder import decode_layer, prefill_layer
 from ttsim.models.layout import TILE, Layout, round_up
 from ttsim.models.parallel import Stage, decode_stage, prefill_stage
 from ttsim.models.parameters import parameter
-from ttsim.models.transformer import Transformer, decode_layer, prefill_layer, table_of
+from ttsim.models.transformer import Transformer, table_of
 from ttsim.models.vision.config import LlamaTower, VisionConfig
 from ttsim.models.vision.cross import VisionCache, cross_decode_layer, cross_prefill_layer, vision_rows
 from ttsim.models.vision.layers import TowerLayout, TowerStage, VisionPrecision

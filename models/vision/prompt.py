@@ -20,9 +20,10 @@ from ttsim import ops as tt
 from ttsim.models import attention
 from ttsim.models.attention import Rotary
 from ttsim.models.cache import KVCache
+from ttsim.models.decoder import decode_layer, prefill_layer
 from ttsim.models.parallel import decode_stage, prefill_stage
 from ttsim.models.rope import inverse_frequencies
-from ttsim.models.transformer import Transformer, decode_layer, prefill_layer, table_of
+from ttsim.models.transformer import Transformer, table_of
 from ttsim.models.vision.config import PatchTower, Qwen3Tower, QwenTower, SiglipTower, VisionConfig
 from ttsim.models.vision.layers import TowerStage, VisionPrecision
 from ttsim.models.vision.model import VisionLayout

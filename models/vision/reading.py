@@ -18,6 +18,7 @@ from typing import Any
 from ttsim.files.reading import printable, read_json, shown
 from ttsim.models.config import ModelConfig
 from ttsim.models.hf.keys import Keys
+from ttsim.models.hf.reading import read_config
 from ttsim.models.vision.config import (
     ASPECT_RATIOS,
     LlamaTower,
@@ -228,7 +229,7 @@ def _configuration(data: Mapping[str, Any], name: str | None) -> VisionConfig | 
     reader = _READERS.get(str(data.get("model_type")))
     if reader is None or data.get("vision_config") is None:
         return None
-    return reader(Keys(data), ModelConfig.from_hf(data, name=name))
+    return reader(Keys(data), read_config(data, name=name))
 
 
 def published_vision_config(text: ModelConfig) -> VisionConfig | None:

@@ -22,9 +22,9 @@ from ttsim import ops as tt
 from ttsim.meshes.sharding import ShardingRules
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache
+from ttsim.models.decoder import DECODE_LAYER, PREFILL_LAYER
 from ttsim.models.parameters import map_parameters, traits
 from ttsim.models.run import one_layer_a_run
-from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER
 from ttsim.models.vision.config import LlamaTower, PatchTower, Qwen3Tower, QwenTower, SiglipTower, TowerConfig
 from ttsim.models.vision.cross import CROSS_DECODE_LAYER, CROSS_PREFILL_LAYER, VisionCache
 from ttsim.models.vision.layers import TowerLayout, VisionPrecision

@@ -18,7 +18,7 @@ from ttsim.generation.generate import Generator
 from ttsim.meshes.processes import join
 from ttsim.meshes.systems import get_system
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
-from ttsim.models.config import ModelConfig
+from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.precision.values import preset
 
@@ -86,7 +86,7 @@ def tokens():
 
 def everything(weights):
     """Greedy tokens and accuracies on four chips in two replicas, as lists."""
-    layout = Layout(ModelConfig.from_hf(weights), get_system("N150x4", 2), max_seq_len=128)
+    layout = Layout(read_config(weights), get_system("N150x4", 2), max_seq_len=128)
     mesh = layout.system.mesh()
     model = load_model(open_checkpoint(weights), layout, preset("fp32", ""), mesh)
     generator = Generator(model, layout, preset("fp32", ""), batch_size=1, mesh=mesh)

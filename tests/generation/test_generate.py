@@ -16,7 +16,7 @@ from ttsim.generation.paging import BlockTable, OutOfBlocksError, PageParams, ga
 from ttsim.generation.sampling import SamplingParams, prompt_seeds, sample
 from ttsim.meshes.systems import get_system
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
-from ttsim.models.config import ModelConfig
+from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import place
 from ttsim.models.transformer import Transformer
@@ -25,7 +25,7 @@ from ttsim.precision.values import preset
 from ttsim.scenarios.scenario import Scenario
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "hf" / "llama-gqa-8kv.npz")
-CONFIG = ModelConfig.from_hf(json.loads(str(GOLDEN["config"])), name="llama-gqa-8kv")
+CONFIG = read_config(json.loads(str(GOLDEN["config"])), name="llama-gqa-8kv")
 
 
 def generator(device="N150", precision="fp32", data_parallel=1, random=False, max_seq_len=256, **kwargs):

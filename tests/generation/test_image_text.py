@@ -12,8 +12,8 @@ from PIL import Image
 from ttsim.cli import main as command_line
 from ttsim.generation.image_text import VisionGenerator, tell, visible_tiles, with_image_tokens
 from ttsim.models.checkpoints.source import CheckpointError
-from ttsim.models.vision.config import VisionConfig
 from ttsim.models.vision.images import tiled_image
+from ttsim.models.vision.reading import read_vision_config
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vision" / "llama_dev"
 
@@ -57,7 +57,7 @@ def test_each_row_sees_the_last_image_before_it():
 
 
 def test_image_tokens_follow_bos_unless_a_template_wrote_them(checkpoint):
-    config = VisionConfig.from_hf(checkpoint[0])
+    config = read_vision_config(checkpoint[0])
     assert with_image_tokens([1, 5], config, 2, 1) == [1, 120, 120, 5]
     assert with_image_tokens([5], config, 1, None) == [120, 5]
     assert with_image_tokens([1, 5, 120], config, 1, 1) == [1, 5, 120]

@@ -10,6 +10,7 @@ import pytest
 
 from ttsim.models.config import ModelConfig, RopeConfig
 from ttsim.models.hf.dense import DENSE
+from ttsim.models.hf.reading import read_config
 from ttsim.models.identity import get_config
 from ttsim.models.presets import HF_REPOS, PRESETS, SHORT_NAMES, known_models
 
@@ -30,7 +31,7 @@ LLAMA: dict[str, Any] = {
 
 
 def from_hf(**changes: Any) -> ModelConfig:
-    return ModelConfig.from_hf({**LLAMA, **changes})
+    return read_config({**LLAMA, **changes})
 
 
 # Counts of the published checkpoints; the vision models' are those of the text decoder alone.
@@ -80,7 +81,7 @@ def test_only_phi_has_a_window() -> None:
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_counts_match_the_parameters_that_transformers_makes(path: Path) -> None:
     with np.load(path) as golden:
-        config = ModelConfig.from_hf(json.loads(str(golden["config"])))
+        config = read_config(json.loads(str(golden["config"])))
         made = sum(golden[name].size for name in golden.files if name.startswith(("model.", "lm_head.")))
     image_rows = 8 * config.hidden_size if config.cross_attention_layers else 0
     assert config.parameter_count + config.cross_attention_parameter_count + image_rows == made
@@ -90,10 +91,10 @@ def test_golden_models_cover_every_family() -> None:
     families = {"qwen2_vl_text"}  # the same decoder as qwen2_5_vl_text
     for path in GOLDEN:
         with np.load(path) as golden:
-            families.add(ModelConfig.from_hf(json.loads(str(golden["config"]))).family)
+            families.add(read_config(json.loads(str(golden["config"]))).family)
     with np.load(Path(__file__).parents[1] / "golden/dense.npz") as golden:
         configs = [json.loads(str(golden[key])) for key in golden.files if key.endswith(".config")]
-    families |= {ModelConfig.from_hf(config).family for config in configs}
+    families |= {read_config(config).family for config in configs}
     assert families == set(DENSE)
 
 
@@ -129,7 +130,7 @@ def test_both_spellings_of_rope_agree() -> None:
     rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 16}
     old = from_hf(rope_theta=5e5, rope_scaling=rope)
     new = {key: value for key, value in LLAMA.items() if key != "rope_theta"}
-    assert old == ModelConfig.from_hf({**new, "rope_parameters": {**rope, "rope_theta": 5e5}})
+    assert old == read_config({**new, "rope_parameters": {**rope, "rope_theta": 5e5}})
     assert old.rope == RopeConfig(
         theta=5e5, kind="yarn", factor=4.0, original_max_position_embeddings=64, beta_fast=16.0
     )
@@ -137,7 +138,7 @@ def test_both_spellings_of_rope_agree() -> None:
 
 def test_absent_keys_mean_what_transformers_makes_of_them() -> None:
     absent = {key: value for key, value in LLAMA.items() if key not in ("num_key_value_heads", "rms_norm_eps")}
-    model = ModelConfig.from_hf(absent)
+    model = read_config(absent)
     assert (model.num_kv_heads, model.head_dim, model.rms_norm_eps, model.eos_token_ids) == (4, 16, 1e-6, (2,))
     assert from_hf(eos_token_id=None).eos_token_ids == ()
     assert from_hf(model_type="mistral").sliding_window == 4096
@@ -182,8 +183,8 @@ def test_phi3_longrope() -> None:
 def test_mllama_is_its_text_decoder() -> None:
     text = {**LLAMA, "model_type": "mllama_text_model", "cross_attention_layers": [1, 3]}
     del text["rope_theta"]
-    model = ModelConfig.from_hf({"model_type": "mllama", "text_config": text, "vision_config": {}})
-    assert model == ModelConfig.from_hf(text)
+    model = read_config({"model_type": "mllama", "text_config": text, "vision_config": {}})
+    assert model == read_config(text)
     assert (model.self_attention_layers, model.rope.theta) == ((0, 2), 500000.0)
 
 
@@ -192,7 +193,7 @@ def test_from_a_checkpoint_directory(tmp_path: Path) -> None:
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(LLAMA))
     expected = dataclasses.replace(from_hf(), name="tiny-llama")
-    assert ModelConfig.from_hf(directory) == ModelConfig.from_hf(directory / "config.json") == expected
+    assert read_config(directory) == read_config(directory / "config.json") == expected
     assert get_config(directory) == get_config(str(directory)) == expected
 
 
@@ -243,14 +244,14 @@ def test_refuses_what_it_cannot_express(changes: dict[str, Any], message: str) -
 
 def test_refuses_files_that_are_not_a_config(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no Hugging Face config at .*config\.json"):
-        ModelConfig.from_hf(tmp_path)
+        read_config(tmp_path)
     file = tmp_path / "config.json"
     file.write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
-        ModelConfig.from_hf(file)
+        read_config(file)
     file.write_text("[]")
     with pytest.raises(ValueError, match="holds a list where"):
-        ModelConfig.from_hf(file)
+        read_config(file)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -14,7 +14,7 @@ from random_weights import tensor
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
-from ttsim.models.config import ModelConfig
+from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place, place_cache, prefill_step
 from ttsim.precision.values import preset
@@ -28,7 +28,7 @@ CLOSE = {"atol": 1e-4, "rtol": 0}  # of logits whose standard deviation is 1.4
 def golden(case):
     """Configuration, tensors by their names on disk, tokens and transformers' logits."""
     data = np.load(GOLDEN / f"{case}.npz")
-    config = ModelConfig.from_hf(json.loads(str(data["config"])), name=case)
+    config = read_config(json.loads(str(data["config"])), name=case)
     plus_one = config.family.startswith("qwen3_5")
     shapes = json.loads(str(data["shapes"]))
     tensors = {name: tensor(name, shape, plus_one=plus_one) for name, shape in shapes.items()}

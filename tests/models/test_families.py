@@ -21,6 +21,7 @@ from ttsim.models.checkpoints.model_tensors import from_hf_tensors
 from ttsim.models.checkpoints.source import CheckpointError, MappedTensors
 from ttsim.models.config import ModelConfig
 from ttsim.models.hf import FAMILIES
+from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place, place_cache
 from ttsim.precision.values import preset
@@ -54,7 +55,7 @@ CHOSEN = EVERY if os.environ.get("TTSIM_PARITY") == "all" else [(case, *how) for
 def config_of(case: str, spelling: str = "config", **changes) -> ModelConfig:
     data = json.loads(str(GOLDEN[f"{case}.{spelling}"]))
     data.get("text_config", data).update(changes)
-    return ModelConfig.from_hf(data, name=case)
+    return read_config(data, name=case)
 
 
 def tensors_of(case: str) -> dict[str, np.ndarray]:
@@ -194,3 +195,13 @@ def test_a_vocabulary_that_cuts_blocks_runs_on_several_chips():
     # Blocks of 16 columns don't fall on the same values, so that bfp8's rounding differs in the last bits.
     np.testing.assert_allclose(ttsim.logits(checkpoint, ids, "N300", precision), expected, atol=0.1)
     assert Layout(checkpoint.config, get_system("N150")).vocab_share == (rows, rows)
+
+
+def test_gemma_4_rotates_whole_heads_where_its_rotary_parameters_say_no_share():
+    """transformers' default of 0.25 stands for the parameters as a whole, not for one of their keys."""
+    data = json.loads(str(GOLDEN["gemma-4.config"]))
+    full = data.get("text_config", data)["rope_parameters"]["full_attention"]
+    said = [kind.rope.rotary_dim for kind in read_config(data).layer_kinds if kind.window is None]
+    del full["partial_rotary_factor"]
+    unsaid = [kind.rope.rotary_dim for kind in read_config(data).layer_kinds if kind.window is None]
+    assert (set(said), set(unsaid)) == ({8}, {32})

@@ -16,7 +16,7 @@ from ttsim.models.checkpoints.gguf_architectures import ARCHITECTURES
 from ttsim.models.checkpoints.gguf_files import GGUFFile
 from ttsim.models.checkpoints.loading import open_checkpoint
 from ttsim.models.checkpoints.source import CheckpointError, from_hf_tensors
-from ttsim.models.config import ModelConfig
+from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -90,7 +90,7 @@ def write(case, path, **changes):
     """The file of a golden model; `changes` are keys of it."""
     arch = CASES[case][0]
     data, tensors, *_ = golden(case)
-    config = ModelConfig.from_hf(data, name=case)
+    config = read_config(data, name=case)
     writer = gguf.GGUFWriter(path, arch)
     rope = next(kind.rope for kind in sorted(config.layer_kinds, key=lambda kind: kind.window is not None) if kind.rope)
     rotated = rope.columns(config.head_dim)
@@ -201,7 +201,7 @@ def plain(value):
 @pytest.mark.parametrize("case", CASES)
 def test_a_file_is_the_checkpoint_it_came_from(case, tmp_path):
     data, tensors, *_ = golden(case)
-    config, file = ModelConfig.from_hf(data, name=case), GGUFFile(write(case, tmp_path / "tiny.gguf"))
+    config, file = read_config(data, name=case), GGUFFile(write(case, tmp_path / "tiny.gguf"))
     assert plain(file.config) == plain(config)
     models = (
         from_hf_tensors(Layout(each, get_system("N150")), source, lambda value, *_: value)

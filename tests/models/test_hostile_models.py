@@ -14,7 +14,7 @@ from random_weights import tensor
 from ttsim.meshes.systems import get_system
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
 from ttsim.models.checkpoints.source import MappedTensors
-from ttsim.models.config import ModelConfig
+from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/dense.npz")
@@ -37,7 +37,7 @@ def fill(case, *, add=(), drop=(), shapes=(), **changes):
     found = {name: shape for name, shape in found.items() if name not in drop} | dict(add) | dict(shapes)
     for key, value in changes.items():
         config = {**config, key: value}
-    read = ModelConfig.from_hf(config, name=case)
+    read = read_config(config, name=case)
     layout = Layout(read, get_system("N150"), max_seq_len=32)
     tensors = {name: tensor(name, shape) for name, shape in found.items()}
     return from_hf_tensors(layout, MappedTensors(tensors, read.family), lambda value, *_: np.asarray(value))
@@ -171,3 +171,10 @@ def test_flags_that_the_tensors_deny_are_refused():
     ):
         with pytest.raises(ValueError, match=words):
             fill(case, **changes)
+
+
+def test_another_slope_of_gpt_oss_s_gate_is_refused():
+    data = json.loads(str(np.load(Path(__file__).parents[1] / "golden/experts/gpt-oss.npz")["config"]))
+    assert read_config(data | {"swiglu_alpha": 1.702}) == read_config(data)
+    with pytest.raises(ValueError, match=r"swiglu_alpha=1\.5 is not supported; supported: 1\.702"):
+        read_config(data | {"swiglu_alpha": 1.5})

@@ -11,6 +11,7 @@ from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS, 
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.placement import Placement, _busiest, active_blocks, model_gaps, place_parts
+from ttsim.scenarios.scenario import Scenario
 
 
 @pytest.mark.parametrize(
@@ -98,3 +99,12 @@ def test_whose_code_runs_a_model_decides_its_kernels():
     assert (placed.replicated, placed.weight_block, placed.interleaved_head) == (True, 2, True)
     hybrid = place_parts(get_config("Qwen3.6-27B"), get_system("P300x2"))
     assert (hybrid.replicated, hybrid.weight_block, hybrid.tuned_prompts) == (False, 8, True)
+
+
+def test_a_hybrid_s_prompt_runs_in_traced_chunks():
+    """tt-metal models/demos/blackhole/qwen36: chunks of 2048, replayed; greedy tokens chosen on the device."""
+    asked = Scenario.of("Qwen3.6-27B", "P300x2", prompt_length=10_000, date="2026-09-10", stack="vllm")
+    assert asked.padded_prompt == 10_240
+    assert asked.prefill_chunks == tuple((start, 2048, start == 8192) for start in range(0, 10_240, 2048))
+    assert (asked.software.traced_chunks, asked.sampler, asked.software.slots) == (True, "device", 1)
+    assert not Scenario.of("Qwen3-32B", "P300x2", prompt_length=10_000, date="2026-09-10").software.traced_chunks

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
-from ttsim.models.config import ModelConfig
+from ttsim.models.hf.reading import read_config
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import is_replicated, partition_specs
@@ -33,7 +33,7 @@ CLOSE = {"atol": 2e-5, "rtol": 0}
 @functools.cache
 def golden(case):
     data = np.load(GOLDEN / f"{case}.npz")
-    config = ModelConfig.from_hf(json.loads(str(data["config"])), name=case)
+    config = read_config(json.loads(str(data["config"])), name=case)
     return config, data["input_ids"], {key: data[key] for key in data.files if "." in key}
 
 

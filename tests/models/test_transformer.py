@@ -11,7 +11,7 @@ import pytest
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
-from ttsim.models.config import ModelConfig
+from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place, place_cache, prefill_step
 from ttsim.precision.values import preset
@@ -25,7 +25,7 @@ class Golden:
     def __init__(self, case):
         data = np.load(GOLDEN / f"{case}.npz")
         self.tokens, self.logits, self.greedy = data["input_ids"], data["logits"], data["greedy"]
-        self.config = ModelConfig.from_hf(json.loads(str(data["config"])), name=case)
+        self.config = read_config(json.loads(str(data["config"])), name=case)
         self.tensors = {key: data[key] for key in data.files if "." in key}
 
 

@@ -22,12 +22,12 @@ from ttsim.hardware.software import software_of
 from ttsim.hardware.vision_software import vision_software
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.systems import get_system
-from ttsim.models.config import ModelConfig
+from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_program, prefill_program
-from ttsim.models.vision.config import VisionConfig
 from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLayout
+from ttsim.models.vision.reading import read_vision_config
 from ttsim.models.vision.run import image_prompt_program, vision_decode_program, vision_prompt_program
 from ttsim.numerics.formats import get_format, round_to
 from ttsim.numerics.switches import using
@@ -64,7 +64,7 @@ def _config(kind, case):
 
 
 def _text_programs(kind, case, device, sample):
-    config = ModelConfig.from_hf(_config(kind, case), name=case)
+    config = read_config(_config(kind, case), name=case)
     layout = Layout(config, get_system(device), max_seq_len=128)
     yield decode_program(layout, BF16, 32, sample=sample), layout.system
     for start in (0, 32):
@@ -72,7 +72,7 @@ def _text_programs(kind, case, device, sample):
 
 
 def _vision_programs(case, device):
-    config = VisionConfig.from_hf(json.loads(str(np.load(GOLDEN / "vision" / f"{case}.npz")["config"])), name=case)
+    config = read_vision_config(json.loads(str(np.load(GOLDEN / "vision" / f"{case}.npz")["config"])), name=case)
     precision = VisionPrecision.of(config.text.hidden_size, BF16.layer(0))
     text = Layout(config.text, get_system(device), max_seq_len=128)
     for scattered, date in ((False, datetime.date(2025, 3, 1)), (True, datetime.date(2026, 6, 1))):
@@ -200,7 +200,7 @@ def test_every_call_has_a_price(name):
 @pytest.mark.parametrize("case", [case for case in TEXT if case[2] != "TG"], ids=lambda case: case[1])
 def test_a_longer_prompt_costs_no_less_in_any_op(case):
     kind, name, device, _ = case
-    layout = Layout(ModelConfig.from_hf(_config(kind, name), name=name), get_system(device), max_seq_len=128)
+    layout = Layout(read_config(_config(kind, name), name=name), get_system(device), max_seq_len=128)
     constants, spent = load_constants(), []
     for rows in (32, 64, 128):
         seconds = {}

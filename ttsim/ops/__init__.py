@@ -31,21 +31,8 @@ from ttsim.ops.deltanet import (
     write_state,
 )
 from ttsim.ops.eltwise import activate, add, add_bias, gated_mul, multiply, scale, silu_mul, softcap, typecast
-from ttsim.ops.experts import (
-    all_reduce_residual,
-    combine,
-    dispatch,
-    expert_bias,
-    expert_gate,
-    expert_linear,
-    expert_sum,
-    local_experts,
-    route,
-    router_input,
-    router_linear,
-    scale_experts,
-    sigmoid_scale,
-)
+from ttsim.ops.exchange import all_reduce_residual, combine, dispatch
+from ttsim.ops.experts import expert_bias, expert_gate, expert_linear, expert_sum, sigmoid_scale
 from ttsim.ops.host import copy_to_device, read_back, traced
 from ttsim.ops.host_vision import (
     from_torch,
@@ -89,6 +76,7 @@ from ttsim.ops.latent import (
 from ttsim.ops.matrix import all_gather_matmul, embedding, linear
 from ttsim.ops.norm import center, rms_norm, rms_norm_apply, rms_norm_stats
 from ttsim.ops.resharding import argmax, mesh_partition, reshard, select_rows, select_users, take_rows, untilize
+from ttsim.ops.routing import local_experts, route, router_input, router_linear, scale_experts
 from ttsim.ops.sampling import TOPK, choose, topk
 from ttsim.ops.vision import (
     gate,

@@ -31,7 +31,7 @@ from ttsim.models.vision.images import canvas, check_size, grid_of
 from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLayout
 from ttsim.models.vision.prompt import PromptVisionModel
-from ttsim.models.vision.reading import VISION_TYPES, published_names
+from ttsim.models.vision.reading import VISION_TYPES, published_names, published_vision_config, read_vision_config
 from ttsim.models.vision.run import (
     image_prompt_program,
     image_tokens,
@@ -53,9 +53,9 @@ VISION_DEMO_TOKENS, VISION_DEMO_IMAGE = 19, (1024, 1024)
 
 def vision_of(model: str | os.PathLike[str] | ModelConfig) -> VisionConfig | None:
     """The vision part of a checkpoint's path, or of what `get_config` takes; None if it has none."""
-    if isinstance(model, str | os.PathLike) and os.path.exists(model) and (found := VisionConfig.from_hf(model)):
+    if isinstance(model, str | os.PathLike) and os.path.exists(model) and (found := read_vision_config(model)):
         return found
-    return VisionConfig.published(get_config(model))
+    return published_vision_config(get_config(model))
 
 
 def with_images(scenario: Scenario, vision: VisionConfig | None, images: Sequence[tuple[int, int]]) -> Scenario:

@@ -15,10 +15,10 @@ from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.layout import Layout
 from ttsim.models.vision.checkpoint import vision_model
-from ttsim.models.vision.config import VisionConfig
 from ttsim.models.vision.cross import VisionCache
 from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLayout
+from ttsim.models.vision.reading import read_vision_config
 from ttsim.models.vision.run import encode_step, model_specs, vision_decode_step, vision_prefill_step
 from ttsim.precision.values import preset
 
@@ -73,7 +73,7 @@ class Runner:
     """A Llama-3.2-Vision model on a system, for `batch` users."""
 
     def __init__(self, config, tensors, device, *, images, batch, precision=EXACT, max_seq_len=32):
-        config = VisionConfig.from_hf(config, name="golden")
+        config = read_vision_config(config, name="golden")
         self.layout = VisionLayout(config, Layout(config.text, get_system(device), max_seq_len=max_seq_len), images)
         vision = VisionPrecision.of(config.text.hidden_size, precision.layer(0))
         mesh = self.layout.text.system.mesh()

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from ttsim.models.config import ModelConfig
 from ttsim.models.hf.keys import Keys
 from ttsim.models.identity import get_config
-from ttsim.models.vision.config import QwenTower, VisionConfig
+from ttsim.models.vision.config import QwenTower
 from ttsim.models.vision.images import ImageError, canvas, grid_of, image_size, open_image, tiled_image
-from ttsim.models.vision.reading import qwen_tower, siglip_tower
+from ttsim.models.vision.reading import published_vision_config, qwen_tower, read_vision_config, siglip_tower
 
-TOWER = VisionConfig.published(get_config("11b")).tower
+TOWER = published_vision_config(get_config("11b")).tower
 QWEN = QwenTower(hidden_size=1280, intermediate_size=3420, num_layers=32, num_heads=16, patch_size=14, out_size=3584)
 
 
@@ -107,8 +107,8 @@ def test_arrays_of_another_kind_are_refused():
 
 def test_vision_configs_say_what_is_wrong():
     text = get_config("8b")
-    assert VisionConfig.published(text) is None
-    assert VisionConfig.from_hf({"model_type": "llama"}) is None
+    assert published_vision_config(text) is None
+    assert read_vision_config({"model_type": "llama"}) is None
     assert isinstance(text, ModelConfig)
 
 

@@ -9,15 +9,15 @@ from golden_models import GOLDEN, Runner, golden
 
 from ttsim.models.checkpoints.safetensors_files import SafetensorsFiles
 from ttsim.models.vision.checkpoint import plain_feature_order
-from ttsim.models.vision.config import VisionConfig
 from ttsim.models.vision.images import tiled_image
+from ttsim.models.vision.reading import read_vision_config
 
 CLOSE = {"atol": 1e-4, "rtol": 0}
 
 
 def test_pixel_values_are_the_processors():
     config, _, arrays = golden("mllama")
-    tower = VisionConfig.from_hf(config).tower
+    tower = read_vision_config(config).tower
     for index, place in enumerate([(0, 0), (0, 1), (1, 0)]):
         image = tiled_image(tower, arrays[f"image_{index}"])
         np.testing.assert_array_equal(image.pixels, arrays["pixel_values"][place])
@@ -107,7 +107,7 @@ def test_greedy_continuation_of_a_hub_checkpoint(device):
 def test_features_are_the_reference_s_in_another_order():
     """Checkpoints interleave the kept states element by element; the device concatenates them."""
     arrays = reference()
-    config = VisionConfig.from_hf(GOLDEN / "llama_dev")
+    config = read_vision_config(GOLDEN / "llama_dev")
     features = arrays["vision.features"][0, 0]
     plain = plain_feature_order(features.reshape(-1, features.shape[-1]).T, config.tower).T
     size = config.tower.hidden_size

@@ -16,9 +16,9 @@ from ttsim.models.checkpoints.meta_files import read_shards
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.layout import Layout
 from ttsim.models.vision.checkpoint import vision_model
-from ttsim.models.vision.config import VisionConfig
 from ttsim.models.vision.meta import _BLOCK, _LAYER, _REST, MetaVisionTensors, cross_layer_index, open_meta_vision
 from ttsim.models.vision.model import VisionLayout
+from ttsim.models.vision.reading import read_vision_config
 
 PARAMS = {"n_heads": 16, "n_kv_heads": 8, "n_layers": 2, "vision_num_cross_attention_layers": 2}
 PARAMS["vision_max_num_chunks"] = 4
@@ -54,7 +54,7 @@ def as_meta(weights, shards):
         if hub.endswith("patch_embedding.weight"):
             value = value.reshape(value.shape[0], -1)
         if "tile" in hub and hub.endswith("embedding.weight"):
-            ratios = VisionConfig.from_hf(golden("mllama")[0]).tower.aspect_ratios
+            ratios = read_vision_config(golden("mllama")[0]).tower.aspect_ratios
             rows = value.reshape(len(ratios) + 1, 4, -1, 80)
             value = np.zeros((4, 4, *rows.shape[2:]), np.float32)
             for index, (height, width) in enumerate(ratios):
@@ -103,7 +103,7 @@ def test_cross_layers_of_the_published_models():
 
 def test_names_of_both_generations_load_the_same_and_strays_are_named():
     config, weights, _ = golden("mllama")
-    config = VisionConfig.from_hf(config, name="golden")
+    config = read_vision_config(config, name="golden")
     layout = VisionLayout(config, Layout(config.text, get_system("N150"), max_seq_len=32))
     newer = {
         "model." + name.replace("language_model.model.", "language_model.")

@@ -15,14 +15,13 @@ from ttsim.models.hf.keys import Keys
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import map_parameters, traits
 from ttsim.models.vision.checkpoint import prompt_vision_model
-from ttsim.models.vision.config import VisionConfig
 from ttsim.models.vision.images import patched_image, square_image
 from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLayout
 from ttsim.models.vision.prompt import PromptVisionModel, positions_3d
 from ttsim.models.vision.qwen import qwen_image
 from ttsim.models.vision.qwen3 import qwen3_image
-from ttsim.models.vision.reading import qwen3_tower, qwen_tower, siglip_tower
+from ttsim.models.vision.reading import qwen3_tower, qwen_tower, read_vision_config, siglip_tower
 
 CLOSE = {"atol": 1e-4, "rtol": 0}
 VISION = VisionPrecision.of(64, EXACT.layer(0))
@@ -32,7 +31,7 @@ QWEN = {"qwen2_5_vl": (qwen_tower, qwen_image), "qwen3_vl": (qwen3_tower, qwen3_
 
 
 def prompt_layout(case, device):
-    config = VisionConfig.from_hf(golden(case)[0], name="golden")
+    config = read_vision_config(golden(case)[0], name="golden")
     return VisionLayout(config, Layout(config.text, get_system(device), max_seq_len=64))
 
 
