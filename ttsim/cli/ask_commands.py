@@ -21,6 +21,7 @@ _GOAL = Flag(
     'Find the cheapest system and layout that meets this: "speed>=30,ttft<=200ms,top1>=90"; figures: speed, '
     f"throughput, users, ttft, latency, top1, top5. Exit code {NOTHING_MEETS} if nothing does.",
 )
+_YEARS = Flag("years", "Years of full load that --goal spreads the boards' price over.", "real", 3.0)
 _COMPARE = Flag(
     "compare",
     "Two runs side by side: A B. Each is a list of changes (device=N300,batch_size=32) or a JSON estimate. One alone "
@@ -97,11 +98,12 @@ def _needs(name: str, example: str) -> Any:
 
 _OF_REQUEST: tuple[str, ...] = (
     *("system_file", "decoder_config_file", "goal", "trace", "ops_csv", "explain", "diff", "phase"),
-    *("list_constants", "advice", "rows"),
+    *("list_constants", "advice", "rows", "years"),
 )
 _MODES = (
     _SWEEP,
     _GOAL,
+    _YEARS,
     _COMPARE,
     _TRACE,
     _OPS_CSV,
@@ -131,7 +133,7 @@ COMMANDS = {
         f"""The cheapest system and layout that meets a goal; exit code {NOTHING_MEETS} if none does.
         ttsim goal "speed>=30,ttft<=200ms" --model=8b
         ttsim goal "throughput>=1000,top1>=90" --model=1b --format=json""",
-        (_GOAL, *QUESTION, *_FILES),
+        (_GOAL, _YEARS, *QUESTION, *_FILES),
         _needs("goal", 'ttsim goal "speed>=30,ttft<=200ms,top1>=90"'),
         positional="goal",
     ),
