@@ -39,6 +39,7 @@ class Software:
       odd_prompt_compiles: a prompt unlike the warm-up's compiles while it is timed.
       batched_prefill: prompts of one padded length are computed together.
       padding: how prompts are padded (see `padded_prompt`).
+      server_priced: the programs hold what a server adds to a step and a prompt (`without_server`).
     """
 
     date: datetime.date
@@ -59,6 +60,7 @@ class Software:
     odd_prompt_compiles: bool
     batched_prefill: bool
     padding: str
+    server_priced: bool = True
 
     @property
     def stack(self) -> str:
@@ -69,6 +71,11 @@ class Software:
     def served(self) -> bool:
         """Whether a server runs the model."""
         return facts.SERVER in self.place.stacks
+
+    @property
+    def server_adds(self) -> bool:
+        """Whether the programs hold what a server adds to a step and a prompt."""
+        return self.served and self.server_priced
 
     @property
     def galaxy(self) -> bool:
@@ -112,9 +119,11 @@ class Software:
         return min(power, -(-tokens // multiple) * multiple)
 
     def without_server(self) -> Software:
-        """The same software, with what a server adds to a step or a prompt left to who simulates the server."""
-        stacks = tuple(stack for stack in self.place.stacks if stack != facts.SERVER)
-        return dataclasses.replace(self, place=dataclasses.replace(self.place, stacks=stacks))
+        """The same software, with what a server adds to a step and a prompt left to who simulates the server.
+
+        It still runs the server's programs: its settings, slots and samplers hold.
+        """
+        return dataclasses.replace(self, server_priced=False)
 
     def fact(self, name: str) -> Any:
         """What a fact of `ttsim.hardware.facts.MEANING` says here."""
