@@ -29,8 +29,9 @@ def test_the_demo_of_a_preset():
 
 
 def test_the_demo_of_a_precision_and_a_long_prompt():
-    words = shlex.split(line(model="8b", device="Galaxy", override="ff2=bfp4", batch_size=32, prompt_length=4096))
-    assert "MESH_DEVICE=TG" in words
+    words = shlex.split(line(model="8b", device="T3K", override="ff2=bfp4", batch_size=32, prompt_length=4096))
+    assert "MESH_DEVICE=T3K" in words
+    assert "MESH_DEVICE=TG " in line(model="8b", device="Galaxy")
     assert words[words.index("--max_seq_len") + 1] == "8192"
     pages = json.loads(words[words.index("--page_params") + 1])
     assert pages["page_block_size"] * pages["page_max_num_blocks_per_dp"] >= 32 * (4096 + 200)

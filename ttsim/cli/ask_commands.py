@@ -50,7 +50,7 @@ _FILES = (CONSTANTS, FORMAT, OUT)
 
 def _run(values: Any) -> int:
     from ttsim.cli.ask import Request, answer
-    from ttsim.scenarios.question import Question, parse_field, parse_number, read_question
+    from ttsim.scenarios.question import FIELDS, Question, parse_field, parse_number, read_question
     from ttsim.ui import console
 
     given = {flag.name: values[flag.name].value for flag in _ALL if flag.name in values}
@@ -59,14 +59,14 @@ def _run(values: Any) -> int:
 
         console.write(print_systems(given["print_system"]), given["out"])
         return 0
-    fields = {flag.name: given[flag.name] for flag in QUESTION if flag.name in Question.__dataclass_fields__}
+    fields = {name: given[name] for name in FIELDS}
     fields["prompt_length"] = parse_number(given["prompt_length"], "prompt_length")
-    fields["images"] = parse_field("images", "+".join(given.get("images") or ()))
+    fields["images"] = parse_field("images", "+".join(given["images"]))
+    device_given = bool(values["device"].present)
     if given["scenario"] is not None:
-        fields |= {n: v for n, v in read_question(given["scenario"]).items() if not values[n].present}
-    device_given = fields["device"] is not None
-    if not device_given:
-        fields["device"] = "N150"
+        read = {n: v for n, v in read_question(given["scenario"]).items() if not values[n].present}
+        device_given |= "device" in read
+        fields |= read
     own = {name: given[name] for name in _OF_REQUEST if name in given}
     own |= {name: tuple(given.get(name) or ()) for name in ("sweep", "compare")}
     request = Request(
