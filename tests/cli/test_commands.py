@@ -17,7 +17,7 @@ from ttsim.cli.ask_commands import REGRESSED
 from ttsim.cli.completion_command import SHELLS, completion
 from ttsim.cli.main import COMMANDS, Command, help_of, load, main, named, overview
 from ttsim.meshes.systems import SYSTEMS
-from ttsim.scenarios.question import FIELDS, read_question
+from ttsim.scenarios.question import read_question
 from ttsim.ui.table import FORMS
 
 ROOT = Path(__file__).parents[2]
@@ -103,8 +103,6 @@ def test_a_flag_means_one_thing_in_every_command():
 
 def test_what_help_says_without_loading_it_is_so():
     assert set(declared.SYSTEMS) == set(SYSTEMS)
-    assert declared.FORMS == FORMS
-    assert {flag.name for flag in declared.QUESTION} - {"system_file", "decoder_config_file", "scenario"} == set(FIELDS)
 
 
 COMMAND = Command(

@@ -11,6 +11,7 @@ from ttsim.explore.estimate import estimate, record
 from ttsim.explore.goal import goal
 from ttsim.explore.sweep import parse_sweep, sweep
 from ttsim.files.writing import write_file
+from ttsim.hardware.boards import YEARS
 from ttsim.hardware.constants import load_constants
 from ttsim.models.identity import get_config
 from ttsim.precision.values import Precision, resolve
@@ -39,6 +40,7 @@ class Request:
     list_constants: bool = False
     advice: bool = True
     rows: int = 14
+    years: float = YEARS
 
 
 def answer(request: Request, progress: Callable[[int, int], None] | None = None) -> Document:
@@ -55,7 +57,8 @@ def answer(request: Request, progress: Callable[[int, int], None] | None = None)
     if mode == "sweep":
         return _sweep(request, question, constants, progress)
     if mode == "goal":
-        return goal_page.document(request.goal or "", goal(question, request.goal or "", constants))
+        answers = goal(question, request.goal or "", constants, years=request.years)
+        return goal_page.document(request.goal or "", answers, request.years)
     if mode == "compare":
         return _compare(request, question, constants)
     return _estimate(request, question, constants)

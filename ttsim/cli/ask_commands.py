@@ -21,6 +21,7 @@ _GOAL = Flag(
     'Find the cheapest system and layout that meets this: "speed>=30,ttft<=200ms,top1>=90"; figures: speed, '
     f"throughput, users, ttft, latency, top1, top5. Exit code {NOTHING_MEETS} if nothing does.",
 )
+_YEARS = Flag("years", "Years of full load that --goal spreads the boards' price over.", "real", 3.0)
 _COMPARE = Flag(
     "compare",
     "Two runs side by side: A B. Each is a list of changes (device=N300,batch_size=32) or a JSON estimate. One alone "
@@ -49,7 +50,7 @@ _FILES = (CONSTANTS, FORMAT, OUT)
 
 def _run(values: Any) -> int:
     from ttsim.cli.ask import Request, answer
-    from ttsim.scenarios.question import Question, parse_field, parse_number, read_question
+    from ttsim.scenarios.question import FIELDS, Question, parse_field, parse_number, read_question
     from ttsim.ui import console
 
     given = {flag.name: values[flag.name].value for flag in _ALL if flag.name in values}
@@ -58,14 +59,14 @@ def _run(values: Any) -> int:
 
         console.write(print_systems(given["print_system"]), given["out"])
         return 0
-    fields = {flag.name: given[flag.name] for flag in QUESTION if flag.name in Question.__dataclass_fields__}
+    fields = {name: given[name] for name in FIELDS}
     fields["prompt_length"] = parse_number(given["prompt_length"], "prompt_length")
-    fields["images"] = parse_field("images", "+".join(given.get("images") or ()))
+    fields["images"] = parse_field("images", "+".join(given["images"]))
+    device_given = bool(values["device"].present)
     if given["scenario"] is not None:
-        fields |= {n: v for n, v in read_question(given["scenario"]).items() if not values[n].present}
-    device_given = fields["device"] is not None
-    if not device_given:
-        fields["device"] = "N150"
+        read = {n: v for n, v in read_question(given["scenario"]).items() if not values[n].present}
+        device_given |= "device" in read
+        fields |= read
     own = {name: given[name] for name in _OF_REQUEST if name in given}
     own |= {name: tuple(given.get(name) or ()) for name in ("sweep", "compare")}
     request = Request(
@@ -97,11 +98,12 @@ def _needs(name: str, example: str) -> Any:
 
 _OF_REQUEST: tuple[str, ...] = (
     *("system_file", "decoder_config_file", "goal", "trace", "ops_csv", "explain", "diff", "phase"),
-    *("list_constants", "advice", "rows"),
+    *("list_constants", "advice", "rows", "years"),
 )
 _MODES = (
     _SWEEP,
     _GOAL,
+    _YEARS,
     _COMPARE,
     _TRACE,
     _OPS_CSV,
@@ -131,7 +133,7 @@ COMMANDS = {
         f"""The cheapest system and layout that meets a goal; exit code {NOTHING_MEETS} if none does.
         ttsim goal "speed>=30,ttft<=200ms" --model=8b
         ttsim goal "throughput>=1000,top1>=90" --model=1b --format=json""",
-        (_GOAL, *QUESTION, *_FILES),
+        (_GOAL, _YEARS, *QUESTION, *_FILES),
         _needs("goal", 'ttsim goal "speed>=30,ttft<=200ms,top1>=90"'),
         positional="goal",
     ),

@@ -42,7 +42,7 @@ _FLAGS = (
         short="k",
     ),
     MODEL.but(help="Model to simulate, $HF_MODEL by default; with --weights it is theirs.", default=None),
-    DEVICE.but(help="N150, N300, T3K or TG; $MESH_DEVICE by default, else N150."),
+    DEVICE.but(help="N150, N300, T3K or TG; $MESH_DEVICE by default, else N150.", default=None),
     WEIGHTS,
     Flag("simulate_only", "Only the clock: no weights, no text.", "switch", False),
     Flag(

@@ -31,7 +31,7 @@ COMMANDS = {
         ttsim explore --model=path/to/config.json --device=N300,T3K --out=mine.html""",
         (
             MODEL,
-            DEVICE.but(help="Boxes, separated by commas; by default those with one board to eight."),
+            DEVICE.but(help="Boxes, separated by commas; by default those with one board to eight.", default=None),
             NEW_TOKENS,
             DATE,
             CONSTANTS,

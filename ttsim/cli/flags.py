@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ttsim.scenarios.question import Question
+from ttsim.ui.table import FORMS
+
 if TYPE_CHECKING:
     from absl.flags import FlagValues
 
@@ -107,54 +110,33 @@ SYSTEMS = (  # tested against ttsim.meshes
     *("N150", "N300", "N150x4", "T3K", "TG", "Galaxy", "Galaxy T3K", "Dual Galaxy", "Quad Galaxy"),
     *("P100", "P150", "P300", "P150x2", "P150x4", "P300x2", "P150x8", "BH Galaxy"),
 )
-FORMS = ("text", "markdown", "csv", "json", "html")  # tested against ttsim.ui.table
 
-MODEL = Flag(
-    "model",
-    "Published name, short name (8b), Hugging Face config.json, params.json or checkpoint directory.",
-    default="Llama3.1-8B",
-    aliases=("models",),
-)
-DEVICE = Flag("device", f"System: {', '.join(SYSTEMS)}.", aliases=("devices",))
+
+def _of_question(each: dataclasses.Field[Any]) -> Flag:
+    """The flag of a field of a question."""
+    kind, default = each.metadata["kind"], each.default
+    if kind == "size":  # written with k, so a text for absl
+        kind, default = "text", str(default)
+    return Flag(
+        each.name,
+        each.metadata["help"],
+        kind,
+        None if default == () else default,
+        least=each.metadata["least"],
+        aliases=each.metadata["aliases"],
+    )
+
+
+_ASKED = {each.name: _of_question(each) for each in dataclasses.fields(Question)}
+MODEL, DATA_PARALLEL, PRECISION = _ASKED["model"], _ASKED["data_parallel"], _ASKED["precision"]
+DEVICE = _ASKED["device"] = _ASKED["device"].but(help=f"System: {', '.join(SYSTEMS)}.")
+BATCH_SIZE, NEW_TOKENS, IMAGES, DATE = (_ASKED[n] for n in ("batch_size", "max_generated_tokens", "images", "date"))
 SYSTEM_FILE = Flag("system_file", "TOML file that describes a system, instead of --device (see `ttsim systems`).")
-DATA_PARALLEL = Flag("data_parallel", "Replicas that the system is cut into.", "number", 1, least=1, aliases=("dp",))
-PRECISION = Flag(
-    "precision",
-    'performance, accuracy, bf16, fp32, or "precision_cfg = {ff1_3: bfp4, ...}, fidelity_cfg = {li_ff1_3: lofi, ...}".',
-    default="performance",
-    aliases=("optimizations",),
-)
-OVERRIDE = Flag(
-    "override",
-    "Groups changed on top of the precision: tensors ff1_3, ff2, wqkv, wo, kv_cache, activation; ops li_ff1_3, li_ff2, "
-    "li_qkv_decode, li_o_decode, sdpa_decode, li_qkv_prefill, li_o_prefill, sdpa_prefill. E.g. ff2=bfp4,li_ff2=lofi.",
-    default="",
-)
 DECODER_CONFIG = Flag("decoder_config_file", "tt_transformers' decoder JSON: a precision for each layer.")
 WEIGHTS = Flag(
     "weights",
     "Checkpoint: Hugging Face directory, .gguf file, directory with Meta's consolidated.*.pth, hub repository, or "
     "SmolLM2-135M.",
-)
-BATCH_SIZE = Flag("batch_size", "Users of one replica, at most 32.", "number", 1, least=1)
-PROMPT_LENGTH = Flag("prompt_length", "Tokens of each prompt; k is 1024 (64k).", default="128")
-NEW_TOKENS = Flag("max_generated_tokens", "Tokens generated for each user.", "number", 200, least=1)
-IMAGES = Flag(
-    "images",
-    "An image in the prompt: its size (512x512), or a JPEG or PNG file. Repeatable.",
-    "many",
-    aliases=("image",),
-)
-DATE = Flag(
-    "date",
-    "State of the software: a day in ISO format or a release (v0.59.0); by default that of the published tables, "
-    "or 2026-09-01 on systems that are newer.",
-)
-STACK = Flag(
-    "stack",
-    "Software: tt_transformers, tttv2, galaxy (the vendor's own code for 70B and Qwen3-32B on a Galaxy), or a server "
-    'on top of one (vllm, "vllm galaxy").',
-    default="tt_transformers",
 )
 CONSTANTS = Flag("constants", "File of fitted constants, as `ttsim calibrate --out=DIR` writes it.")
 FORMAT = Flag("format", "How the answer is written.", default="text", choices=FORMS)
@@ -175,8 +157,5 @@ SCENARIO = Flag(
     "scenario",
     'TOML file of a question: model = "8b", device = "T3K", batch_size = 32, ...; flags on the command line win.',
 )
-# A question's fields (`ttsim.scenarios.question.Question`), and the files that stand for some of them.
-QUESTION: tuple[Flag, ...] = (
-    *(MODEL, DEVICE, SYSTEM_FILE, DATA_PARALLEL, PRECISION, DECODER_CONFIG, OVERRIDE),
-    *(BATCH_SIZE, PROMPT_LENGTH, NEW_TOKENS, IMAGES, DATE, STACK, SCENARIO),
-)
+# A question's fields, and the files that stand for some of them.
+QUESTION: tuple[Flag, ...] = (*_ASKED.values(), SYSTEM_FILE, DECODER_CONFIG, SCENARIO)

@@ -14,7 +14,7 @@ _FLAGS = (
         "many",
     ),
     MODEL.but(help="Only this model, e.g. Llama3.1-8B. Repeatable; case does not matter.", kind="many", default=None),
-    DEVICE.but(help='Only this device: N150, N300, T3K, TG, "T3K DP=4". Repeatable.', kind="many"),
+    DEVICE.but(help='Only this device: N150, N300, T3K, TG, "T3K DP=4". Repeatable.', kind="many", default=None),
     Flag(
         "weights_root",
         "Folder of checkpoints named after their models (Llama3.2-1B or Llama-3.2-1B-Instruct): the accuracies of "

@@ -67,7 +67,7 @@ COMMANDS = {
             DATE,
             Flag("stack", 'Software stack: tt_transformers, vllm, "vllm galaxy".', default="tt_transformers"),
             MODEL.but(help="Only what holds for this model.", default=None),
-            DEVICE.but(help="Only what holds for this system."),
+            DEVICE.but(help="Only what holds for this system.", default=None),
             FORMAT,
             OUT,
         ),

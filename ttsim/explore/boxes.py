@@ -7,31 +7,18 @@ tokens/s per $1000 = output tokens per second / list price of the boards
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ttsim.accuracy.estimated import estimate_accuracy
-from ttsim.explore.goal import PRICES
+from ttsim.explore.launch import ServerOptions, server
+from ttsim.hardware.boards import LIST_PRICES, POWER_LIMITS, token_price
 from ttsim.meshes.systems import SYSTEMS
 from ttsim.scenarios.scenario import REFUSALS
 from ttsim.serving.serve import Served, Serving, serve
 
-# Board power limits (TBP) in watts: specifications of tenstorrent.github.io 05e6d45 (2026), not measured loads.
-# Measured points are few: one P150 at 800 MHz takes 42 W in decode (tt-metal regression document, 2026-06).
-POWER: Mapping[str, float] = {
-    "N150": 160,
-    "N300": 300,
-    "N150X4": 4 * 160,
-    "T3K": 4 * 300,
-    "P100": 300,
-    "P150": 300,
-    "P150X2": 2 * 300,
-    "P150X4": 4 * 300,
-    "P150X8": 8 * 300,
-    "P300": 600,
-    "P300X2": 2 * 600,
-}
 _WAVES = 4  # requests of a trial: waves of its users
 
 
@@ -54,28 +41,33 @@ class Offer:
 
     @property
     def _name(self) -> str:
-        return self.served.server.scenario.system.name.upper()
+        return self.served.server.scenario.system.name
 
     @property
     def price(self) -> float | None:
         """Dollars of all boards."""
-        price = PRICES.get(self._name)
+        price = LIST_PRICES.get(self._name)
         return None if price is None else price * self.boxes
 
     @property
     def power(self) -> float | None:
         """Watts of all boards at their limit."""
-        power = POWER.get(self._name)
+        power = POWER_LIMITS.get(self._name)
         return None if power is None else power * self.boxes
 
     @property
     def tokens_per_joule(self) -> float | None:
-        power = POWER.get(self._name)
+        power = POWER_LIMITS.get(self._name)
         return None if power is None else self.served.metrics.output_throughput / power
 
     @property
+    def token_price(self) -> float | None:
+        """Dollars of boards per output token (`ttsim.hardware.boards.token_price`)."""
+        return token_price(self._name, self.served.metrics.output_throughput)
+
+    @property
     def throughput_per_1000_dollars(self) -> float | None:
-        price = PRICES.get(self._name)
+        price = LIST_PRICES.get(self._name)
         return None if price is None else 1000 * self.served.metrics.output_throughput / price
 
 
@@ -156,19 +148,17 @@ def _offer(question: Serving, slo: Mapping[str, float], percent: float) -> Offer
 
 def launch_flags(served: Served) -> str:
     """The vLLM server's command line for a layout."""
-    server = served.server
-    policy = server.pool.policy
-    flags = [
-        f"--model {server.scenario.config.name}",
-        f"--max-num-seqs {policy.max_num_seqs}",
-        f"--max-model-len {server.limit}",
-        f"--max-num-batched-tokens {policy.max_num_batched_tokens}",
-        f"--block-size {policy.block_size}",
-    ]
-    if server.data_parallel > 1:
-        flags.append(f"--data_parallel_size {server.data_parallel}")
-    if policy.steps_per_look > 1:
-        flags.append(f"--num_scheduler_steps {policy.steps_per_look}")
-    flags.append("--enable-prefix-caching" if policy.prefix_caching else "--no-enable-prefix-caching")
-    flags.append("--enable-chunked-prefill" if policy.chunked_prefill else "--no-enable-chunked-prefill")
-    return f"MESH_DEVICE={server.scenario.system.name} vllm serve {' '.join(flags)}"
+    found = served.server
+    policy = found.pool.policy
+    options = ServerOptions(
+        max_num_seqs=policy.max_num_seqs,
+        max_model_len=found.limit,
+        max_num_batched_tokens=policy.max_num_batched_tokens,
+        block_size=policy.block_size,
+        data_parallel=found.data_parallel,
+        steps_per_look=policy.steps_per_look,
+        prefix_caching=policy.prefix_caching,
+        chunked_prefill=policy.chunked_prefill,
+    )
+    scenario = dataclasses.replace(found.scenario, software=found.software)
+    return server(scenario, options, served.question.model)

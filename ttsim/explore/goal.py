@@ -10,24 +10,14 @@ from dataclasses import dataclass
 
 from ttsim.accuracy.estimated import estimate_accuracy
 from ttsim.errors import unknown
+from ttsim.explore.launch import launch, unsaid
+from ttsim.hardware.boards import LIST_PRICES, YEARS, energy_bound, token_price
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.systems import SYSTEMS
 from ttsim.precision.values import Precision
 from ttsim.proof.intervals import fold_of, interval
 from ttsim.scenarios.question import Question
 from ttsim.scenarios.scenario import MAX_BATCH, REFUSALS, Scenario
-
-# List prices of the boards alone, in dollars: n150d, n300d, p100a (hardwareluxx.de, 2025-04), p150a (vendor, 2026); a
-# T3K is four N300. No public price of a Galaxy or of a P300 board was found.
-PRICES: Mapping[str, float] = {
-    "N150": 1099,
-    "N300": 1449,
-    "T3K": 4 * 1449,
-    "P100": 999,
-    "P150": 1399,
-    "P150X4": 4 * 1399,
-    "P150X8": 8 * 1399,
-}
 
 UNITS = {
     "speed": {"": 1.0, "t/s/u": 1.0, "t/s": 1.0},
@@ -65,6 +55,9 @@ class Answer:
       meets: whether the best estimate meets the goal. surely: whether the bad end of its intervals does.
       checked: whether measurements tell how far off speed and TTFT may be.
       margin: the smallest ratio by which a condition is met, below 1 if it is not.
+      token_price: dollars of boards per token, spread over years of full load; energy_bound: joules per token at most.
+        None where no price or power limit is known.
+      launch: the command line that starts it on hardware, "" if none is known; unsaid: what it can't say.
     """
 
     scenario: Scenario
@@ -75,6 +68,10 @@ class Answer:
     surely: bool
     checked: bool
     margin: float
+    token_price: float | None
+    energy_bound: float | None
+    launch: str
+    unsaid: str
 
 
 def parse_goal(goal: str) -> tuple[Condition, ...]:
@@ -111,6 +108,7 @@ def goal(
     conditions: str | Sequence[Condition],
     constants: Mapping[str, float] | None = None,
     systems: Sequence[str] | None = None,
+    years: float = YEARS,
 ) -> list[Answer]:
     """All systems and layouts that the model runs on: those that meet the goal first, the cheapest first.
 
@@ -122,11 +120,14 @@ def goal(
       conditions: "speed>=30,ttft<=200ms,top1>=90", or what `parse_goal` makes of it.
       constants: of the cost model, by default the calibrated ones.
       systems: names to try, by default all built-in ones.
+      years: of full load that the boards' price is spread over, for the price of a token.
 
     Raises:
       ValueError: a goal that can't be read, or a wrong question.
     """
     conditions = parse_goal(conditions) if isinstance(conditions, str) else conditions
+    if not 0 < years < math.inf:
+        raise ValueError(f"years must be a positive number, not {years}")
     constants = load_constants() if constants is None else constants
     names = list(SYSTEMS) if systems is None else list(systems)
     batches: Sequence[int] = (question.batch_size,)
@@ -143,7 +144,7 @@ def goal(
                 layout = {"device": name, "data_parallel": degree, "batch_size": batch, "precision": precision}
                 scenario = question.change(layout).scenario()
                 scenario.check_fits()
-                answers.append(_answer(scenario, precision, conditions, constants))
+                answers.append(_answer(scenario, precision, conditions, constants, years, str(question.model)))
             except REFUSALS:
                 continue
     best = _best_of_each(answers)
@@ -163,7 +164,12 @@ def _best_of_each(answers: Sequence[Answer]) -> list[Answer]:
 
 
 def _answer(
-    scenario: Scenario, precision: str | Precision, conditions: Sequence[Condition], constants: Mapping[str, float]
+    scenario: Scenario,
+    precision: str | Precision,
+    conditions: Sequence[Condition],
+    constants: Mapping[str, float],
+    years: float,
+    model: str,
 ) -> Answer:
     fold, users = fold_of(scenario), scenario.batch_size * scenario.system.data_parallel
     speed, ttft = scenario.speed(constants), scenario.ttft(constants)
@@ -186,11 +192,15 @@ def _answer(
     ]
     return Answer(
         scenario=scenario,
-        price=PRICES.get(scenario.system.name.upper(), math.inf),
-        precision=precision if isinstance(precision, str) else "own",
+        price=LIST_PRICES.get(scenario.system.name, math.inf),
+        token_price=token_price(scenario.system.name, best["throughput"], years),
+        energy_bound=energy_bound(scenario.system.name, best["throughput"]),
+        precision=precision if isinstance(precision, str) and "=" not in precision else "own",
         figures=best,
         meets=all(c.holds(best[c.figure]) for c in conditions),
         surely=all(c.holds(worst[c.figure]) for c in conditions),
         checked=slow is not None and late is not None,
         margin=min(ratios),
+        launch=launch(scenario, model),
+        unsaid=unsaid(scenario),
     )

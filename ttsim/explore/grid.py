@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttsim.accuracy.estimated import AccuracyEstimate, estimate_accuracy
-from ttsim.explore.goal import PRICES
+from ttsim.hardware.boards import LIST_PRICES
 from ttsim.hardware.constants import load_constants
 from ttsim.kernels.kernel import UnpricedError
 from ttsim.meshes.sharding import ShardingError
@@ -119,7 +119,7 @@ def grid(
         settings=[name for name, _, _ in settings],
         batches=batches,
         lengths=lengths,
-        prices=[PRICES.get(name.upper()) for name in systems],
+        prices=[LIST_PRICES.get(name) for name in systems],
         capacity=[question.change({**first, "device": name}).scenario().memory().capacity for name in systems],
         accuracies=[estimate_accuracy(config, precision) for precision in precisions],
         points=points,

@@ -12,6 +12,7 @@ from ttsim.accuracy.estimated import estimate_accuracy
 from ttsim.errors import unknown
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
+from ttsim.proof.intervals import Interval, fold_of, interval
 from ttsim.scenarios.memory import DoesNotFitError
 from ttsim.scenarios.question import FIELDS, NUMBERS, Question, parse_field, parse_number
 from ttsim.scenarios.scenario import REFUSALS
@@ -27,7 +28,8 @@ class Point:
     Attributes:
       values: the swept fields.
       speed: t/s/u. ttft, latency: seconds. throughput: t/s. used, capacity: bytes of DRAM of a chip.
-      top1, top5: per cent, estimated.
+      top1, top5: per cent, estimated. top1_sigma: sampling error of the test.
+      speed_interval, ttft_interval: low and high, None where no measurement tells how far off the figure may be.
       problem: why there is no answer ("" if there is one; the figures are None then).
     """
 
@@ -40,6 +42,9 @@ class Point:
     capacity: int | None = None
     top1: float | None = None
     top5: float | None = None
+    speed_interval: tuple[float, float] | None = None
+    ttft_interval: tuple[float, float] | None = None
+    top1_sigma: float | None = None
     problem: str = ""
 
 
@@ -182,5 +187,20 @@ def _point(question: Question, values: dict[str, Any], constants: Mapping[str, f
     latency = ttft + (scenario.max_generated_tokens - 1) / speed
     accuracy = estimate_accuracy(scenario.config, scenario.precision)
     return Point(
-        values, speed, ttft, speed * users, latency, memory.used, memory.capacity, accuracy.top1, accuracy.top5
+        values=values,
+        speed=speed,
+        ttft=ttft,
+        throughput=speed * users,
+        latency=latency,
+        used=memory.used,
+        capacity=memory.capacity,
+        top1=accuracy.top1,
+        top5=accuracy.top5,
+        speed_interval=_ends(interval(speed, "speed", fold_of(scenario))),
+        ttft_interval=_ends(interval(ttft, "ttft", fold_of(scenario))),
+        top1_sigma=accuracy.top1_sigma,
     )
+
+
+def _ends(found: Interval | None) -> tuple[float, float] | None:
+    return None if found is None else (found.low, found.high)

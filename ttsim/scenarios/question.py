@@ -1,19 +1,40 @@
-"""A question as people type it: names and numbers as text, changed one by one ("batch_size=8,device=T3K")."""
+"""A question as people type it: names and numbers as text, changed one by one ("batch_size=8,device=T3K").
+
+`Question`'s fields are the one place that says what can be asked: `ttsim.simulate`'s scenario, flags and their help,
+sweeps and files are made of them. Nothing here loads JAX, so that the help doesn't.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from ttsim.errors import unknown
 from ttsim.files.reading import printable, read_toml, shown
-from ttsim.meshes.systems import System
-from ttsim.models.vision.images import image_size
-from ttsim.precision.values import Precision, resolve
-from ttsim.scenarios.scenario import Scenario
+
+if TYPE_CHECKING:
+    from ttsim.meshes.systems import System
+    from ttsim.models.config import ModelConfig
+    from ttsim.precision.values import Precision
+    from ttsim.scenarios.scenario import Scenario
+
+Names = tuple[str, ...]
+
+
+def asked(help: str, *, kind: str = "text", least: int | None = None, aliases: Names = ()) -> dict[str, Any]:
+    """What a flag says of a field of a question.
+
+    Args:
+      help: a sentence. aliases: other names of its flag.
+      kind: "text", "number", "size" (a number that may be written with k) or "many" (a list).
+      least: the smallest number.
+    """
+    return {"help": help, "kind": kind, "least": least, "aliases": aliases}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +46,61 @@ class Question:
       The others: see `ttsim.simulate`.
     """
 
-    model: str = "Llama3.1-8B"
-    device: str | System = "N150"
-    data_parallel: int = 1
-    precision: str | Precision = "performance"
-    override: str = ""
-    batch_size: int = 1
-    prompt_length: int = 128
-    max_generated_tokens: int = 200
-    date: str | None = None
-    stack: str = "tt_transformers"
-    images: tuple[tuple[int, int], ...] = ()
+    model: str | os.PathLike[str] | ModelConfig = field(
+        default="Llama3.1-8B",
+        metadata=asked(
+            "Published name, short name (8b), Hugging Face config.json, params.json or checkpoint directory.",
+            aliases=("models",),
+        ),
+    )
+    device: str | System = field(default="N150", metadata=asked("System.", aliases=("devices",)))
+    data_parallel: int = field(
+        default=1,
+        metadata=asked("Replicas that the system is cut into.", kind="number", least=1, aliases=("dp",)),
+    )
+    precision: str | Precision = field(
+        default="performance",
+        metadata=asked(
+            'performance, accuracy, bf16, fp32, or "precision_cfg = {ff1_3: bfp4, ...}, '
+            'fidelity_cfg = {li_ff1_3: lofi, ...}".',
+            aliases=("optimizations",),
+        ),
+    )
+    override: str = field(
+        default="",
+        metadata=asked(
+            "Groups changed on top of the precision: tensors ff1_3, ff2, wqkv, wo, kv_cache, activation; ops li_ff1_3, "
+            "li_ff2, li_qkv_decode, li_o_decode, sdpa_decode, li_qkv_prefill, li_o_prefill, sdpa_prefill. E.g. "
+            "ff2=bfp4,li_ff2=lofi."
+        ),
+    )
+    batch_size: int = field(default=1, metadata=asked("Users of one replica, at most 32.", kind="number", least=1))
+    prompt_length: int = field(default=128, metadata=asked("Tokens of each prompt; k is 1024 (64k).", kind="size"))
+    max_generated_tokens: int = field(
+        default=200, metadata=asked("Tokens generated for each user.", kind="number", least=1)
+    )
+    images: Sequence[tuple[int, int]] = field(
+        default=(),
+        metadata=asked(
+            "An image in the prompt: its size (512x512), or a JPEG or PNG file. Repeatable.",
+            kind="many",
+            aliases=("image",),
+        ),
+    )
+    date: datetime.date | str | None = field(
+        default=None,
+        metadata=asked(
+            "State of the software: a day in ISO format or a release (v0.59.0); by default that of the published "
+            "tables, or 2026-09-01 on systems that are newer."
+        ),
+    )
+    stack: str = field(
+        default="tt_transformers",
+        metadata=asked(
+            "Software: tt_transformers, tttv2, galaxy (the vendor's own code for 70B and Qwen3-32B on a Galaxy), or a "
+            'server on top of one (vllm, "vllm galaxy").'
+        ),
+    )
 
     def scenario(self) -> Scenario:
         """The scenario behind the names.
@@ -43,24 +108,12 @@ class Question:
         Raises:
           ValueError: an unknown name or a value out of range.
         """
-        scenario = Scenario.of(
-            self.model,
-            self.device,
-            self.precision,
-            self.batch_size,
-            self.prompt_length,
-            self.max_generated_tokens,
-            self.data_parallel,
-            self.date,
-            self.stack,
-            images=self.images,
-        )
+        from ttsim.scenarios.scenario import Scenario  # loads JAX
+
+        scenario = Scenario.of(**{name: getattr(self, name) for name in FIELDS if name != "override"})
         if not self.override:
             return scenario
-        precision = resolve(self.precision, scenario.config.known_name, self.date).replace(
-            **parse_override(self.override)
-        )
-        return dataclasses.replace(scenario, precision=precision)
+        return dataclasses.replace(scenario, precision=scenario.precision.replace(**parse_override(self.override)))
 
     def change(self, changes: Mapping[str, Any]) -> Question:
         """A copy with these fields changed."""
@@ -72,8 +125,8 @@ def as_scenario(question: Question | Scenario) -> Scenario:
     return question.scenario() if isinstance(question, Question) else question
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Question))
-NUMBERS = frozenset({"data_parallel", "batch_size", "prompt_length", "max_generated_tokens"})
+FIELDS = tuple(each.name for each in dataclasses.fields(Question))
+NUMBERS = frozenset(each.name for each in dataclasses.fields(Question) if each.metadata["kind"] in ("number", "size"))
 
 
 def parse_override(override: str) -> dict[str, str]:
@@ -98,6 +151,8 @@ def parse_number(text: str, name: str) -> int:
 def parse_field(name: str, value: str) -> Any:
     """A field's value from text; images are sizes or files, joined by "+"."""
     if name == "images":
+        from ttsim.models.vision.images import image_size
+
         return tuple(image_size(each) for each in value.split("+") if each.strip())
     return parse_number(value, name) if name in NUMBERS else value.strip()
 

@@ -32,7 +32,7 @@ from ttsim.precision.values import Precision, resolve
 from ttsim.pricing.price import Cost, price, totals
 from ttsim.pricing.program import Program
 from ttsim.scenarios.memory import DoesNotFitError, Memory, check_fits, memory_of
-from ttsim.scenarios.seeing import Seeing, seeing_of, vision_of, with_images
+from ttsim.scenarios.seeing import Seeing, image_sizes, seeing_of, vision_of
 
 _LONGEST = 2**26  # tokens of a sequence, so that whatever is counted in them is counted exactly
 _FEW_CHUNKS, _MOST_CHUNKS = 64, 1024  # of a prompt; a chunk takes some 10 ms to trace
@@ -146,7 +146,10 @@ class Scenario:
             max_generated_tokens=max_generated_tokens,
             software=software,
         )
-        return with_images(scenario, vision, images) if images else scenario
+        if not images:
+            return scenario
+        sizes, added = image_sizes(config.name, vision, images)
+        return dataclasses.replace(scenario, prompt_length=prompt_length + added, images=sizes, vision=vision)
 
     @property
     def chip(self) -> Chip:

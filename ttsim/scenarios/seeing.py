@@ -11,12 +11,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from ttsim.files.reading import shown
+from ttsim.hardware.chips import Chip
+from ttsim.hardware.software import Sampler, Software
 from ttsim.hardware.vision_software import vision_software
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
-from ttsim.models.layout import TILE, round_up
+from ttsim.models.layout import TILE, Layout, round_up
 from ttsim.models.parameters import is_variable, key_names, traits
 from ttsim.models.run import decode_program
 from ttsim.models.storage import tensor_bytes_of
@@ -40,11 +43,11 @@ from ttsim.models.vision.run import (
     vision_skeleton,
 )
 from ttsim.numerics.formats import tile_padded_bytes
+from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program
 from ttsim.scenarios.memory import KEPT_OF_BANK, Memory, kv_cache_bytes, memory_of, trace_bytes, weight_bytes
 
-if TYPE_CHECKING:
-    from ttsim.scenarios.scenario import Scenario
+Sizes = tuple[tuple[int, int], ...]
 
 # The demo behind the published rows: its four prompts have 19, 16, 22 and 18 tokens, all padded to 128, and every image
 # took four tiles. Source: tt-metal models/tt_transformers/demo/simple_vision_demo.py, 2025-04.
@@ -58,22 +61,56 @@ def vision_of(model: str | os.PathLike[str] | ModelConfig) -> VisionConfig | Non
     return published_vision_config(get_config(model))
 
 
-def with_images(scenario: Scenario, vision: VisionConfig | None, images: Sequence[tuple[int, int]]) -> Scenario:
-    """The scenario with images in its prompt.
+class Asked(Protocol):
+    """What is read of a scenario (`ttsim.scenarios.scenario.Scenario`), which is built on what is here."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def software(self) -> Software: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def images(self) -> tuple[tuple[int, int], ...]: ...
+    @property
+    def vision(self) -> VisionConfig | None: ...
+    @property
+    def scattered_sums(self) -> bool: ...
+    @property
+    def chip(self) -> Chip: ...
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def sampler(self) -> Sampler: ...
+    @property
+    def padded_prompt(self) -> int: ...
+    @property
+    def sequence_length(self) -> int: ...
+
+
+def image_sizes(name: str, vision: VisionConfig | None, images: Sequence[tuple[int, int]]) -> tuple[Sizes, int]:
+    """The images' sizes, and the tokens that they add to a prompt.
+
+    Args:
+      name: of the model.
 
     Raises:
       ValueError: the model takes no images, or a size is none.
     """
     if vision is None:
         raise ValueError(
-            f"{scenario.config.name} takes no images here: images are priced for {', '.join(published_names())}, "
+            f"{name} takes no images here: images are priced for {', '.join(published_names())}, "
             f"and for a config.json with a vision_config and model_type {', '.join(VISION_TYPES)}"
         )
+    if not isinstance(images, Sequence) or not all(isinstance(size, Sequence) for size in images):
+        raise ValueError(f"images are pairs of width and height in pixels, like ((512, 512),), not {shown(images)}")
     sizes = tuple(check_size(size) for size in images)
-    if not isinstance(vision.tower, LlamaTower):  # the images' tokens are a part of the prompt
-        added = sum(image_tokens(vision.tower, grid) for grid in grids_of(vision.tower, sizes))
-        scenario = dataclasses.replace(scenario, prompt_length=scenario.prompt_length + added)
-    return dataclasses.replace(scenario, images=sizes, vision=vision)
+    if isinstance(vision.tower, LlamaTower):
+        return sizes, 0
+    # The images' tokens are a part of the prompt.
+    return sizes, sum(image_tokens(vision.tower, grid) for grid in grids_of(vision.tower, sizes))
 
 
 @dataclass(frozen=True)
@@ -84,7 +121,7 @@ class Seeing:
       scenario: the question. layout: of the whole model. precision: of its vision part.
     """
 
-    scenario: Scenario
+    scenario: Asked
     layout: VisionLayout
     precision: VisionPrecision
 
@@ -123,7 +160,7 @@ class Seeing:
         )
 
 
-def seeing_of(scenario: Scenario) -> Seeing:
+def seeing_of(scenario: Asked) -> Seeing:
     """The vision side of a scenario that has images."""
     vision, software = scenario.vision, vision_software(scenario.software.date, scenario.config.name)
     assert vision is not None

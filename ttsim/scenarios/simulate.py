@@ -13,6 +13,7 @@ from ttsim.meshes.systems import System, get_system
 from ttsim.models.config import ModelConfig
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program
+from ttsim.scenarios.question import Question
 from ttsim.scenarios.report import Report
 from ttsim.scenarios.scenario import Scenario, software_for
 from ttsim.scenarios.timing import Breakdown, time_decode, time_prefill, time_program
@@ -66,11 +67,21 @@ def simulate(
       ValueError: an unknown name or a value out of range; `ShardingError` if the model can't be cut over the chips;
         `DoesNotFitError`, with the bytes that are missing, if it needs more DRAM than a chip has.
     """
-    sizes = (batch_size, prompt_length, max_generated_tokens, data_parallel)
-    scenario = Scenario.of(model, device, precision, *sizes, date, stack, images)
     if not isinstance(constants, Mapping | None):
         raise ValueError(f"constants are values by name, or None for the calibrated ones, not {shown(constants)}")
-    return report_of(scenario, load_constants() if constants is None else constants)
+    question = Question(
+        model=model,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        prompt_length=prompt_length,
+        max_generated_tokens=max_generated_tokens,
+        data_parallel=data_parallel,
+        date=date,
+        stack=stack,
+        images=images,
+    )
+    return report_of(question.scenario(), load_constants() if constants is None else constants)
 
 
 def report_of(scenario: Scenario, constants: Mapping[str, float]) -> Report:

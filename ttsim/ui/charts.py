@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from ttsim.ui.plot import is_log, number
 
@@ -78,22 +79,37 @@ def legend(names: Sequence[str], keys: Sequence[str] | None = None) -> str:
     return '<p class="legend">' + "".join(spans) + "</p>"
 
 
-def curves(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x_label: str) -> str:
+def curves(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    title: str,
+    x_label: str,
+    bars: Mapping[tuple[str, float], tuple[float, float]] = MappingProxyType({}),
+) -> str:
     """Named curves over one axis; an axis is logarithmic where its values span more than a factor of 8.
 
     A linear axis starts at zero, so that curves of a page can be compared by their height.
+
+    Args:
+      series: points (x, y) of each curve.
+      bars: low and high around the point of a curve at an x.
     """
     points = [point for each in series.values() for point in each]
     if not points:
         return ""
     x_at, shapes = _frame([x for x, _ in points], x_label, title)
-    y_at, y_shapes = _side([y for _, y in points], from_zero=True)
+    y_at, y_shapes = _side([y for _, y in points] + [end for ends in bars.values() for end in ends], from_zero=True)
     shapes += y_shapes
     for i, (name, each) in enumerate(series.items()):
         path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in each)
         shapes.append(f'<polyline points="{path}" fill="none" style="stroke:{colour(i)}" stroke-width="2"/>')
         for x, y in each:
             hint = f"{name} {x_label} {number(x)}: {y:.4g}".strip()
+            if ends := bars.get((name, x)):
+                low, high = (f"{y_at(end):.1f}" for end in ends)
+                at = f'x1="{x_at(x):.1f}" x2="{x_at(x):.1f}" y1="{low}" y2="{high}"'
+                shapes.append(f'<line {at} style="stroke:{colour(i)}" stroke-width="2" opacity="0.4"/>')
+                hint += f" ({ends[0]:.4g} to {ends[1]:.4g})"
             shapes.append(_dot(x_at(x), y_at(y), colour(i), hint))
     return _svg(shapes, f"{title} over {x_label}") + (legend(list(series)) if len(series) > 1 else "")
 

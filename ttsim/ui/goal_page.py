@@ -6,13 +6,17 @@ import math
 from collections.abc import Sequence
 
 from ttsim.explore.goal import Answer
+from ttsim.hardware.boards import YEARS
+from ttsim.ui.launches import launches
 from ttsim.ui.table import Block, Cell, Column, Document, Paragraph, Table
 
 _COLUMNS = (
     Column("system"),
     Column("chips", priority=3),
     Column("boards", "$", 0, priority=1),
-    Column("batch", priority=2),
+    Column("$ per Mtok", "", 2, scale=1e6, priority=2, key="price_per_token"),
+    Column("kWh per Mtok", "", 2, scale=1e6 / 3.6e6, priority=8, key="energy_per_token"),
+    Column("batch", priority=1),
     Column("precision", priority=5),
     Column("speed", "t/s/u", 1),
     Column("TTFT", "ms", 0, scale=1e3),
@@ -22,6 +26,7 @@ _COLUMNS = (
     Column("meets", wrap=True),
     Column("margin", "%", 0, scale=100, signed=True),
 )
+_LAUNCHES = 3  # choices whose launch lines text shows; every format for programs has all
 _NOTES = (
     "yes, surely: also at the low end of the 80 % intervals; yes: by the best estimate only; yes, unchecked: no "
     "measurement tells how far off the figures of this chip may be. margin: how far the tightest condition is met.",
@@ -29,15 +34,32 @@ _NOTES = (
 )
 
 
-def document(goal: str, answers: Sequence[Answer]) -> Document:
+def document(goal: str, answers: Sequence[Answer], years: float = YEARS) -> Document:
     """The answers in every format; those that meet the goal come first, the cheapest first."""
+    spread = (
+        f"per Mtok, a million generated tokens at this load: the boards' price spread over {years:g} years of full "
+        "load (--years), without power, host or idle time; and the energy at most, at the boards' power limit, below "
+        "which a load stays."
+    )
     rows = [_cells(answer) for answer in answers]
     blocks: list[Block] = [
         Paragraph(headline(goal, answers), level=1),
-        Table("", _COLUMNS, rows, notes=_NOTES if rows else ()),
+        Table("", _COLUMNS, rows, notes=(*_NOTES, spread) if rows else ()),
+        *_launches(answers),
     ]
     records = [_record(answer) for answer in answers]
     return Document(headline(goal, answers), blocks, record={"goal": goal, "answers": records}, rows=records)
+
+
+def _launches(answers: Sequence[Answer]) -> list[Block]:
+    """How the first choices are started on hardware."""
+    chosen = [answer for answer in answers if answer.meets and answer.launch][:_LAUNCHES]
+    notes = dict.fromkeys(answer.unsaid for answer in chosen if answer.unsaid)
+    return launches([(_name(answer), answer.launch) for answer in chosen], [f"{note}." for note in notes])
+
+
+def _name(answer: Answer) -> str:
+    return f"{answer.scenario.system.label}, batch {answer.scenario.batch_size}, {answer.precision} precision"
 
 
 def headline(goal: str, answers: Sequence[Answer]) -> str:
@@ -53,8 +75,7 @@ def headline(goal: str, answers: Sequence[Answer]) -> str:
     best = meeting[0]
     price = f"boards of about {best.price:,.0f} $" if math.isfinite(best.price) else "no public price"
     sure = "also at the low end of its intervals" if best.surely else "but not at the low end of its intervals"
-    layout = f"{best.scenario.system.label}, batch {best.scenario.batch_size}, {best.precision} precision"
-    return f"{goal}: {layout} ({price}), {sure}"
+    return f"{goal}: {_name(best)} ({price}), {sure}"
 
 
 def _cells(answer: Answer) -> tuple[object, ...]:
@@ -66,6 +87,8 @@ def _cells(answer: Answer) -> tuple[object, ...]:
         system.label,
         system.num_chips,
         answer.price if math.isfinite(answer.price) else "?",
+        answer.token_price,
+        answer.energy_bound,
         answer.scenario.batch_size,
         answer.precision,
         figures["speed"],
@@ -93,4 +116,7 @@ def _record(answer: Answer) -> dict[str, object]:
         "meets_at_low_end": answer.surely,
         "checked": answer.checked,
         "margin": answer.margin,
+        "price_per_token": answer.token_price,
+        "energy_per_token_at_most": answer.energy_bound,
+        "launch": answer.launch,
     }

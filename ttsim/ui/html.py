@@ -19,6 +19,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0; }
 main { max-width: 1240px; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+pre { overflow-x: auto; font-size: .8rem; background: var(--shade); padding: .6rem; }
 p { margin: .4rem 0; } .faint, small { color: var(--faint); } .strong { font-weight: 600; }
 p.warn { border-left: 4px solid var(--warn); padding-left: .6rem; }
 span.warn { color: var(--warn); } span.good { color: var(--good); } span.bad { color: var(--bad); }

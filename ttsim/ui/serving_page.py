@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from ttsim.explore.boxes import Offer, launch_flags
+from ttsim.hardware.boards import YEARS
 from ttsim.serving.clock import TICKS_PER_SECOND
 from ttsim.serving.metrics import Distribution, Metrics
 from ttsim.serving.recorded import Compared
 from ttsim.serving.serve import Served, knee
 from ttsim.ui import charts, plot
+from ttsim.ui.launches import launches
 from ttsim.ui.table import Block, Cell, Column, Document, Figure, Paragraph, Table
 
 _LATENCIES = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2EL", "e2el"), ("queue", "queue"))
@@ -231,6 +233,7 @@ _OFFER_COLUMNS = (
     Column("TPOT p99", "ms", 1, scale=1e3),
     Column("output", "t/s", 0),
     Column("tokens/J", "", 2, key="tokens_per_joule", priority=2),
+    Column("$ per Mtok", "", 2, scale=1e6, key="price_per_token", priority=2),
     Column("t/s per 1000 $", "", 1, key="throughput_per_1000_dollars", priority=2),
     Column("Top-1", "%", 1),
     Column("meets"),
@@ -240,7 +243,8 @@ _OFFER_NOTES = (
     "users: the most that one box serves within the limits, to a sixteenth. boxes: so many for all users; price and "
     "power are of all of them.",
     "boards: list prices of 2025-26 where public, the host comes on top. limit: board power limits, not measured "
-    "loads; tokens/J is at that limit, so a lower bound.",
+    "loads; tokens/J is at that limit, so a lower bound. per Mtok, a million output tokens at this load: the boards' "
+    f"price spread over {YEARS:g} years of full load, without power, host or idle time.",
 )
 
 
@@ -264,7 +268,10 @@ def offers_document(goal: str, users: int, offers: Sequence[Offer]) -> Document:
     if len(priced) > 1:
         blocks.append(_front(priced))
     if meeting:
-        blocks.append(Paragraph(f"Launch: {launch_flags(meeting[0].served)}"))
+        first = meeting[0]
+        blocks += launches(
+            [(f"{first.served.server.label}, {first.served.question.precision} precision", launch_flags(first.served))]
+        )
         blocks += [Paragraph(note, style="faint") for note in meeting[0].served.notes]
     flags = launch_flags(meeting[0].served) if meeting else None
     return Document(
@@ -286,6 +293,7 @@ def _offer_cells(offer: Offer) -> tuple[Any, ...]:
         metrics.tpot.percentile(99),
         metrics.output_throughput,
         offer.tokens_per_joule,
+        offer.token_price,
         offer.throughput_per_1000_dollars,
         offer.top1,
         offer.meets,

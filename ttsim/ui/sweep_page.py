@@ -32,14 +32,52 @@ _COLUMNS = (
 
 def document(sweep: Sweep) -> Document:
     """The sweep in every format."""
-    figures = (*FIGURES, "capacity", "problem")
-    records = [{**point.values, **{name: getattr(point, name) for name in figures}} for point in sweep.points]
+    records = [_record(point) for point in sweep.points]
     question = {k: v for k, v in dataclasses.asdict(sweep.question).items() if k not in sweep.axes}
     columns = (*(Column(name) for name in sweep.axes), *_COLUMNS)
-    table = Table("", columns, [_cells(point) for point in sweep.points])
+    table = Table("", columns, [_cells(point) for point in sweep.points], notes=_notes(sweep))
     heading = Paragraph(sweep.title, level=1)
     blocks = [heading, table, *_drawings(sweep)]
     return Document(sweep.title, blocks, record={"question": question, "points": records}, rows=records)
+
+
+def _record(point: Point) -> dict[str, Any]:
+    """A point in SI units, with the ends of its intervals."""
+    record = {**point.values, **{name: getattr(point, name) for name in (*FIGURES, "capacity", "problem")}}
+    for name, ends in (("speed", point.speed_interval), ("ttft", point.ttft_interval)):
+        record |= {f"{name}_low": ends and ends[0], f"{name}_high": ends and ends[1]}
+    return {**record, "top1_error": point.top1_sigma}
+
+
+def _notes(sweep: Sweep) -> tuple[str, ...]:
+    if not curves_of(sweep, "speed")[1] or not any(point.speed_interval for point in sweep.points):
+        return ()
+    return (
+        "lines through the points of a page's curves: 80 % intervals of speed, TTFT and throughput (also in JSON and "
+        "CSV), and the sampling error of Top-1",
+    )
+
+
+def bars_of(sweep: Sweep, figure: str, factor: float = 1.0) -> dict[tuple[str, float], tuple[float, float]]:
+    """Low and high of a curve's points, by (curve, x) as `curves_of` names them; none where nothing tells."""
+    x, _ = curves_of(sweep, figure)
+    found = {}
+    for point in sweep.points:
+        ends = None
+        if figure in ("speed", "throughput") and point.speed_interval and point.speed and point.throughput:
+            users = point.throughput / point.speed if figure == "throughput" else 1.0
+            ends = (users * point.speed_interval[0], users * point.speed_interval[1])
+        elif figure == "ttft":
+            ends = point.ttft_interval
+        elif figure == "top1" and point.top1 is not None and point.top1_sigma is not None:
+            ends = (point.top1 - point.top1_sigma, point.top1 + point.top1_sigma)
+        if ends is not None:
+            found[_curve(point, x), float(point.values[x])] = (factor * ends[0], factor * ends[1])
+    return found
+
+
+def _curve(point: Point, x: str) -> str:
+    return ", ".join(f"{name} {each}" for name, each in point.values.items() if name != x)
 
 
 def _cells(point: Point) -> tuple[Any, ...]:
@@ -55,16 +93,21 @@ def _drawings(sweep: Sweep) -> list[Block]:
         repeated = figure == "throughput" and all(p.throughput == p.speed for p in sweep.points)
         constant = figure == "top1" and len({p.top1 for p in sweep.points}) < 2
         if series and not repeated and not constant:
-            found.append(_drawing(series, name, x))
+            found.append(_drawing(series, name, x, bars_of(sweep, figure, factor)))
     return found
 
 
-def _drawing(series: Mapping[str, Sequence[tuple[float, float]]], name: str, x: str) -> Figure:
+def _drawing(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    name: str,
+    x: str,
+    bars: Mapping[tuple[str, float], tuple[float, float]],
+) -> Figure:
     def lines(width: int) -> Sequence[str]:
         return plot.curves(series, title=name, x_label=x, width=min(width - 10, 72))
 
     few = len(series) <= len(plot.MARKS)
-    return Figure(lines if few else None, charts.curves(series, title=name, x_label=x))
+    return Figure(lines if few else None, charts.curves(series, title=name, x_label=x, bars=bars))
 
 
 def curves_of(sweep: Sweep, figure: str, factor: float = 1.0) -> tuple[str, dict[str, list[tuple[float, float]]]]:
@@ -77,6 +120,5 @@ def curves_of(sweep: Sweep, figure: str, factor: float = 1.0) -> tuple[str, dict
     for point in sweep.points:
         value = getattr(point, figure)
         if value is not None:
-            others = ", ".join(f"{name} {each}" for name, each in point.values.items() if name != x)
-            series.setdefault(others, []).append((float(point.values[x]), factor * value))
+            series.setdefault(_curve(point, x), []).append((float(point.values[x]), factor * value))
     return x, {name: sorted(points) for name, points in series.items()}
