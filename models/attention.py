@@ -102,8 +102,8 @@ class Attention(nnx.Module):
             qkv, kv_heads=layout.local_kv_heads(kind), head_dim=kind.head_dim, format=p.linear_out
         )
         q, k, v = self._ready(q, k, v, rotary, stage)
-        keys = tt.update_cache(keys, k, positions, format=p.kv_cache)
-        values = tt.update_cache(values, v, positions, format=p.kv_cache)
+        keys = tt.update_cache(keys, k, positions, format=p.kv_cache, pair="first")
+        values = tt.update_cache(values, v, positions, format=p.kv_cache, pair="second")
         out = tt.sdpa_decode(
             q,
             keys,
@@ -201,8 +201,8 @@ class Attention(nnx.Module):
         if c.value_norm:
             v = _head_norm(v, None, stage)
         if rotary is not None:
-            q = tt.rotary(q, rotary.cos, rotary.sin, out_format=p.rope_in, memory=stage.memory)
-            k = tt.rotary(k, rotary.cos, rotary.sin, out_format=p.rope_in, memory=stage.memory)
+            q = tt.rotary(q, rotary.cos, rotary.sin, out_format=p.rope_in, memory=stage.memory, pair="first")
+            k = tt.rotary(k, rotary.cos, rotary.sin, out_format=p.rope_in, memory=stage.memory, pair="second")
             if rotary.growth is not None:
                 q = tt.multiply(q, rotary.growth, out_format=p.rope_in, memory=stage.memory)
         return q, k, v

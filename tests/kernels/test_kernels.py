@@ -218,7 +218,7 @@ def test_l1_holds_what_it_holds():
 
 def test_blackhole_s_factors():
     cases = [
-        (1 * constants.TILE_OVERHEAD, 1.35),
+        (1 * constants.TILE_OVERHEAD, 60.9 * 1.35 / 30),
         (1 * constants.ADD_TIME * constants.SMALL_KERNEL_SCALE, 1.35),
         (1 / constants.CORE_BANDWIDTH, 1.35),
         (1 / constants.DRAM_SHARDED_BANDWIDTH, 512 / 288),
@@ -396,3 +396,33 @@ def test_only_shards_of_broken_tiles_need_repacking():
 
     assert names(128_256) == ["all_gather"]
     assert names(32_064) == ["all_gather", "untilize_with_unpadding", "concat", "tilize_with_padding"]
+
+
+@pytest.mark.parametrize(
+    ("date", "boxes", "ops", "of_four"),
+    [
+        ("2026-01-14", ("T3K", "wormhole"), 4, 1.0),
+        ("2026-01-15", ("T3K", "wormhole"), 2, 8.8 / 16.2),
+        ("2026-01-15", ("P150", "blackhole"), 2, 8.8 / 16.2),
+        ("2026-01-15", ("N150", "wormhole"), 4, 1.0),
+    ],
+)
+def test_later_software_turns_and_caches_q_k_and_v_by_one_op_each(date, boxes, ops, of_four):
+    def layer(q, k, cos, sin, keys, values, positions):
+        q = tt.rotary(q, cos, sin, out_format="bf16", memory="l1", pair="first")
+        k = tt.rotary(k, cos, sin, out_format="bf16", memory="l1", pair="second")
+        keys = tt.update_cache(keys, k, positions, format="bfp8", pair="first")
+        return q, keys, tt.update_cache(values, k, positions, format="bfp8", pair="second")
+
+    shapes = [(1, 8, 128), (1, 8, 128), (1, 1, 64), (1, 1, 64), (1, 8, 256, 128), (1, 8, 256, 128)]
+    floats = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    program = trace(layer, *floats, jax.ShapeDtypeStruct((1,), jnp.int32))
+
+    def kernels(software):
+        here = Machine(WORMHOLE, get_system("N150"), software)
+        return [kernel for call, _ in program.ops() for kernel in call.op.rule(call, here)]
+
+    found, before = (kernels(software_of(day, boxes=boxes)) for day in (date, "2025-05-12"))
+    assert len(found) == ops
+    times = [sum(kernel.time(VALUES) for kernel in each) for each in (found, before)]
+    assert times[0] == pytest.approx(of_four * times[1])
