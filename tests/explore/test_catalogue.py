@@ -74,7 +74,7 @@ def test_a_pool_of_groups_holds_windows_only():
     tokens, users = 2**18, 4
     full = sum(kind.window is None for kind in config.layer_kinds)
     assert full == 10
-    # 16 KV heads of 256 on four chips, keys and values in bfp8: 1,088 bytes a tile of 1,024.
-    expected = 2 * full * (4 * (tokens + 8 * 1024 * users)) * 256 // 1024 * 1088
+    # 16 KV heads of 256 on four chips, keys and values in bf16: 2,048 bytes a tile of 1,024.
+    expected = 2 * full * (4 * (tokens + 8 * 1024 * users)) * 256 // 1024 * 2048
     assert pool_bytes(layout, precision, users, tokens) == expected
     assert pool_bytes(layout, precision, users, tokens) < kv_cache_bytes(layout, precision, 1, tokens)
