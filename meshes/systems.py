@@ -275,7 +275,7 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
     system = SYSTEMS.get(ALIASES.get(_fold(base), ""))
     if system is None:
         near = dict.fromkeys(
-            ALIASES[each] for each in difflib.get_close_matches(_fold(base[:80]), ALIASES, n=4, cutoff=0.3)
+            ALIASES[each] for each in difflib.get_close_matches(_fold(base[:80]), ALIASES, n=4, cutoff=0.55)
         )
         hint = f"did you mean {' or '.join(list(near)[:2])}? " if near else ""
         raise UnknownSystemError(f"no device named {shown(name)}: {hint}known: {', '.join(SYSTEMS)}")

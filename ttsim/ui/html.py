@@ -91,7 +91,7 @@ def _table(table: Table) -> str:
         lines.append(f"<tr{hint}>{''.join(f'<td{marks[i]}>{_cell(row[i], table.columns[i])}</td>' for i in kept)}</tr>")
     title = f"<h2>{escape(table.title)}</h2>" if table.title else ""
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    notes = "".join(f'<p class="faint">{escape(note)}</p>' for note in table.notes)
+    notes = "".join(f'<p class="faint">{escape(note)}</p>' for note in table.notes_of(kept))
     label = escape(table.title or "table", quote=True)
     return f'{title}<div class="scroll" tabindex="0" role="region" aria-label="{label}">{body}</div>{notes}'
 

@@ -20,7 +20,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Form = Literal["text", "markdown", "csv", "json", "html"]
@@ -78,6 +78,7 @@ class Table:
       title: above it. notes: below it.
       columns, rows: a value (or `Cell`) of each row for each column; None shows nothing.
       hints: of each row, what HTML shows when the pointer rests on it.
+      meanings: what columns mean, by name; said below the table of those that it shows.
     """
 
     title: str
@@ -85,6 +86,13 @@ class Table:
     rows: Sequence[Sequence[Any]]
     notes: Sequence[str] = ()
     hints: Sequence[str] = ()
+    meanings: Mapping[str, str] = field(default_factory=dict)
+
+    def notes_of(self, kept: Sequence[int]) -> list[str]:
+        """The lines below the table where these columns of it are shown."""
+        names = [self.columns[i].name for i in kept]
+        said = [f"{name}: {self.meanings[name]}." for name in names if name in self.meanings]
+        return [*([" ".join(said)] if said else []), *self.notes]
 
     def records(self) -> list[dict[str, Any]]:
         """The rows as {key: value}."""
@@ -281,7 +289,7 @@ def _markdown(block: Block) -> str:
     rows += [[shown(row[i], block.columns[i]) for i in kept] for row in block.rows]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     title = f"## {printable(block.title)}\n\n" if block.title else ""
-    return title + "\n".join(lines) + "".join(f"\n\n{note}" for note in block.notes)
+    return title + "\n".join(lines) + "".join(f"\n\n{note}" for note in block.notes_of(kept))
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
