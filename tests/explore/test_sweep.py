@@ -234,7 +234,7 @@ def test_what_if_needs_points():
 
 
 def test_what_a_kernel_refuses_is_a_problem_of_one_box():
-    """The LM head in bf16 needs more of a core's memory than two chips leave it; a ring of eight holds it."""
+    """The LM head in bf16 needs more of a core than two chips leave it, or half a T3K; a ring of eight chips fits."""
     question = Question(model="8b", precision="bf16")
     points = sweep(question, {"device": ("N300", "T3K")}).points
     assert "in the L1 of a core" in points[0].problem
