@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from ttsim.explore.catalogue import Answer
 from ttsim.meshes.systems import get_system
-from ttsim.ui.table import Cell, Column, Document, Paragraph, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Cell, Column, Paragraph, Table
 
 _COLUMNS = (
     Column("Model", key="model"),

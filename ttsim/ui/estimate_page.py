@@ -14,7 +14,8 @@ from ttsim.proof.intervals import Interval, chip_name
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.timing import Breakdown, OpTime
 from ttsim.ui import charts, text
-from ttsim.ui.table import Block, Column, Document, Figure, Paragraph, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Block, Column, Figure, Paragraph, Table
 
 LIMITS = {
     "dram": "bytes over the DRAM's bandwidth",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from ttsim.explore.goal import Answer
 from ttsim.hardware.boards import YEARS
+from ttsim.ui.document import Document
 from ttsim.ui.launches import launches
-from ttsim.ui.table import Block, Cell, Column, Document, Paragraph, Table
+from ttsim.ui.table import Block, Cell, Column, Paragraph, Table
 
 _COLUMNS = (
     Column("system"),

@@ -14,8 +14,9 @@ from ttsim.serving.metrics import Distribution, Metrics
 from ttsim.serving.recorded import Compared
 from ttsim.serving.serve import Served, knee
 from ttsim.ui import charts, plot
+from ttsim.ui.document import Document
 from ttsim.ui.launches import launches
-from ttsim.ui.table import Block, Cell, Column, Document, Figure, Paragraph, Table
+from ttsim.ui.table import Block, Cell, Column, Figure, Paragraph, Table
 
 _LATENCIES = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2EL", "e2el"), ("queue", "queue"))
 _LATENCY_COLUMNS = (
