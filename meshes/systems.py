@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
+from ttsim.errors import UnknownSystemError as UnknownSystemError
 from ttsim.files.reading import shown
 from ttsim.hardware.chips import (
     BLACKHOLE_GALAXY,
@@ -52,10 +53,6 @@ class Topology(Enum):
 def _fold(name: str) -> str:
     """One spelling of the ways people write a name: only letters, digits and the commas of a shape, in lower case."""
     return re.sub(r"[^a-z0-9,]", "", name.casefold())
-
-
-class UnknownSystemError(ValueError):
-    """No system of this name, or it can't be cut into that many replicas."""
 
 
 @dataclass(frozen=True, kw_only=True)

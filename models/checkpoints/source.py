@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ttsim.errors import CheckpointError as CheckpointError
 from ttsim.models.checkpoints.expert_tensors import delta_readers, expert_readers, latent_readers
 from ttsim.models.config import ModelConfig
 from ttsim.models.features import LayerKind
@@ -27,10 +28,6 @@ from ttsim.models.transformer import CrossAttentionLayer, Transformer
 
 # (value in the parameter's global shape, its path in the model: "layers.0.mlp.w1_df") -> its array
 Convert = Callable[[np.ndarray, str, Traits], Any]  # (value, path, what is known about it) -> the stored value
-
-
-class CheckpointError(ValueError):
-    """A checkpoint can't be read: one line that names the file or tensor, what was expected and what was found."""
 
 
 class TensorSource(Protocol):
