@@ -12,12 +12,7 @@ def mlp(x, w1, w2):
     return tt.linear(hidden, w2, kernel="dram_sharded", weight_format="bfp8", setting="hifi2", out_format="bf16")
 
 
-program = ttsim.trace(
-    mlp,
-    jax.ShapeDtypeStruct((32, 4096), jnp.float32),
-    jax.ShapeDtypeStruct((4096, 14336), jnp.float32),
-    jax.ShapeDtypeStruct((14336, 4096), jnp.float32),
-)
-cost = ttsim.price(program, device="N150")
+shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((32, 4096), (4096, 14336), (14336, 4096))]
+cost = ttsim.price(ttsim.trace(mlp, *shapes), device="N150")
 print(f"{1e6 * cost.time:.0f} us, bound by {next(iter(cost.by_limit()))}")
 print(cost)

@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from jax.sharding import PartitionSpec
 
+from ttsim.errors import ShardingError as ShardingError
 from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS
 
 # Logical axes, by what they are cut for.
@@ -40,10 +41,6 @@ LOGICAL_AXES = {
 
 # What a logical axis is cut along.
 MeshAxis = str | tuple[str, ...] | None
-
-
-class ShardingError(ValueError):
-    """An axis is unknown, used twice, or can't be cut that way."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
+from ttsim.errors import UnknownSystemError as UnknownSystemError
 from ttsim.files.reading import shown
 from ttsim.hardware.chips import (
     BLACKHOLE_GALAXY,
@@ -52,10 +53,6 @@ class Topology(Enum):
 def _fold(name: str) -> str:
     """One spelling of the ways people write a name: only letters, digits and the commas of a shape, in lower case."""
     return re.sub(r"[^a-z0-9,]", "", name.casefold())
-
-
-class UnknownSystemError(ValueError):
-    """No system of this name, or it can't be cut into that many replicas."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +272,7 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
     system = SYSTEMS.get(ALIASES.get(_fold(base), ""))
     if system is None:
         near = dict.fromkeys(
-            ALIASES[each] for each in difflib.get_close_matches(_fold(base[:80]), ALIASES, n=4, cutoff=0.3)
+            ALIASES[each] for each in difflib.get_close_matches(_fold(base[:80]), ALIASES, n=4, cutoff=0.55)
         )
         hint = f"did you mean {' or '.join(list(near)[:2])}? " if near else ""
         raise UnknownSystemError(f"no device named {shown(name)}: {hint}known: {', '.join(SYSTEMS)}")

@@ -32,7 +32,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttsim.errors import Problems
+from ttsim.errors import SystemFileError as SystemFileError
 from ttsim.files.reading import InputError, parse_toml, printable, read_text, shown
 from ttsim.hardware.chips import CHIPS, Chip
 from ttsim.meshes.systems import SYSTEMS, System, Topology, UnknownSystemError, get_system
@@ -42,10 +42,6 @@ _LARGEST_COUNT = 4096  # chips along an axis, cores, links, banks: far beyond an
 _SMALLEST, _LARGEST = 1e-3, 1e9  # of figures in the file's units
 
 _SHAPE = {Topology.SINGLE: 1, Topology.LINEAR: 1, Topology.RING: 1, Topology.GRID: 2}
-
-
-class SystemFileError(Problems):
-    """What is wrong with a system file: one line for each field."""
 
 
 def load_system(path: str | Path) -> System:

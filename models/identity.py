@@ -41,6 +41,8 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
         return model
     if not isinstance(model, str | os.PathLike):
         raise ValueError(f"a model is a name, a path or a ModelConfig, not {shown(model)}")
+    if model == "":
+        raise ValueError("a model's name is empty: give a name such as 8b (`ttsim models`), or a path")
     if isinstance(model, str) and (known := find_known(model)):
         return known.config
     path = Path(model).expanduser()

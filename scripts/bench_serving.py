@@ -16,7 +16,8 @@ from ttsim.serving.policy import v1
 from ttsim.serving.prices import FormulaPrices
 from ttsim.serving.requests import Requests
 from ttsim.ui import console
-from ttsim.ui.table import Column, Document, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Column, Table
 
 _REQUESTS = flags.DEFINE_integer("requests", 100_000, "Requests of each run.", lower_bound=100)
 _LOOP = Path(__file__).parent.parent / "tests" / "serving"  # written to be read, not to be fast

@@ -12,7 +12,8 @@ from absl import flags
 from ttsim.proof import load_rows
 from ttsim.proof.fit_serving import FittedGeneration, fit
 from ttsim.ui import console
-from ttsim.ui.table import Column, Document, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Column, Table
 
 _WRITE = flags.DEFINE_bool("write", False, "Write ttsim/data/server_costs.csv.")
 _FILE = "server_costs.csv"

@@ -12,11 +12,12 @@ import re
 import runpy
 from pathlib import Path
 
+import jax
 import pytest
 
 import ttsim
 from ttsim.cli.main import COMMANDS, load
-from ttsim.hardware.constants import FITTED, FITTED_LATER
+from ttsim.hardware.constants import CONSTANTS, FITTED, FITTED_LATER
 from ttsim.proof.published import published
 from ttsim.proof.summary import ErrorSummary
 
@@ -148,6 +149,44 @@ def test_counts_in_the_readme():
         f"leave-one-model-out {held_out['top1_held_out']:.1f} and {held_out['top5_held_out']:.1f}",
     ):
         assert claim in readme, claim
+
+
+def errors_of(figure: str, **fields: str) -> list[float]:
+    """In-sample errors of published rows in per cent."""
+    rows = json.loads((DATA / "calibration.json").read_text())["figures"]
+    return [100 * r["in-sample"] for r in rows if r["figure"] == figure and all(r[k] == v for k, v in fields.items())]
+
+
+def test_worst_rows_in_the_readme():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    speeds, ttfts = (sorted(errors_of(figure), key=abs, reverse=True) for figure in ("speed", "ttft"))
+    (first,) = errors_of("speed", model="Llama3.1-70B", device="TG DP=4")
+    (second,) = errors_of("speed", model="Llama3.2-3B", device="T3K", table="long-context")
+    assert [first, second] == speeds[:2]
+    late = [errors_of("ttft", model=m, device="T3K", table="accuracy")[0] for m in ("Llama3.1-8B", "Llama3.2-3B")]
+    assert late == ttfts[:2]
+    twins = [errors_of("ttft", model=m, device="T3K", table="performance")[0] for m in ("Llama3.1-8B", "Llama3.2-3B")]
+    assert max(map(abs, twins)) < 9
+    for claim in (
+        f"70B on TG DP=4 (speed {first:.1f} %), 3B on T3K with a 64K prompt ({second:+.1f} %)",
+        f"8B and 3B on T3K ({late[0]:.0f} and {late[1]:.0f} %: their performance twins, the same work, are within 9 %)",
+    ):
+        assert claim in readme, claim
+
+
+def test_constants_counted_in_the_readme():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    calibrated = [constant.source for constant in CONSTANTS.values() if constant.kind == "calibrated"]
+    on_images = sum("five intervals of Llama-3.2-11B" in source for source in calibrated)
+    assert (on_images, len(calibrated) - on_images) == (7, 3)
+    assert "Seven host constants are calibrated on five 11B intervals" in readme
+    assert "and three were set once on such rows" in readme
+
+
+def test_xla_counts_the_multiplications_that_are_priced():
+    names = runpy.run_path(str(ROOT / "examples" / "price_a_function.py"))
+    counted = jax.jit(lambda x, w1, w2: x @ w1 @ w2).lower(*names["shapes"]).compile().cost_analysis()["flops"]
+    assert counted == pytest.approx(sum(op.flops * op.count for op in names["cost"].ops), rel=1e-6)
 
 
 def test_examples_in_docstrings_run():

@@ -1,6 +1,7 @@
 """Every exception that a user can meet, and the one way to say which name was meant.
 
-All of them are `ValueError`s: bad input. Command lines print their message in one line and end with exit code 2.
+All of them are `ValueError`s (an unknown constant: a `KeyError`): bad input. Command lines print their message in one
+line and end with exit code 2.
 
     unknown("format", "bpf8", ["bfp4", "bfp8"])   ->   unknown format 'bpf8'; valid: bfp8, bfp4
 """
@@ -8,21 +9,9 @@ All of them are `ValueError`s: bad input. Command lines print their message in o
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from ttsim.files.reading import InputError, shown
-
-if TYPE_CHECKING:
-    from ttsim.generation.paging import OutOfBlocksError
-    from ttsim.hardware.constants import UnknownConstantError
-    from ttsim.meshes.sharding import ShardingError
-    from ttsim.meshes.systems import UnknownSystemError
-    from ttsim.meshes.toml_systems import SystemFileError
-    from ttsim.models.checkpoints.source import CheckpointError
-    from ttsim.pricing.price import UnpricedError
-    from ttsim.scenarios.memory import DoesNotFitError
 
 _MANY = 24  # valid names beyond which only the nearest are listed
 
@@ -54,17 +43,41 @@ class Problems(ValueError):
         self.problems = tuple(problems)
 
 
-# Raised where they are declared; here so that they can be caught by one name.
-_HOMES = {
-    "CheckpointError": "ttsim.models.checkpoints.source",
-    "DoesNotFitError": "ttsim.scenarios.memory",
-    "OutOfBlocksError": "ttsim.generation.paging",
-    "ShardingError": "ttsim.meshes.sharding",
-    "SystemFileError": "ttsim.meshes.toml_systems",
-    "UnknownConstantError": "ttsim.hardware.constants",
-    "UnknownSystemError": "ttsim.meshes.systems",
-    "UnpricedError": "ttsim.pricing.price",
-}
+class UnknownSystemError(ValueError):
+    """No system of this name, or it can't be cut into that many replicas."""
+
+
+class SystemFileError(Problems):
+    """What is wrong with a system file: one line for each field."""
+
+
+class ShardingError(ValueError):
+    """An axis is unknown, used twice, or can't be cut that way."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint can't be read: one line that names the file or tensor, what was expected and what was found."""
+
+
+class UnknownConstantError(KeyError):
+    """No constant of this name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class UnpricedError(ValueError):
+    """A program holds work that the simulator has no price for, or a kernel can't do what it is asked to."""
+
+
+class DoesNotFitError(ValueError):
+    """The model, its cache and its activations need more DRAM than a chip has."""
+
+
+class OutOfBlocksError(ValueError):
+    """The pool has no free block for a user's next position."""
+
+
 __all__ = [
     "CheckpointError",
     "DoesNotFitError",
@@ -78,9 +91,3 @@ __all__ = [
     "UnpricedError",
     "unknown",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ttsim.errors' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -7,11 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ttsim.errors import CheckpointError as CheckpointError
 from ttsim.models.hf import FAMILIES
-
-
-class CheckpointError(ValueError):
-    """A checkpoint can't be read: one line that names the file or tensor, what was expected and what was found."""
 
 
 class TensorSource(Protocol):

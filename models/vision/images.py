@@ -38,6 +38,10 @@ def open_image(source: str | os.PathLike[str] | np.ndarray | Any) -> Image:
     Raises:
         ImageError: there is no such file, it is no image, or pillow is not installed.
     """
+    if (
+        isinstance(source, str | os.PathLike) and not Path(source).expanduser().exists()
+    ):  # whether or not there is pillow
+        raise ImageError(f"no image at {printable(os.fspath(source))}: give a JPEG or PNG file, or a size like 512x512")
     try:
         from PIL import Image
     except ModuleNotFoundError:

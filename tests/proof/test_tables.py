@@ -45,9 +45,8 @@ def one(table, model, device):
 
 def test_the_fifth_prompt_of_a_batch_compiles_its_own_programs():
     """One compilation a batch that holds it, shared by its prompts in the mean."""
-    row = one("performance", "Llama3.2-1B", "N150")
     batches = {1: 0, 4: 0, 5: 1 / 5, 8: 1 / 8, 32: 1 / 32}
-    assert {batch: compilations(dataclasses.replace(row, batch_size=batch)) for batch in batches} == batches
+    assert {batch: compilations(batch) for batch in batches} == batches
 
 
 def test_counts():

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from ttsim.ui import text
-from ttsim.ui.table import Cell, Column, Document, Figure, Paragraph, Table, columns_of, plain, render
+from ttsim.ui.document import Document, render
+from ttsim.ui.table import Cell, Column, Figure, Paragraph, Table, columns_of, plain
 
 COLUMNS = (
     Column("system"),

@@ -17,7 +17,7 @@ from ttsim.models.identity import get_config
 from ttsim.precision.values import Precision, resolve
 from ttsim.scenarios.question import Question
 from ttsim.ui import compare_page, constants_table, estimate_page, goal_page, sweep_page
-from ttsim.ui.table import Document
+from ttsim.ui.document import Document
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from ttsim.serving import recorded
 from ttsim.serving.metrics import parse_slo
 from ttsim.serving.serve import Serving, parse_load_sweep, serve, sweep
 from ttsim.ui import console, serving_page, serving_trace
-from ttsim.ui.table import Document
+from ttsim.ui.document import Document
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,19 @@ _FLAGS = (
     MODEL.but(help="Models, separated by commas: 1b, 3b, 8b, 11b, 70b, 70b-r1, q7b, q72b.", default="all"),
     DEVICE.but(help="Devices, separated by commas: n150, n300, t3k, tg.", default="all"),
     Flag("export", "Markdown file for the tables; without --run, of the jobs that are there.", writes=True),
-    Flag("dir", "Folder of logs/ (the job list and the logs) and PERF.md.", default="."),
+    Flag(
+        "dir",
+        "Folder of logs/ (the job list and the logs), configurations/ and PERF.md. By default the current one; without "
+        "the screen, where the current one has neither logs/ nor configurations/, ~/.local/state/ttsim/lt (under "
+        "$XDG_STATE_HOME).",
+    ),
 )
 
 
 def _run(values: Any) -> int | None:
-    folder = Path(values.dir)
+    folder = Path(values.dir or ".")
     if values.run is not None or values.export is not None:
-        return _without_screen(values, folder)
+        return _without_screen(values, folder if values.dir else _batch_folder(folder))
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ValueError(
             "the screen needs a terminal: give --run=table --models=1b --devices=n150 for a run without it"
@@ -37,6 +43,15 @@ def _run(values: Any) -> int | None:
     with interrupts.undoing(screen.abandon):
         screen.run()
     return None
+
+
+def _batch_folder(here: Path) -> Path:
+    """Where runs without the screen keep their jobs: here if lt works here already, else in the user's state folder."""
+    from ttsim.lt.commands import CONFIGURATIONS
+
+    if (here / "logs" / "state.json").exists() or (here / CONFIGURATIONS).is_dir():
+        return here
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "ttsim" / "lt"
 
 
 def _without_screen(values: Any, folder: Path) -> int:
@@ -67,6 +82,8 @@ def _without_screen(values: Any, folder: Path) -> int:
         finally:
             runner.close()
         console.warn([*state.notes, *filter(None, [runner.problem])])
+        if not values.dir:
+            print(f"job list and logs: {state.folder / 'logs'}", file=sys.stderr)
         failed = [job for job in jobs if job.status == "Error"]
         console.warn([f"{job.command} {job.model} {job.device}: {job.output}" for job in failed])
         console.write(to_text(jobs, console.colour(None)), None)
@@ -81,7 +98,7 @@ COMMANDS = {
         """The terminal tool: queues simulated runs over commands, models and devices, and exports the published tables.
         ttsim lt
         ttsim lt --run=table --model=1b,8b --device=n150,t3k --export=PERF.md
-        The job list and the logs are kept in logs/ of --dir.""",
+        The job list and the logs are kept in logs/ of --dir; runs without the screen name the folder.""",
         _FLAGS,
         _run,
     )

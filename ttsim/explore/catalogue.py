@@ -175,7 +175,7 @@ def catalogue_answers(
     constants = load_constants() if constants is None else constants
     pairs = list(catalogue_entries() if entries is None else entries)
     if device is not None:
-        get_system(device)
+        device = get_system(device).name
         pairs = [
             _on(device, [e for e in pairs if e.repository == name])
             for name in dict.fromkeys(e.repository for e in pairs)

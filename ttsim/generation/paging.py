@@ -12,9 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-class OutOfBlocksError(ValueError):
-    """The pool has no free block for a user's next position."""
+from ttsim.errors import OutOfBlocksError as OutOfBlocksError
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
+from ttsim.errors import UnknownConstantError as UnknownConstantError
 from ttsim.files.reading import number, read_json, shown
 from ttsim.hardware.expert_constants import EXPERT_CONSTANTS
 from ttsim.hardware.later import LATER
@@ -481,13 +482,6 @@ def _all() -> Iterator[Constant]:
 CONSTANTS: Mapping[str, Constant] = MappingProxyType({constant.name: constant for constant in _all()})
 FITTED: tuple[str, ...] = tuple(c.name for c in CONSTANTS.values() if c.kind == "fitted" and c.rows == "tables")
 FITTED_LATER: tuple[str, ...] = tuple(c.name for c in LATER if c.kind == "fitted")
-
-
-class UnknownConstantError(KeyError, ValueError):
-    """No constant of this name."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def prior_constants() -> dict[str, float]:

@@ -18,12 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ttsim.errors import UnpricedError as UnpricedError
 from ttsim.hardware.quantities import Terms, UnitError
-
-
-class UnpricedError(ValueError):
-    """A program holds work that the simulator has no price for, or a kernel can't do what it is asked to."""
-
 
 # tt-metal's C++ names, where they are not the kernel's name in CamelCase with "DeviceOperation" behind it.
 _BINARY = "BinaryNgDeviceOperation"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ttsim.lt.state import Job
-from ttsim.ui.table import Cell, Column, Table, render
+from ttsim.ui.document import render
+from ttsim.ui.table import Cell, Column, Table
 
 _STYLES = {"Finished": "good", "Error": "bad"}
 _COLUMNS = (

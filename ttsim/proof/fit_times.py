@@ -100,7 +100,7 @@ def observe(rows: Sequence[Row] | None = None) -> Observations:
         published=np.array([row.speed for row in with_speed] + [row.ttft for row in with_ttft], float),
         steps=Programs.build([[scenario_of(row, "speed").decode_cost] for row in with_speed]),
         prompts=Programs.build([scenario_of(row, "ttft").prefill_costs for row in with_ttft]),
-        compilations=np.array([compilations(row) for row in with_ttft]),
+        compilations=np.array([compilations(row.batch_size) for row in with_ttft]),
     )
 
 

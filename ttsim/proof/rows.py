@@ -44,18 +44,18 @@ def scenario_of(row: Row, figure: Literal["speed", "ttft"]) -> Scenario:
     )
 
 
-def compilations(row: Row) -> float:
-    """Compilations of the row's odd prompt per prompt: what its TTFT holds of `program_one_off`.
+def compilations(batch_size: int) -> float:
+    """Compilations of a batch's odd prompt per prompt: what the demo's TTFT holds of `program_one_off`.
 
     The warm-up compiles the programs of the first user only. In a batch, the one prompt that needs variants of its own
     (another last tile, another page table) compiles them while the clock runs; the TTFT is the mean over the users.
     """
-    return 1 / row.batch_size if row.batch_size > ODD_PROMPT else 0.0
+    return 1 / batch_size if batch_size > ODD_PROMPT else 0.0
 
 
 def row_ttft(row: Row, constants: Mapping[str, Any]) -> float:
     """Seconds to the first token as the row's clock measured them."""
-    return scenario_of(row, "ttft").ttft(constants) + compilations(row) * float(constants["program_one_off"])
+    return scenario_of(row, "ttft").ttft(constants) + compilations(row.batch_size) * float(constants["program_one_off"])
 
 
 def estimate_row(row: Row, constants: Mapping[str, float] | None = None) -> AccuracyEstimate:

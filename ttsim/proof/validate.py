@@ -20,7 +20,7 @@ from ttsim.proof import published
 from ttsim.proof.intervals import Interval, fold_of, interval
 from ttsim.proof.load_rows import requests_sent, serve_closed
 from ttsim.proof.measured import Measured
-from ttsim.proof.rows import ODD_PROMPT
+from ttsim.proof.rows import compilations
 from ttsim.proof.summary import ErrorSummary
 from ttsim.scenarios.batched import computed_together, prompt_share
 from ttsim.scenarios.scenario import Scenario
@@ -180,9 +180,8 @@ def predict(scenario: Scenario, row: Measured, figure: Figure, constants: Mappin
         return float(totals(scenario.prefill_costs, constants).alone)
     if scenario.software.served:
         scenario = dataclasses.replace(scenario, software=scenario.software.without_server())
-    compiled = scenario.software.odd_prompt_compiles and scenario.batch_size > ODD_PROMPT
-    one_off = constants["program_one_off"] / scenario.batch_size if compiled else 0.0
-    return float(scenario.ttft(constants)) + one_off
+    compiled = compilations(scenario.batch_size) if scenario.software.odd_prompt_compiles else 0.0
+    return float(scenario.ttft(constants)) + compiled * constants["program_one_off"]
 
 
 def _under_load(scenario: Scenario, row: Measured, figure: Figure, constants: Mapping[str, float]) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import jax
 
+from ttsim.errors import DoesNotFitError as DoesNotFitError
 from ttsim.hardware.chips import Chip
 from ttsim.models.cache import local_states, users_axis
 from ttsim.models.layout import Layout
@@ -24,10 +25,6 @@ TRACE_REGION = 23_887_872  # of each DRAM bank: trace_region_size of tt_transfor
 # 1,073,124,512 of 2^30 bytes from byte 1,048,640 on.
 KEPT_OF_BANK = 2**30 - (1_073_124_512 - 1_048_640)
 CACHE_BLOCK = 32  # positions of one block of the paged KV cache
-
-
-class DoesNotFitError(ValueError):
-    """The model, its cache and its activations need more DRAM than a chip has."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ttsim.accuracy.results import AccuracyReport, spread
 from ttsim.numerics.switches import LEFT_OUT
-from ttsim.ui.table import Block, Column, Document, Figure, Paragraph, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Block, Column, Figure, Paragraph, Table
 
 _COLUMNS = (
     Column("Model"),

@@ -15,7 +15,8 @@ from ttsim.proof import published as tables
 from ttsim.proof.fit_accuracy import SMOLLM2_MEASURED, Error
 from ttsim.proof.published import Row
 from ttsim.proof.rows import estimate_row
-from ttsim.ui.table import Block, Cell, Column, Document, Paragraph, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Block, Cell, Column, Paragraph, Table
 
 _TABLES = ("performance", "accuracy", "long-context", "batch-32", "sweep")
 _DEVICES = ("N150", "N300", "T3K", "TG")

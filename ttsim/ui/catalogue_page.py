@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ttsim.explore.catalogue import Answer
-from ttsim.ui.table import Cell, Column, Document, Paragraph, Table
+from ttsim.meshes.systems import get_system
+from ttsim.ui.document import Document
+from ttsim.ui.table import Cell, Column, Paragraph, Table
 
 _COLUMNS = (
     Column("Model", key="model"),
@@ -34,7 +36,7 @@ def document(answers: Sequence[Answer], prompt_length: int) -> Document:
     rows = [[_cell(column, record) for column in _COLUMNS] for record in records if not record["problem"]]
     doubts = Counter(note for answer in answered for note in answer.notes)
     notes = [f"{count} of them: {note}" for note, count in doubts.most_common()]
-    refused = [(a.entry.repository, a.entry.device, a.problem) for a in answers if a.problem]
+    refused = [(a.entry.repository, get_system(a.entry.device).name, a.problem) for a in answers if a.problem]
     columns = (Column("Model"), Column("Box"), Column("Reason", wrap=True))
     blocks: list[Paragraph | Table] = [
         Paragraph("The vendor's catalogue of released models", level=1),
@@ -52,6 +54,8 @@ def document(answers: Sequence[Answer], prompt_length: int) -> Document:
 
 def _cell(column: Column, record: dict[str, object]) -> object:
     value = record[column.key]
+    if column.key == "device":  # JSON and CSV keep the list's own spelling
+        return Cell(value, get_system(str(value)).name)
     if column.key == "fits":
         return Cell(value, "yes" if value else "no", "good" if value else "bad")
     return value

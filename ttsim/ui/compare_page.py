@@ -7,7 +7,8 @@ from typing import Any
 
 from ttsim.explore.compare import Comparison, OpPair, name_of
 from ttsim.ui import text
-from ttsim.ui.table import Block, Cell, Column, Document, Paragraph, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Block, Cell, Column, Paragraph, Table
 
 PHASES = {"decode": "decode step", "prefill": "prefill"}
 _FIGURES = (  # name, where the record has it, factor, decimals, whether the difference counts rather than the ratio

@@ -19,7 +19,8 @@ from ttsim.errors import Problems
 from ttsim.files import interrupts
 from ttsim.files.reading import printable
 from ttsim.files.writing import write_file
-from ttsim.ui.table import Document, Form
+from ttsim.ui.document import Document
+from ttsim.ui.table import Form
 
 _LONGEST = 2000  # characters of an error line
 # Objects between two searches for cycles. A trace makes hundreds of thousands that all stay, and with Python's own 700

@@ -7,7 +7,8 @@ from typing import Any
 
 from ttsim.hardware.constants import CONSTANTS
 from ttsim.ui import text
-from ttsim.ui.table import Column, Document, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Column, Table
 
 
 def records(constants: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ from ttsim.proof.intervals import Interval, chip_name
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.timing import Breakdown, OpTime
 from ttsim.ui import charts, text
-from ttsim.ui.table import Block, Column, Document, Figure, Paragraph, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Block, Column, Figure, Paragraph, Table
 
 LIMITS = {
     "dram": "bytes over the DRAM's bandwidth",
@@ -27,10 +28,11 @@ LIMITS = {
     "dispatch": "gaps between traced kernels",
     "host": "work of the host",
 }
-_LEGEND = (
-    "GB/s and TFLOP/s: achieved/possible of the cores at work. rule: whether the time rests on sourced constants, "
-    "fitted ones, or both."
-)
+_MEANINGS = {
+    "GB/s": "achieved/possible",
+    "TFLOP/s": "achieved/possible of the cores at work",
+    "rule": "whether the time rests on sourced constants, fitted ones, or both",
+}
 
 
 # Ops as readers want them: one line for each op, whatever kernels it launches
@@ -314,13 +316,13 @@ def ops_table(name: str, phase: Breakdown, rows: int) -> Table:
         f"{line.main.kernel}; constants: {', '.join(line.main.constants) or 'none'}; source: {line.main.source}"
         for line in shown
     ]
-    return Table(phase_title(name, phase), OP_COLUMNS, body, hints=hints)
+    return Table(phase_title(name, phase), OP_COLUMNS, body, hints=hints, meanings=_MEANINGS)
 
 
 def legend(item: Estimate) -> str:
-    """What the columns and the limits that occur mean."""
+    """What the limits that occur mean."""
     found = dict.fromkeys(limit for _, phase in item.phases for limit in phase.by_limit())
-    return _LEGEND + " limit: " + "; ".join(f"{name} = {LIMITS[name]}" for name in found if name in LIMITS) + "."
+    return "limit: " + "; ".join(f"{name} = {LIMITS[name]}" for name in found if name in LIMITS) + "."
 
 
 def advice_table(advice: Sequence[Advice]) -> Table:

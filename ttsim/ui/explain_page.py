@@ -14,7 +14,8 @@ from ttsim.pricing.price import PricedKernel
 from ttsim.scenarios.scenario import Scenario
 from ttsim.ui import text
 from ttsim.ui.constants_table import quantity
-from ttsim.ui.table import Block, Cell, Column, Document, Paragraph, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Block, Cell, Column, Paragraph, Table
 
 _COLUMNS = (
     Column("part"),

@@ -66,10 +66,17 @@ def _table(table: Table, width: int, colour: bool) -> list[str]:
         cells = [_drawn(row[i], table.columns[i], sizes[i]) for i in kept]
         styles = [row[i].style if isinstance(row[i], Cell) else "" for i in kept]
         lines += _row(cells, room, left, styles if colour else ())
-    notes = list(table.notes)
+    notes = table.notes_of(kept)
     if dropped:
-        notes.append(f"left out at {width} columns: {', '.join(table.columns[i].name for i in sorted(dropped))}")
+        notes.append(f"left out at {width} columns: {', '.join(_called(table, i) for i in sorted(dropped))}")
     return lines + [line for note in notes for line in _prose(note, "faint", width, colour)]
+
+
+def _called(table: Table, index: int) -> str:
+    """A column's name, or its key where several are called alike."""
+    column = table.columns[index]
+    alike = sum(each.name == column.name for each in table.columns) > 1
+    return column.key.replace("_", " ") if alike and column.key else column.name.strip() or column.key
 
 
 def _drawn(cell: Cell | object, column: Column, size: int) -> str:

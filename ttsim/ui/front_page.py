@@ -12,7 +12,8 @@ from ttsim.explore.front import Point, front
 from ttsim.files.writing import write_file
 from ttsim.precision.values import Precision
 from ttsim.ui import charts, plot, text
-from ttsim.ui.table import Cell, Column, Document, Figure, Paragraph, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Cell, Column, Figure, Paragraph, Table
 
 KEYS = ("index", "speed", "ttft_ms", "top1", "top5", "accuracy", "front", "description")
 _COLUMNS = (

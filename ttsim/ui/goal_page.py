@@ -7,15 +7,16 @@ from collections.abc import Sequence
 
 from ttsim.explore.goal import Answer
 from ttsim.hardware.boards import YEARS
+from ttsim.ui.document import Document
 from ttsim.ui.launches import launches
-from ttsim.ui.table import Block, Cell, Column, Document, Paragraph, Table
+from ttsim.ui.table import Block, Cell, Column, Paragraph, Table
 
 _COLUMNS = (
     Column("system"),
     Column("chips", priority=3),
     Column("boards", "$", 0, priority=1),
-    Column("$ per Mtok", "", 2, scale=1e6, priority=2, key="price_per_token"),
-    Column("kWh per Mtok", "", 2, scale=1e6 / 3.6e6, priority=8, key="energy_per_token"),
+    Column("$/Mtok", "", 2, scale=1e6, priority=2, key="price_per_token"),
+    Column("kWh/Mtok", "", 2, scale=1e6 / 3.6e6, priority=8, key="energy_per_token"),
     Column("batch", priority=1),
     Column("precision", priority=5),
     Column("speed", "t/s/u", 1),
@@ -36,15 +37,14 @@ _NOTES = (
 
 def document(goal: str, answers: Sequence[Answer], years: float = YEARS) -> Document:
     """The answers in every format; those that meet the goal come first, the cheapest first."""
-    spread = (
-        f"per Mtok, a million generated tokens at this load: the boards' price spread over {years:g} years of full "
-        "load (--years), without power, host or idle time; and the energy at most, at the boards' power limit, below "
-        "which a load stays."
-    )
+    meanings = {
+        "$/Mtok": f"boards' price over a million tokens, at {years:g} years of this load (--years), no power, no host",
+        "kWh/Mtok": "energy of a million tokens at the boards' power limit, below which a load stays",
+    }
     rows = [_cells(answer) for answer in answers]
     blocks: list[Block] = [
         Paragraph(headline(goal, answers), level=1),
-        Table("", _COLUMNS, rows, notes=(*_NOTES, spread) if rows else ()),
+        Table("", _COLUMNS, rows, notes=_NOTES if rows else (), meanings=meanings),
         *_launches(answers),
     ]
     records = [_record(answer) for answer in answers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from ttsim.ui.table import Block, Cell, Column, Document, Figure, Paragraph, Table, is_left, occupied, shown, value_of
+from ttsim.ui.table import Block, Cell, Column, Figure, Paragraph, Table, is_left, occupied, shown, value_of
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2937; --faint: #5b6472; --line: #e5e7eb; --paper: #ffffff;
@@ -55,14 +55,14 @@ def page(title: str, body: Iterable[str]) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><main>\n{content}\n</main></body></html>\n'
 
 
-def page_of(document: Document) -> str:
-    """A document as a page."""
-    return page(document.title, filter(None, map(_element, document.blocks)))
+def page_of(title: str, blocks: Iterable[Block]) -> str:
+    """Blocks as a page."""
+    return page(title, filter(None, map(_element, blocks)))
 
 
-def fragment_of(document: Document) -> str:
-    """A document as a part of somebody else's page, such as a notebook's: its blocks, with the style around them."""
-    body = "\n".join(filter(None, map(_element, document.blocks)))
+def fragment_of(blocks: Iterable[Block]) -> str:
+    """Blocks as a part of somebody else's page, such as a notebook's: its blocks, with the style around them."""
+    body = "\n".join(filter(None, map(_element, blocks)))
     scoped = STYLE.replace(":root", ".ttsim").replace("body {", ".ttsim {").replace("main {", ".ttsim-main {")
     return f'<style>{scoped}</style><div class="ttsim">{body}</div>'
 
@@ -91,7 +91,7 @@ def _table(table: Table) -> str:
         lines.append(f"<tr{hint}>{''.join(f'<td{marks[i]}>{_cell(row[i], table.columns[i])}</td>' for i in kept)}</tr>")
     title = f"<h2>{escape(table.title)}</h2>" if table.title else ""
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    notes = "".join(f'<p class="faint">{escape(note)}</p>' for note in table.notes)
+    notes = "".join(f'<p class="faint">{escape(note)}</p>' for note in table.notes_of(kept))
     label = escape(table.title or "table", quote=True)
     return f'{title}<div class="scroll" tabindex="0" role="region" aria-label="{label}">{body}</div>{notes}'
 

@@ -7,7 +7,8 @@ from ttsim.hardware.facts import Place
 from ttsim.meshes.systems import ALIASES, SYSTEMS, get_system
 from ttsim.models.identity import get_config
 from ttsim.models.presets import SHORT_NAMES, known_models
-from ttsim.ui.table import Column, Document, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Column, Table
 
 
 def systems() -> Document:

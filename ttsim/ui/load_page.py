@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ttsim.proof.load_rows import FIGURES, LoadResult, summaries
-from ttsim.ui.table import Block, Column, Document, Paragraph, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Block, Column, Paragraph, Table
 
 _KINDS = {"measured_steps": "measured single-user steps", "own_steps": "simulated steps"}
 _SPLITS = {"all that count": ("checking", "seen"), "never looked at for a rule": ("checking",)}

@@ -30,7 +30,8 @@ from ttsim.pricing.describe import in_l1, matrix_shape
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.schedule import Phase, Run, schedule
 from ttsim.ui import text
-from ttsim.ui.table import Cell, Column, Document, Paragraph, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Cell, Column, Paragraph, Table
 
 _TYPES = {"bf16": "BFLOAT16", "bfp8": "BFLOAT8_B", "bfp4": "BFLOAT4_B", "bfp2": "BFLOAT2_B", "fp32": "FLOAT32"}
 _FIDELITIES = {"LOFI": "LoFi", "HIFI2": "HiFi2", "HIFI3": "HiFi3", "HIFI4": "HiFi4"}

@@ -16,7 +16,8 @@ from ttsim.scenarios.report import Report
 from ttsim.scenarios.shown import Page, page
 from ttsim.scenarios.timing import Breakdown
 from ttsim.ui import accuracy_page, compare_page, estimate_page, front_page, goal_page, reproduce_page, sweep_page
-from ttsim.ui.table import Document, Form
+from ttsim.ui.document import Document
+from ttsim.ui.table import Form
 
 page.register(Document, lambda document: document)
 page.register(AccuracyReport, accuracy_page.document)

@@ -16,7 +16,8 @@ from ttsim.proof.reproduce import (
     summaries,
 )
 from ttsim.proof.summary import ErrorSummary
-from ttsim.ui.table import Block, Cell, Column, Document, Paragraph, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Block, Cell, Column, Paragraph, Table
 
 _COLUMNS = (
     Column("Model"),

@@ -14,8 +14,9 @@ from ttsim.serving.metrics import Distribution, Metrics
 from ttsim.serving.recorded import Compared
 from ttsim.serving.serve import Served, knee
 from ttsim.ui import charts, plot
+from ttsim.ui.document import Document
 from ttsim.ui.launches import launches
-from ttsim.ui.table import Block, Cell, Column, Document, Figure, Paragraph, Table
+from ttsim.ui.table import Block, Cell, Column, Figure, Paragraph, Table
 
 _LATENCIES = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2EL", "e2el"), ("queue", "queue"))
 _LATENCY_COLUMNS = (
@@ -233,7 +234,7 @@ _OFFER_COLUMNS = (
     Column("TPOT p99", "ms", 1, scale=1e3),
     Column("output", "t/s", 0),
     Column("tokens/J", "", 2, key="tokens_per_joule", priority=2),
-    Column("$ per Mtok", "", 2, scale=1e6, key="price_per_token", priority=2),
+    Column("$/Mtok", "", 2, scale=1e6, key="price_per_token", priority=2),
     Column("t/s per 1000 $", "", 1, key="throughput_per_1000_dollars", priority=2),
     Column("Top-1", "%", 1),
     Column("meets"),
@@ -243,7 +244,7 @@ _OFFER_NOTES = (
     "users: the most that one box serves within the limits, to a sixteenth. boxes: so many for all users; price and "
     "power are of all of them.",
     "boards: list prices of 2025-26 where public, the host comes on top. limit: board power limits, not measured "
-    "loads; tokens/J is at that limit, so a lower bound. per Mtok, a million output tokens at this load: the boards' "
+    "loads; tokens/J is at that limit, so a lower bound. Mtok: a million output tokens at this load, for the boards' "
     f"price spread over {YEARS:g} years of full load, without power, host or idle time.",
 )
 

@@ -9,7 +9,8 @@ from typing import Any
 from ttsim.explore.sweep import FIGURES, Point, Sweep
 from ttsim.scenarios.question import NUMBERS
 from ttsim.ui import charts, plot
-from ttsim.ui.table import Block, Column, Document, Figure, Paragraph, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Block, Column, Figure, Paragraph, Table
 
 # What is drawn: name, figure, factor.
 CURVES = (

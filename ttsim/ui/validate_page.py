@@ -7,7 +7,8 @@ from typing import Any
 
 from ttsim.proof.intervals import COVERAGE
 from ttsim.proof.validate import FIGURES, Figure, Group, Validated, groups
-from ttsim.ui.table import Block, Cell, Column, Document, Paragraph, Table
+from ttsim.ui.document import Document
+from ttsim.ui.table import Block, Cell, Column, Paragraph, Table
 
 _HEADS = {"speed": "t/s/u", "ttft": "TTFT ms"}
 _UNITS = {"speed": 1.0, "ttft": 1e3}
