@@ -9,7 +9,7 @@ Each side runs in a process of its own, so that its peak memory is its own: load
 windows of 512 + 511 tokens. The plain model is that of plain_model.py.
 
 `--paired` instead measures what the device's roundings cost: the published sweep's twelve settings (S1 to S12) and the
-presets, each with `--numerics=masked` and `--numerics=device` on the same tokens. The standard error is that of the mean
+presets, each with `--numerics=masked` and `--numerics=device` on the same tokens. The standard error is of the mean
 of the differences token by token. What is measured is kept in `--folder`, so that a second call goes on.
 """
 

@@ -1,7 +1,8 @@
 """The emulation beside the vendor's own operations: ttnn 0.81.1 on Tenstorrent's instruction-level simulator.
 
-Where the rule is known the bits are equal; where it is not, the relative error of ours against the device's result is
-bounded, next to the device's own error against exact arithmetic. It is the vendor's simulator, not a board.
+The reference of each operation equals the device's result in all bits. The fast model, which whole models run with, is
+compared by its relative error, next to the device's own error against exact arithmetic. It is the vendor's simulator,
+not a board.
 """
 
 import functools
@@ -208,21 +209,36 @@ def attend(case, numerics, exact=False):
 
 
 @pytest.mark.parametrize("case", ATTENTION)
-def test_attention(case):
-    """The rest of flash attention's roundings. The noise of 16-bit registers is another draw of the same size."""
+def test_the_fast_attention(case):
+    """Without the rescaling of chunks. The noise of 16-bit registers is another draw of the same size."""
     kind, _, level, dest, approx = case.split("_")
     numerics = "device_fast_exp" if approx == "a1" else "device"
     ours, device = attend(case, numerics)
     exact = attend(case, "masked", exact=True)[0]
     bound = {
-        ("sdpa", "HIFI4", "d1"): 6e-3 if approx == "a1" else 3.8e-3,
-        ("sdpa", "HIFI2", "d1"): 9e-3,
+        ("sdpa", "HIFI4", "d1"): 5.8e-3 if approx == "a1" else 3.6e-3,
+        ("sdpa", "HIFI2", "d1"): 7.5e-3,
         ("sdpa", "HIFI2", "d0"): 1.4e-2,
-        ("dec", "HIFI2", "d1"): 9e-3,
-        ("dec", "HIFI2", "d0"): 1.8e-2,
+        ("dec", "HIFI2", "d1"): 7e-3,
+        ("dec", "HIFI2", "d0"): 1.7e-2,
     }[kind, level, dest]
     assert relative_error(ours, device) < bound
-    assert 0.7 < relative_error(ours, exact) / relative_error(device, exact) < 1.35
+    assert 0.85 < relative_error(ours, exact) / relative_error(device, exact) < 1.2
+
+
+@pytest.mark.parametrize("setting", ["hifi2", "hifi2na"])
+def test_a_prompt_with_decodes_numbers_is_decoding(setting):
+    """What the accuracy test runs for its decoded positions: decode's roundings, not those of prefill's kernels."""
+    rng = np.random.default_rng(0)
+    q, keys, values = (pack(jnp.asarray(rng.normal(size=(2, 64, 32)), jnp.float32), "bf16") for _ in "qkv")
+    attributes = {"setting": setting, "kv_format": "bf16", "out_format": "bf16"}
+    cache = (jnp.broadcast_to(x, (64, *x.shape)) for x in (keys, values))
+    steps = ops.sdpa_decode(q.swapaxes(0, 1), *cache, jnp.arange(64), **attributes).swapaxes(0, 1)
+    once, prompt = (
+        ops.sdpa_prefill(q, keys, values, start=0, numerics=kernel, **attributes) for kernel in ("decode", "prefill")
+    )
+    assert relative_error(once, steps) < 1e-3  # sums of another order
+    assert relative_error(prompt, steps) > 4e-3
 
 
 @pytest.mark.parametrize("case", ["sdpa_bf16_HIFI4_d1_a1", "sdpa_bfp8_HIFI2_d1_a1"])

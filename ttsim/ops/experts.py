@@ -18,7 +18,7 @@ from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
 from ttsim.numerics.formats import TILE, dequantize
-from ttsim.numerics.noise import rounding
+from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
 from ttsim.ops.matrix import product_noise
@@ -70,7 +70,7 @@ def router_input(x: Array, scale_d: Array, *, eps: float, factor: float, out_for
 
 @router_input.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @router_input.cost
@@ -91,7 +91,7 @@ def scale_experts(weights_te: Array, scale_e: Array, *, out_format: str) -> Arra
 
 @scale_experts.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @scale_experts.cost
@@ -156,7 +156,7 @@ def route(
 
 @route.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["format"]).power)
+    return OpNoise(packing(call["format"]).power)
 
 
 @route.cost
@@ -273,7 +273,7 @@ def expert_bias(y_etn: Array, bias_en: Array, *, axis: str | None = None, out_fo
 
 @expert_bias.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @expert_bias.cost
@@ -298,7 +298,7 @@ def expert_gate(gate: Array, up: Array, *, activation: str, clamp: float | None 
 
 @expert_gate.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @expert_gate.cost
@@ -318,7 +318,7 @@ def expert_sum(y_etd: Array, weights_te: Array, *, out_format: str) -> Array:
 
 @expert_sum.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @expert_sum.cost
@@ -338,7 +338,7 @@ def sigmoid_scale(y_td: Array, logit_t1: Array, *, out_format: str) -> Array:
 
 @sigmoid_scale.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @sigmoid_scale.cost
@@ -381,7 +381,7 @@ def combine(y: Array, *, axis: str, active: int, fused: bool, format: str) -> Ar
 
 @combine.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["format"]).power)
+    return OpNoise(packing(call["format"]).power)
 
 
 @combine.cost
@@ -407,7 +407,7 @@ def all_reduce_residual(x: Array, *, axis: str, format: str, memory: Memory) -> 
 
 @all_reduce_residual.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["format"]).power)
+    return OpNoise(packing(call["format"]).power)
 
 
 @all_reduce_residual.cost
