@@ -25,6 +25,7 @@ from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache, users_partition
 from ttsim.models.layout import PAD_MLP_CORES, Layout
 from ttsim.models.parameters import partition_specs, shardings
+from ttsim.models.placement import Placement
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER, Sample, Transformer
 from ttsim.precision.slots import PrecisionSlots, abstract_precision
 from ttsim.precision.values import Precision
@@ -159,6 +160,30 @@ def prefill_program(
       first_chunk: whether the host copies the prompt's inputs before it.
       traced, untilize: see `Transformer.prefill`.
     """
+    ends = last_chunk, first_chunk
+    if not start or _MARK + length > layout.max_seq_len:
+        return _prefill(layout, precision, batch, length, start, *ends, traced, untilize)
+    marked = _prefill(layout, precision, batch, length, _MARK, *ends, traced, untilize)
+    return marked.renumber({_MARK: start, _MARK + length: start + length})
+
+
+# Where a later chunk of a prompt is traced to start: a prime, so that no other size is taken for it. Chunks differ in
+# their start alone, as a number and in the sizes of what they read from the cache.
+_MARK = 63_977
+
+
+@functools.lru_cache(maxsize=128)
+def _prefill(
+    layout: Layout,
+    precision: Precision,
+    batch: int,
+    length: int,
+    start: int,
+    last_chunk: bool,
+    first_chunk: bool,
+    traced: bool,
+    untilize: Literal["dram", "host"],
+) -> Program:
     slots, value = abstract_precision(precision, len(layout.config.self_attention_layers))
     return _trace_prefill(
         _nameless(layout), slots, batch, length, start, last_chunk, first_chunk, traced, untilize
@@ -177,8 +202,7 @@ def _nameless(layout: Layout) -> Layout:
     """
     config = layout.config
     name = config.known_name if config.known_name in PAD_MLP_CORES else "model"
-    special = config.experts is not None or config.latent is not None or config.delta is not None
-    family = config.family if special else ""  # whose code runs it decides its placement
+    family = "" if layout.placement == Placement() else config.family  # whose code runs it decides its placement
     config = dataclasses.replace(
         config, name=name, family=family, known_as="", known_by="", bos_token_id=None, eos_token_ids=()
     )

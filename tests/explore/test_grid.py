@@ -77,3 +77,16 @@ def test_limits_of_many_steps_are_those_of_each(changes):
         for limits, alone in ((step, time_decode(scenario, CONSTANTS)), (prompt, time_prefill(scenario, CONSTANTS))):
             assert limits.time == pytest.approx(alone.time, rel=1e-12)
             assert limits.by_limit == pytest.approx(alone.by_limit(), rel=1e-9)
+
+
+def test_what_a_kernel_refuses_is_told_at_its_points():
+    settings = [setting for setting in SETTINGS if setting[0] in ("performance", "bf16")]
+    points = grid(ttsim.Question(model="8b"), ("N300",), settings, (1,), (128, 1024)).points
+    assert all(point.speed for point in points[:2])
+    assert all("in the L1 of a core" in point.problem for point in points[2:])
+
+
+def test_users_matter_to_a_prompt_only_where_they_are_spread():
+    scenarios = [ttsim.Question(model="8b", device="TG", batch_size=batch).scenario() for batch in (1, 3, 4, 32)]
+    assert [scenario.prompt_users for scenario in scenarios] == [1, 1, 4, 4]
+    assert len({scenario.ttft(CONSTANTS) for scenario in scenarios[2:]}) == 1

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from ttsim import ops as tt
 from ttsim.meshes.systems import get_system
+from ttsim.models import run
 from ttsim.models.cache import KVCache
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
@@ -223,6 +224,22 @@ def test_programs_equal_the_trace_of_the_whole_step(model, device, precision):
     prefill = trace(prefill_step(layout, precision, batch), model_sds, tokens, positions, user, last, cache)
     assert unrolled(decode_program(layout, precision, batch)) == unrolled(decode)
     assert unrolled(prefill_program(layout, precision, batch, length)) == unrolled(prefill)
+
+
+@pytest.mark.parametrize(
+    ("model", "device"),
+    [("Llama3.1-8B", "N150"), ("gemma-3-4b", "P150"), ("Qwen3.6-27B", "P300x2"), ("DeepSeek-R1-0528", "Galaxy DP=4")],
+)
+@pytest.mark.parametrize("last_chunk", [False, True])
+def test_a_later_chunk_equals_the_trace_at_its_start(model, device, last_chunk):
+    """All later chunks share one trace, with another start: whichever mixer reads what is before it."""
+    layout = Layout(get_config(model), get_system(device), max_seq_len=131_072)
+    length, start = 2048, 10_240
+    options = {"last_chunk": last_chunk, "first_chunk": False}
+    shared = prefill_program(layout, Precision(), 1, length, start=start, **options)
+    own = run._prefill(layout, Precision(), 1, length, start, last_chunk, False, False, "dram")
+    assert shared == own
+    assert shared != prefill_program(layout, Precision(), 1, length, start=2048, **options)
 
 
 @pytest.mark.parametrize(

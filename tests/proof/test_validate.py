@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.systems import Topology
-from ttsim.proof.fit_rows import fit_host, host_constants
+from ttsim.proof.fit_rows import fit_host, host_constants, predictions
+from ttsim.proof.load_rows import serve_closed
 from ttsim.proof.measured import MeasuredFileError, parse_measured, read_measured, shipped, sources
 from ttsim.proof.validate import groups, predict, scenario_of, validate
+from ttsim.serving.server import build
 from ttsim.ui.validate_page import document
 
 HEAD = "model,device,parallel,batch,isl,osl,ttft_ms,decode_tsu,date,stack,precision,source,colour\n"
@@ -200,12 +202,15 @@ def test_groups_count_only_what_was_predicted(items):
     assert sum(group.summary.rows for key, group in found.items() if key[0] == "box" and key[2] == "speed") == 3
 
 
-def test_a_server_s_ttft_holds_the_wait_for_the_others():
-    alone, four = (
-        only(f"Llama3.2-1B,N150,single,{users},128,32,26,,2025-05-12,vllm,performance,a,") for users in (1, 4)
-    )
-    times = [predict(scenario_of(row), row, "ttft", load_constants()) for row in (alone, four)]
-    assert times[1] == pytest.approx(4 * times[0], rel=0.05)  # all four get it at the end of one step
+def test_a_client_with_several_open_requests_sees_the_server_under_load():
+    four = only("Llama3.2-1B,N150,single,4,128,32,26,30,2025-05-12,vllm,performance,a,")
+    constants = load_constants()
+    server = build("Llama3.2-1B", "N150", date="2025-05-12", constants=constants)
+    alone, together = (serve_closed(server.pool, users, 8 * users, 128, 32) for users in (1, 4))
+    assert predict(scenario_of(four), four, "ttft", constants) == pytest.approx(together.ttft.mean)
+    assert predict(scenario_of(four), four, "speed", constants) == pytest.approx(1 / together.tpot.mean)
+    assert together.ttft.mean > 2 * alone.ttft.mean  # the wait for the others
+    assert not list(predictions([four]))  # and nothing is fitted to it
 
 
 # Formats

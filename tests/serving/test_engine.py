@@ -1,11 +1,15 @@
 """Stretches of steps against the loop over tokens, and what must hold whatever the policy."""
 
+import dataclasses
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_loop import token_loop
 
+from ttsim.serving.accounts import Totals
 from ttsim.serving.cluster import Load, Pool, run
+from ttsim.serving.plain import is_plain
 from ttsim.serving.policy import Policy
 from ttsim.serving.prices import FormulaPrices, HostCosts
 from ttsim.serving.requests import Requests
@@ -79,8 +83,62 @@ def _copy(requests):
     return Requests(requests.prompt, requests.output, requests.group, requests.shared)
 
 
+@st.composite
+def plain_cases(draw):
+    """Cases without what the plain loop leaves out, and a pool in which nothing can be preempted."""
+    requests, load, pool = draw(cases())
+    longest = max(p + o for p, o in zip(requests.prompt, requests.output, strict=True))
+    policy = dataclasses.replace(
+        pool.policy,
+        blocks=pool.policy.watermark + -(-longest // pool.policy.block_size) * pool.policy.max_num_seqs,
+        max_num_batched_tokens=max(pool.policy.max_num_batched_tokens, longest),
+        chunked_prefill=False,
+        lanes=1,
+        prefill_steps=0,
+        steps_per_look=1,
+        first_tokens="step",
+        prefix_caching=False,
+    )
+    return Requests(requests.prompt, requests.output), load, dataclasses.replace(pool, policy=policy)
+
+
+@settings(max_examples=60, deadline=None)
+@given(plain_cases())
+def test_the_plain_loop_equals_the_engine(case):
+    requests, load, pool = case
+    assert is_plain(pool.policy, requests)
+    kept = _copy(requests)
+    plain, engine = run(requests, load, pool), run(kept, load, pool, keep_steps=True)
+    assert engine.logs[0]  # the engine itself ran: the plain loop keeps no steps
+    for column in Requests.__slots__:
+        assert getattr(requests, column) == getattr(kept, column), column
+    for field in dataclasses.fields(Totals):
+        one, other = (getattr(result.totals[0], field.name) for result in (plain, engine))
+        if field.name not in ("odd_gaps", "odd_counts"):  # in another order
+            assert one == other, field.name
+    some = [(r.gaps[r.counts > 0].tolist(), r.counts[r.counts > 0].tolist()) for r in (plain, engine)]
+    assert some[0] == some[1]
+
+
+def test_what_may_be_cut_preempted_or_shared_is_not_plain():
+    requests = Requests([100, 3], [10, 10])
+    plain = Policy(max_num_seqs=2, blocks=14, block_size=16, max_num_batched_tokens=120)
+    assert is_plain(plain, requests)
+    for change in (
+        {"blocks": 13},
+        {"watermark": 1},
+        {"lanes": 2},
+        {"prefix_caching": True},
+        {"chunked_prefill": True},
+        {"prefill_steps": 1},
+        {"steps_per_look": 2},
+        {"first_tokens": "prompt"},
+    ):
+        assert not is_plain(dataclasses.replace(plain, **change), requests), change
+
+
 @settings(max_examples=100, deadline=None)
-@given(cases())
+@given(st.one_of(cases(), plain_cases()))
 def test_stretches_equal_the_loop_over_tokens(case):
     requests, load, pool = case
     loop = token_loop(_copy(requests), load, pool)

@@ -13,7 +13,6 @@ _FLAGS = (
     Flag("accuracy", "The constants of the accuracy estimate instead of those of speed and TTFT.", "switch", False),
     Flag("write", "Write the constants to the package's data, or to --out.", "switch", False),
     Flag("out", "Directory for the files, in place of the package's data; implies --write."),
-    Flag("steps", "Steps of gradient descent, by default as shipped.", "number", least=1),
     Flag("worst", "Worst figures to list.", "number", 5, least=0),
     FORMAT,
 )
@@ -37,7 +36,7 @@ def _run(values: Any) -> None:
         import jax
 
         jax.config.update("jax_platforms", "cpu")  # a fit of a few numbers
-        document, contents = calibrate_page.times(values.steps, values.worst)
+        document, contents = calibrate_page.times(values.worst)
     console.show(document, values.format)
     if paths:
         writing.write_files({paths[name]: contents[name] for name in names})

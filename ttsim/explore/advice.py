@@ -14,12 +14,10 @@ from typing import Any
 from ttsim.accuracy.estimated import estimate_accuracy
 from ttsim.hardware.constants import load_constants
 from ttsim.hardware.vision_software import FACTS
-from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS, System, split
 from ttsim.models.layout import CHUNK_MULTIPLE
-from ttsim.scenarios.memory import DoesNotFitError
 from ttsim.scenarios.question import Question, as_scenario
-from ttsim.scenarios.scenario import MAX_BATCH, Scenario
+from ttsim.scenarios.scenario import MAX_BATCH, REFUSALS, Scenario
 
 WORTH = 0.02  # gains below this aren't mentioned
 
@@ -72,7 +70,7 @@ def advise(question: Question | Scenario, constants: Mapping[str, Any] | None = 
         for changed, change, flag, cost in group:
             try:
                 figures = _figures(changed, constants)
-            except (DoesNotFitError, ShardingError):
+            except REFUSALS:
                 continue
             if changed.precision != scenario.precision:
                 cost = _accuracy(scenario, changed)

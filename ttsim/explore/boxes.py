@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from ttsim.accuracy.estimated import estimate_accuracy
 from ttsim.explore.goal import PRICES
-from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS
-from ttsim.scenarios.memory import DoesNotFitError
+from ttsim.scenarios.scenario import REFUSALS
 from ttsim.serving.serve import Served, Serving, serve
 
 # Board power limits (TBP) in watts: specifications of tenstorrent.github.io 05e6d45 (2026), not measured loads.
@@ -106,7 +105,7 @@ def find(
                 try:
                     changed.server().scenario.check_fits()
                     offers.append(_offer(changed, slo, percent))
-                except (ShardingError, DoesNotFitError):
+                except REFUSALS:
                     continue
     return sorted(offers, key=_rank)
 

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from ttsim.accuracy.estimated import estimate_accuracy
 from ttsim.errors import unknown
 from ttsim.hardware.constants import load_constants
-from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS
 from ttsim.precision.values import Precision
 from ttsim.proof.intervals import fold_of, interval
-from ttsim.scenarios.memory import DoesNotFitError
 from ttsim.scenarios.question import Question
-from ttsim.scenarios.scenario import MAX_BATCH, Scenario
+from ttsim.scenarios.scenario import MAX_BATCH, REFUSALS, Scenario
 
 # List prices of the boards alone, in dollars: n150d, n300d, p100a (hardwareluxx.de, 2025-04), p150a (vendor, 2026); a
 # T3K is four N300. No public price of a Galaxy or of a P300 board was found.
@@ -145,9 +143,9 @@ def goal(
                 layout = {"device": name, "data_parallel": degree, "batch_size": batch, "precision": precision}
                 scenario = question.change(layout).scenario()
                 scenario.check_fits()
-            except (ShardingError, DoesNotFitError):
+                answers.append(_answer(scenario, precision, conditions, constants))
+            except REFUSALS:
                 continue
-            answers.append(_answer(scenario, precision, conditions, constants))
     best = _best_of_each(answers)
     return sorted(
         best, key=lambda answer: (not answer.meets, answer.price, answer.scenario.system.num_chips, -answer.margin)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ttsim.accuracy.estimated import AccuracyEstimate, estimate_accuracy
 from ttsim.explore.goal import PRICES
 from ttsim.hardware.constants import load_constants
+from ttsim.kernels.kernel import UnpricedError
 from ttsim.meshes.sharding import ShardingError
 from ttsim.models.identity import get_config
 from ttsim.proof.intervals import fold_of, interval
@@ -130,24 +131,28 @@ def _points_on(
 ) -> list[GridPoint]:
     """The points of one box and precision, by batch and length.
 
-    A decode step of a batch is priced once, at the positions of all lengths; a prompt once for all batches, unless its
-    users are spread over the chips of a replica.
+    A decode step of a batch is priced once, at the positions of all lengths; a prompt once for all batches that run it
+    alike.
     """
     try:
         scenarios = [
             [question.change({"batch_size": b, "prompt_length": n}).scenario() for n in lengths] for b in batches
         ]
-        layout = scenarios[0][0].layout
+        prompts = {row[0].prompt_users: row for row in reversed(scenarios)}
     except ShardingError as error:
         return [GridPoint(problem=str(error))] * (len(batches) * len(lengths))
-    prompts = scenarios if layout.two_d else scenarios[:1] * len(batches)
     working_sets: dict[int, int] = {}
     prefills: dict[int, Limits] = {}
     points = []
-    for row, same in zip(scenarios, prompts, strict=True):
+    for row in scenarios:
+        same = prompts[row[0].prompt_users]
         memories = [_memory(scenario, prompt, working_sets) for scenario, prompt in zip(row, same, strict=True)]
         fitting = [scenario for scenario, memory in zip(row, memories, strict=True) if memory.free >= 0]
-        steps = iter(decode_limits(fitting, constants))
+        try:
+            steps = iter(decode_limits(fitting, constants))
+        except UnpricedError as error:
+            points += [GridPoint(used=memory.used, problem=str(error)) for memory in memories]
+            continue
         for scenario, prompt, memory in zip(row, same, memories, strict=True):
             if memory.free < 0:
                 problem = f"{-memory.free / 1e9:.1f} GB of DRAM too much a chip"

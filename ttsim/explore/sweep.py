@@ -14,6 +14,7 @@ from ttsim.hardware.constants import load_constants
 from ttsim.meshes.sharding import ShardingError
 from ttsim.scenarios.memory import DoesNotFitError
 from ttsim.scenarios.question import FIELDS, NUMBERS, Question, parse_field, parse_number
+from ttsim.scenarios.scenario import REFUSALS
 from ttsim.scenarios.shown import Shown
 
 MOST_POINTS = 5000
@@ -172,10 +173,11 @@ def _point(question: Question, values: dict[str, Any], constants: Mapping[str, f
         return Point(values, problem=str(error))
     try:
         scenario.check_fits()
-    except DoesNotFitError:
-        problem = f"does not fit: {-memory.free / 1e9:.2f} GB too much"
+        speed, ttft = scenario.speed(constants), scenario.ttft(constants)
+    except REFUSALS as error:
+        missing = isinstance(error, DoesNotFitError)
+        problem = f"does not fit: {-memory.free / 1e9:.2f} GB too much" if missing else str(error)
         return Point(values, used=memory.used, capacity=memory.capacity, problem=problem)
-    speed, ttft = scenario.speed(constants), scenario.ttft(constants)
     users = scenario.batch_size * scenario.system.data_parallel
     latency = ttft + (scenario.max_generated_tokens - 1) / speed
     accuracy = estimate_accuracy(scenario.config, scenario.precision)

@@ -77,7 +77,7 @@ class PromptWhatIf:
                 scenario = dataclasses.replace(base, precision=precision)
                 run = []
                 for chunk in base.prefill_chunks:
-                    key = (precision, base.batch_size if base.layout.two_d else 1, chunk)
+                    key = (precision, base.prompt_users, chunk)
                     if key not in known:
                         known[key] = price(scenario.prefill_program(*chunk), machine)
                     run.append(known[key])

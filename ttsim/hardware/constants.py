@@ -216,9 +216,10 @@ TILE_OVERHEAD = _fitted(
     "tile_overhead",
     40e-9,
     "s",
-    "clock",
-    "cycles of one tile product of a prefill matmul beyond its phases: default configurations are 2 to 2.5 times "
-    "slower than tuned ones (tt-metal df9b7c2d9b)",
+    "noc",
+    "waiting of a tile product of a prefill matmul for its operands, beyond its phases: default configurations are 2 "
+    "to 2.5 times slower than tuned ones (tt-metal df9b7c2d9b). On Blackhole it is taken to shrink with the NoC: with "
+    "the clock alone prompts there since 2025-09 come out 20 to 30 % too slow, with the NoC those before 10 % too fast",
     log_width=0.4,
 )
 

@@ -30,6 +30,7 @@ class Software:
       topk: greedy tokens are chosen by top-k on the device, where the vocabulary allows it.
       host_argmax: "slow", or "fast" since 2025-06.
       traced_lengths: padded prompt lengths that run from a trace.
+      traced_chunks: every chunk of a prompt runs from a trace.
       slots: users that a decode program is made for at least, active or not.
       sdpa_merge: how flash decode merges its cores' results ("series", "fused series", "fused tree").
       readers_per_bank: cores that read one DRAM bank in a DRAM-sharded matmul.
@@ -39,6 +40,7 @@ class Software:
       odd_prompt_compiles: a prompt unlike the warm-up's compiles while it is timed.
       batched_prefill: prompts of one padded length are computed together.
       padding: how prompts are padded (see `padded_prompt`).
+      server_priced: the programs hold what a server adds to a step and a prompt (`without_server`).
     """
 
     date: datetime.date
@@ -50,6 +52,7 @@ class Software:
     topk: bool
     host_argmax: str
     traced_lengths: frozenset[int]
+    traced_chunks: bool
     slots: int
     sdpa_merge: str
     readers_per_bank: int
@@ -59,6 +62,7 @@ class Software:
     odd_prompt_compiles: bool
     batched_prefill: bool
     padding: str
+    server_priced: bool = True
 
     @property
     def stack(self) -> str:
@@ -71,6 +75,11 @@ class Software:
         return facts.SERVER in self.place.stacks
 
     @property
+    def server_adds(self) -> bool:
+        """Whether the programs hold what a server adds to a step and a prompt."""
+        return self.served and self.server_priced
+
+    @property
     def galaxy(self) -> bool:
         """Whether it is the Galaxy's own code."""
         return "galaxy" in self.place.stacks
@@ -78,7 +87,7 @@ class Software:
     @property
     def traced_prefill(self) -> bool:
         """Whether any prompt runs from a trace."""
-        return bool(self.traced_lengths)
+        return self.traced_chunks or bool(self.traced_lengths)
 
     def sampler(self, vocab_size: int, chips: int, batch: int) -> Sampler:
         """Who chooses a greedy token, and how.
@@ -112,9 +121,11 @@ class Software:
         return min(power, -(-tokens // multiple) * multiple)
 
     def without_server(self) -> Software:
-        """The same software, with what a server adds to a step or a prompt left to who simulates the server."""
-        stacks = tuple(stack for stack in self.place.stacks if stack != facts.SERVER)
-        return dataclasses.replace(self, place=dataclasses.replace(self.place, stacks=stacks))
+        """The same software, with what a server adds to a step and a prompt left to who simulates the server.
+
+        It still runs the server's programs: its settings, slots and samplers hold.
+        """
+        return dataclasses.replace(self, server_priced=False)
 
     def fact(self, name: str) -> Any:
         """What a fact of `ttsim.hardware.facts.MEANING` says here."""
@@ -152,6 +163,7 @@ def software_of(
         topk=sampler == "topk",
         host_argmax=facts.value("host_argmax", day, place),
         traced_lengths=facts.value_or("traced_lengths", frozenset(), day, place),
+        traced_chunks=facts.value("traced_chunks", day, place),
         slots=facts.value_or("slots", 1, day, place),
         sdpa_merge=facts.value("sdpa_merge", day, place),
         readers_per_bank=facts.value("readers_per_bank", day, place),

@@ -351,7 +351,7 @@ def _copy_to_device(call: OpCall, machine: Machine) -> list[Kernel]:
         eager = host_work("dispatch of a prompt", 1 * GALAXY_EAGER_PROMPT, _LAW)
         traced = call.inputs[0].shape[0] in software.traced_lengths
         return [*([] if traced else [eager]), *server_prompt(machine)]
-    if not software.served:
+    if not software.server_adds:
         return []
     time = GALAXY_SERVER_STEP_SLOW if software.fact("galaxy_server") == "slow" else GALAXY_SERVER_STEP
     return [host_work("server's step", 1 * time, SERVER_SOURCE)]

@@ -45,7 +45,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     if call["work"] == "prompt":
         return [host_work("inputs, read-back and argmax of a prompt", 1 * HOST_PROMPT, source), *server_prompt(machine)]
     work = [host_work("inputs of a step", replicated(1 * HOST_REPLICA, machine), source)]
-    if machine.software.served:
+    if machine.software.server_adds:
         work.append(host_work("server's step", _share(machine) * SERVER_STEP, SERVER_SOURCE))
     return work
 
@@ -57,7 +57,7 @@ def _share(machine: Machine) -> float:
 
 def server_prompt(machine: Machine) -> list[Kernel]:
     """What a server adds to the time of a prompt, by its generation."""
-    if not machine.software.served:
+    if not machine.software.server_adds:
         return []
     time = {
         "early": 1 * SERVER_PROMPT_EARLY,

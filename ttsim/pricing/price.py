@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,11 +88,15 @@ class Cost:
         return sum((item.count * (item.kernel.time(constants, xp) + gap) for item in device), start=0.0)
 
 
-def price(program: Program, machine: Machine) -> Cost:
+Rule = Callable[[OpCall], Sequence[Kernel]]  # the kernels of a call
+
+
+def price(program: Program, machine: Machine, known: dict[int, Sequence[Kernel]] | None = None) -> Cost:
     """The kernels of a program.
 
     Args:
       program: what one device runs. machine: what it runs on.
+      known: remembers the kernels by the call's identity, for programs that share calls on one machine.
 
     Raises:
       UnpricedError: the program holds primitives outside every device op, or an op without a cost rule.
@@ -100,7 +104,14 @@ def price(program: Program, machine: Machine) -> Cost:
     if program.unpriced:
         listed = ", ".join(f"{item.primitive} x{item.count} in {item.where}" for item in program.unpriced)
         raise UnpricedError(f"no price for {listed}: make each a device op (ttsim.ops.op) with a cost rule")
-    return Cost(tuple(_stretches(program.block.body, machine)), machine)
+    known = {} if known is None else known
+
+    def rule(call: OpCall) -> Sequence[Kernel]:
+        if id(call) not in known:
+            known[id(call)] = priced(call, machine)
+        return known[id(call)]
+
+    return Cost(tuple(_stretches(program.block.body, rule)), machine)
 
 
 def priced(call: OpCall, machine: Machine) -> Sequence[Kernel]:
@@ -112,18 +123,18 @@ def priced(call: OpCall, machine: Machine) -> Sequence[Kernel]:
     return scaled(call.op.rule(call, machine), machine.chip)
 
 
-def _stretches(body: Sequence[Block | OpCall], machine: Machine) -> Iterator[Stretch]:
+def _stretches(body: Sequence[Block | OpCall], rule: Rule) -> Iterator[Stretch]:
     """The stretches of a block; host work and traces end a stretch of untraced launches."""
     eager: list[Segment] = []
     for item in body:
         if isinstance(item, Block) and item.name == TRACED:
             yield from _flushed(eager)
-            yield Stretch("traced", tuple(_segments(item.body, machine)))
+            yield Stretch("traced", tuple(_segments(item.body, rule)))
             continue
         if isinstance(item, Block):
-            eager += _segments([item], machine)
+            eager += _segments([item], rule)
             continue
-        for kernel in priced(item, machine):
+        for kernel in rule(item):
             segment = Segment((PricedKernel(item, "", kernel, 1),))
             if kernel.place == "host":
                 yield from _flushed(eager)
@@ -147,16 +158,16 @@ def _join(segments: list[Segment], segment: Segment) -> None:
         segments.append(segment)
 
 
-def _segments(body: Sequence[Block | OpCall], machine: Machine) -> list[Segment]:
+def _segments(body: Sequence[Block | OpCall], rule: Rule) -> list[Segment]:
     """The launches of a block that is one trace, or of a repeated block: every inner block a segment of its own."""
     segments: list[Segment] = []
     for item in body:
         if isinstance(item, Block):
-            kernels = tuple(_flat(item, item.name, item.count, machine))
+            kernels = tuple(_flat(item, item.name, item.count, rule))
             if kernels:
                 segments.append(Segment(kernels, item.count))
             continue
-        for kernel in priced(item, machine):
+        for kernel in rule(item):
             _join(segments, Segment((PricedKernel(item, "", kernel, 1),)))
     for segment in segments:
         for each in segment.kernels:
@@ -165,12 +176,12 @@ def _segments(body: Sequence[Block | OpCall], machine: Machine) -> list[Segment]
     return segments
 
 
-def _flat(block: Block, where: str, times: int, machine: Machine) -> Iterator[PricedKernel]:
+def _flat(block: Block, where: str, times: int, rule: Rule) -> Iterator[PricedKernel]:
     for item in block.body:
         if isinstance(item, Block):
-            yield from _flat(item, f"{where}/{item.name}", times * item.count, machine)
+            yield from _flat(item, f"{where}/{item.name}", times * item.count, rule)
             continue
-        for kernel in priced(item, machine):
+        for kernel in rule(item):
             yield PricedKernel(item, where, kernel, times)
 
 

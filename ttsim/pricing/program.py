@@ -91,6 +91,10 @@ class Program:
         """The program with `value(attribute)` in place of each attribute (see `ttsim.precision.slots`)."""
         return Program(_fill(self.block, value, {}), self.unpriced)
 
+    def renumber(self, numbers: Mapping[int, int]) -> Program:
+        """The program with other numbers in its static attributes and shapes; calls without them stay as they are."""
+        return Program(_renumber(self.block, numbers, {}), self.unpriced)
+
     def repeat(self, name: str, counts: Sequence[int]) -> Program:
         """The program with its blocks of this name run so many times, in order: one count for each block.
 
@@ -139,6 +143,28 @@ def _fill(block: Block, value: Callable[[Any], Any], done: dict[int, tuple[Block
                 groups={key: v.group for key, v in item.attributes.items() if isinstance(v, Slot)},
             )
             for item in block.body
+        )
+    return Block(block.name, block.count, done[id(block.body)])
+
+
+def _renumber(block: Block, numbers: Mapping[int, int], done: dict[int, tuple[Block | OpCall, ...]]) -> Block:
+    def number(value: Any) -> Any:
+        return numbers.get(value, value) if isinstance(value, int) else value
+
+    def array(value: Any) -> Any:
+        if not numbers.keys() & set(value.shape):
+            return value
+        return jax.ShapeDtypeStruct(tuple(map(number, value.shape)), value.dtype)
+
+    def call(old: OpCall) -> OpCall:
+        attributes = {key: number(value) for key, value in old.attributes.items()}
+        inputs, outputs = jax.tree.map(array, (old.inputs, old.outputs))
+        new = dataclasses.replace(old, attributes=attributes, inputs=inputs, outputs=outputs)
+        return old if new == old else new
+
+    if id(block.body) not in done:
+        done[id(block.body)] = tuple(
+            _renumber(item, numbers, done) if isinstance(item, Block) else call(item) for item in block.body
         )
     return Block(block.name, block.count, done[id(block.body)])
 

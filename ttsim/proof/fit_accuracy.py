@@ -1,11 +1,10 @@
 """Fits the six constants of the accuracy estimate to the published accuracies, and measures how well models that were
 left out are predicted.
 
-    minimise  sum over values of w * rho((estimate - published) / sigma)
-              + sum over constants of (log(c / prior) / width)^2 / 2
+    residual = (estimate - published) / sigma
 
-with rho the pseudo-Huber loss, by gradient descent (Adam) on log c. The devices of a model share one published value,
-so n rows of one value weigh sqrt(n). All folds are fitted at once: a fold is a vector of weights.
+of Top-1 and of Top-5, weighed by `ttsim.proof.fitting`. The devices of a model share one published value, so n rows of
+one value weigh sqrt(n).
 
 The form of the model (which roundings count, how confidence becomes a contested share) was chosen with the
 leave-one-model-out errors in view, so they are somewhat optimistic. The model outside the tables took no part in the
@@ -21,10 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ttsim.accuracy.estimated import (
     EARLY_POSITIONS,
@@ -39,11 +35,13 @@ from ttsim.meshes.systems import get_system
 from ttsim.models.config import ModelConfig, RopeConfig
 from ttsim.models.identity import get_config
 from ttsim.precision.values import resolve
+from ttsim.proof import fitting
 from ttsim.proof import published as tables
+from ttsim.proof.fitting import Prior
 from ttsim.proof.published import Row
 from ttsim.proof.rows import estimate_row
 
-# name -> (centre of the prior, its width in log space). Centres:
+# Centres of the priors:
 #   gains: bfp4 in one tensor group of SmolLM2-135M flips about a fifth of its choices.
 #   dst16_variance: 9e-3 relative rms of a 16-bit accumulation over K = 256, grown to K = 4096, at the MLP's gain.
 #   noise_spread: positions differ somewhat; weakly known.
@@ -51,20 +49,19 @@ from ttsim.proof.rows import estimate_row
 #     among the next four: sqrt(0.5 * 0.17).
 #   early_share: the early positions are like the rest. Fitted, because the references' hits on these positions alone
 #     (64 % for Llama3.2-1B, 81 % for Llama3.1-8B) point the other way: they would make the early rows less accurate.
-PRIORS: Mapping[str, tuple[float, float]] = {
-    "mlp_gain": (7.0, 0.7),
-    "attention_gain": (4.0, 0.7),
-    "dst16_variance": (0.01, 1.5),
-    "noise_spread": (0.4, 0.5),
-    "contested_scale": (0.29, 0.15),
-    "early_share": (1.0, 0.3),
+PRIORS: Mapping[str, Prior] = {
+    "mlp_gain": Prior(7.0, 0.7),
+    "attention_gain": Prior(4.0, 0.7),
+    "dst16_variance": Prior(0.01, 1.5),
+    "noise_spread": Prior(0.4, 0.5),
+    "contested_scale": Prior(0.29, 0.15),
+    "early_share": Prior(1.0, 0.3),
 }
 # The text weights of the vision models are those of the text models.
 SAME_WEIGHTS = {"Llama3.2-11B": "Llama3.1-8B", "Llama3.2-90B": "Llama3.1-70B"}
 _SIGMA = 1.0  # points, 511 positions
 _SIGMA_EARLY = 1.6
-_DELTA = 0.5
-_STEPS = 500
+_SOFT = 0.5  # residuals from which values count less
 
 
 @dataclass(frozen=True)
@@ -125,53 +122,29 @@ def values(rows: Sequence[Row] | None = None) -> tuple[Value, ...]:
     )
 
 
-def fit(
-    data: Sequence[Value] | None = None, weights: np.ndarray | None = None, steps: int = _STEPS
-) -> dict[str, np.ndarray]:
-    """Fits all folds.
+def fit(data: Sequence[Value] | None = None, weights: np.ndarray | None = None) -> list[dict[str, float]]:
+    """The constants of each fold.
 
     Args:
       data: the values (default: all).
-      weights: (folds, values), 0 for a value that a fold leaves out; by default one fold of everything.
-      steps: of Adam.
-
-    Returns:
-      {constant: (folds,) values}.
+      weights: [folds, values], 0 for a value that a fold leaves out; by default one fold of everything.
     """
     data = values() if data is None else data
     weights = np.ones((1, len(data))) if weights is None else np.asarray(weights, float)
-    centre = jnp.array([np.log(prior) for prior, _ in PRIORS.values()])
-    width = jnp.array([width for _, width in PRIORS.values()])
-    published = jnp.array([v.published for v in data])
-    sigma = jnp.array([[_SIGMA_EARLY if v.early else _SIGMA] for v in data])
+    published = np.array([v.published for v in data])
+    sigma = np.array([[_SIGMA_EARLY if v.early else _SIGMA] for v in data])
     counts = np.array([v.weight for v in data])
 
-    features = jnp.array([(*dataclasses.astuple(v.noise), *v.confidence, v.early) for v in data], jnp.float32)
+    def residuals(z: np.ndarray) -> np.ndarray:
+        constants = fitting.constants_at(PRIORS, z)
+        estimate = np.array([accuracy(v.noise, v.confidence, v.early, constants) for v in data])
+        return np.asarray((100 * estimate - published) / sigma).ravel()
 
-    def constants_of(z: Any) -> dict[str, Any]:
-        return dict(zip(PRIORS, jnp.exp(centre + width * z), strict=True))
-
-    def loss(z: Any, weight: Any) -> Any:
-        constants = constants_of(z)
-        estimate = jax.vmap(lambda x: jnp.stack(accuracy(Noise(*x[:5]), (x[5], x[6]), x[7], constants, jnp)))(features)
-        error = (100 * estimate - published) / sigma / _DELTA
-        rho = _DELTA**2 * (jnp.sqrt(1 + error**2) - 1).sum(1)
-        return jnp.sum(weight * rho) + 0.5 * jnp.sum(z**2)
-
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.1, steps))
-
-    def descend(weight: Any) -> Any:
-        def step(carry: Any, _: None) -> Any:
-            z, state = carry
-            updates, state = optimizer.update(jax.grad(loss)(z, weight), state)
-            return (optax.apply_updates(z, updates), state), None
-
-        z = jnp.zeros(len(PRIORS))
-        (z, _), _ = jax.lax.scan(step, (z, optimizer.init(z)), None, length=steps)
-        return constants_of(z)
-
-    fitted = jax.jit(jax.vmap(descend))(jnp.asarray(weights * counts, jnp.float32))
-    return {name: np.asarray(value, float) for name, value in fitted.items()}
+    found, start = [], np.zeros(len(PRIORS))
+    for fold in weights * counts:
+        start = fitting.fit(residuals, start, weights=np.repeat(fold, 2), soft=_SOFT).z
+        found.append({name: float(value) for name, value in fitting.constants_at(PRIORS, start).items()})
+    return found
 
 
 def leave_one_model_out(rows: Sequence[Row] | None = None, *, weights: bool = False) -> dict[str, dict[str, float]]:
@@ -183,7 +156,7 @@ def leave_one_model_out(rows: Sequence[Row] | None = None, *, weights: bool = Fa
         return SAME_WEIGHTS.get(model, model) if weights else model
 
     folds = fit(data, np.array([[fold(v.model) != fold(model) for v in data] for model in models], float))
-    return {model: {name: float(value[i]) for name, value in folds.items()} for i, model in enumerate(models)}
+    return dict(zip(models, folds, strict=True))
 
 
 def errors(constants: Mapping[str, Any], rows: Sequence[Row] | None = None) -> tuple[Error, ...]:

@@ -1,11 +1,9 @@
 """Constants fitted to measured rows: those of later software to the shipped ones, the host's to one's own.
 
-In logarithms, with r = log(measured / predicted), prior widths w from the registry and a robust weight,
+    residual = log(measured / predicted) / noise
 
-    minimise  sum of huber(r / s)  +  sum of (log(c / c0) / w)^2 / 2
-
-by Gauss-Newton steps; how a prediction moves with each constant is found by finite differences. Leaving a source out
-takes its rows from the last step, whose slopes are those of the whole fit.
+weighed by `ttsim.proof.fitting`, the constants held back towards those of the registry. How a prediction moves with a
+constant is found by finite differences; leaving a source out fits the others by the slopes of the whole fit.
 """
 
 from __future__ import annotations
@@ -18,13 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttsim.hardware.constants import CONSTANTS, FITTED
+from ttsim.proof import fitting
+from ttsim.proof.fitting import Prior
 from ttsim.proof.measured import Measured
 from ttsim.proof.validate import FIGURES, Figure, predict, scenario_of
 from ttsim.scenarios.scenario import Scenario
 
 NOISE = 0.03  # of a measurement, as a share: repeated rows of one configuration differ by 0.5 to 4 %
-_HUBER = 2.0  # residuals of more noise than this count linearly
-_STEP, _LARGEST = 0.02, 0.5  # of a constant's logarithm: for a slope, and of one round
+_SOFT = 2.0  # noises from which a residual counts by its amount
+_STEP = 0.02  # of a constant's prior width, for a slope
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Prediction:
 
 
 def predictions(rows: Sequence[Measured]) -> Iterator[Prediction]:
-    """Every figure that counts and can be predicted; a server's TTFT only where nothing waits for other requests."""
+    """Every figure that counts and can be predicted; not those of servers under load, to which nothing is fitted."""
     for row in rows:
-        if row.problems or not row.counts:
+        if row.problems or not row.counts or row.under_load:
             continue
         try:
             scenario = scenario_of(row)
@@ -65,8 +65,7 @@ def predictions(rows: Sequence[Measured]) -> Iterator[Prediction]:
             continue
         for figure in FIGURES:
             truth = row.speed if figure == "speed" else row.ttft
-            waits = figure == "ttft" and row.client and scenario.batch_size > 1
-            if truth is not None and not waits:
+            if truth is not None:
                 yield Prediction(row, figure, truth, scenario, functools.partial(predict, scenario, row, figure))
 
 
@@ -88,23 +87,18 @@ def host_constants() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Fit:
+class FittedRows:
     """What a fit found.
 
     Attributes:
       constants: all constants.
-      names: those that were free.
       known: the figures that it was fitted on, or that it may be held out on.
-      residuals, slopes: of the figures at the solution, in units of noise: [figures] and [figures, names].
-      shift: log(constant / where the fit began): [names].
+      found: where it ended.
     """
 
     constants: dict[str, float]
-    names: tuple[str, ...]
     known: tuple[Prediction, ...]
-    residuals: np.ndarray
-    slopes: np.ndarray
-    shift: np.ndarray
+    found: fitting.Fit
 
     def held_out(self) -> list[float]:
         """predicted / measured - 1 of each figure, by constants that were fitted without its source."""
@@ -112,52 +106,40 @@ class Fit:
         errors = np.zeros(len(sources))
         for source in dict.fromkeys(sources):
             out = sources == source
-            # Residuals in the linear form around the solution: r(x) = r - S (x - x0)
-            moved = _solve(self.residuals[~out], self.slopes[~out], self.shift, _width(self.names))
-            errors[out] = np.expm1(-NOISE * (self.residuals[out] + self.slopes[out] @ moved))
+            errors[out] = np.expm1(-NOISE * self.found.without(out)[out])
         return errors.tolist()
 
 
-def fit(known: Sequence[Prediction], constants: Mapping[str, float], names: Sequence[str], rounds: int = 12) -> Fit:
+def fit(known: Sequence[Prediction], constants: Mapping[str, float], names: Sequence[str]) -> FittedRows:
     """Fits constants to figures, starting from (and held back towards) the given ones.
 
     Args:
       known: figures to fit.
       constants: all constants. names: which are free.
-      rounds: most Gauss-Newton steps.
     """
-    names, width = tuple(names), _width(names)
-    start = np.log([constants[name] for name in names])
-
-    def at(shift: np.ndarray) -> dict[str, float]:
-        return {**constants, **dict(zip(names, np.exp(start + shift).tolist(), strict=True))}
-
-    def residuals(shift: np.ndarray) -> np.ndarray:
-        tried = at(shift)
-        return np.array([item.residual(tried) for item in known]) / NOISE
-
+    priors = {name: Prior(constants[name], CONSTANTS[name].log_width or 0.5) for name in names}
     used = [_names_in(item, constants) for item in known]
 
-    def slopes_at(shift: np.ndarray, now: np.ndarray) -> np.ndarray:
-        slopes = np.zeros((len(known), len(names)))
-        for column, (name, unit) in enumerate(zip(names, np.eye(len(names)), strict=True)):
-            tried = at(shift + _STEP * unit)
+    def at(z: np.ndarray) -> dict[str, float]:
+        free = {name: float(value) for name, value in fitting.constants_at(priors, z).items()}
+        return {**constants, **free}
+
+    def residuals(z: np.ndarray) -> np.ndarray:
+        tried = at(z)
+        return np.array([item.residual(tried) for item in known]) / NOISE
+
+    def slopes(z: np.ndarray) -> np.ndarray:
+        """Prices a row anew only for the constants that it rests on."""
+        here, found = residuals(z), np.zeros((len(known), len(priors)))
+        for column, (name, unit) in enumerate(zip(priors, np.eye(len(priors)), strict=True)):
+            tried = at(z + _STEP * unit)
             for row, item in enumerate(known):
                 if name in used[row]:
-                    slopes[row, column] = (item.residual(tried) / NOISE - now[row]) / _STEP
-        return slopes
+                    found[row, column] = (item.residual(tried) / NOISE - here[row]) / _STEP
+        return found
 
-    shift = np.zeros(len(names))
-    now = residuals(shift)
-    slopes = np.zeros((len(known), len(names)))
-    for _ in range(rounds):
-        slopes = slopes_at(shift, now)
-        step = _solve(now, slopes, shift, width)
-        shift = shift + np.clip(step, -_LARGEST, _LARGEST)
-        now = residuals(shift)
-        if np.abs(step).max() < 1e-3:
-            break
-    return Fit(at(shift), names, tuple(known), now, slopes, shift)
+    found = fitting.fit(residuals, np.zeros(len(priors)), slopes=slopes, soft=_SOFT)
+    return FittedRows(at(found.z), tuple(known), found)
 
 
 class _Recording(dict[str, float]):
@@ -177,18 +159,3 @@ def _names_in(item: Prediction, constants: Mapping[str, float]) -> set[str]:
     recording = _Recording(constants)
     item.value(recording)
     return recording.seen
-
-
-def _width(names: Sequence[str]) -> np.ndarray:
-    return np.array([CONSTANTS[name].log_width or 0.5 for name in names])
-
-
-def _solve(residuals: np.ndarray, slopes: np.ndarray, shift: np.ndarray, width: np.ndarray) -> np.ndarray:
-    """The step from `shift` to the minimum of the linear form, residuals weighted by Huber at where it lands."""
-    step = np.zeros(len(shift))
-    for _ in range(20):
-        size = np.abs(residuals + slopes @ step)
-        weight = np.minimum(1.0, _HUBER / np.maximum(size, 1e-9))
-        normal = slopes.T @ (weight[:, None] * slopes) + np.diag(width**-2.0)
-        step = np.linalg.solve(normal, -(slopes.T @ (weight * residuals)) - shift / width**2)
-    return step

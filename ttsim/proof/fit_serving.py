@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from ttsim.hardware.constants import load_constants
+from ttsim.proof import fitting
 from ttsim.proof.load_rows import LoadRow, server_of
 from ttsim.serving.host_costs import OUTSIDE, server_step
 
@@ -127,12 +127,15 @@ def _constants(prompts: Sequence[Prompt]) -> np.ndarray:
     if not prompts:
         return np.zeros(4)
     measured = np.array([p.measured for p in prompts])
-    causes = np.array([p.causes for p in prompts]) / measured[:, None] / _WIDTH
+    causes = np.array([p.causes for p in prompts])
+    told = np.append(True, np.ptp(causes[:, 1:], axis=0) > 0)  # what is the same in all rows is part of the fixed time
+    causes *= told
+    causes = causes / measured[:, None] / _WIDTH
     missing = (measured - [p.priced for p in prompts]) / measured / _WIDTH
-    found = least_squares(
-        lambda x: causes @ x - missing, np.full(4, 1e-6), bounds=(0, np.inf), loss="soft_l1", x_scale="jac"
+    found = fitting.fit(
+        lambda x: causes @ x - missing, np.full(4, 1e-6), slopes=lambda x: causes, prior=False, least=0.0
     )
-    return np.where(found.x < _NOTHING, 0.0, found.x)
+    return np.where(told & (found.z >= _NOTHING), found.z, 0.0)
 
 
 def _errors(prompts: Sequence[Prompt], constants: np.ndarray) -> np.ndarray:

@@ -1,9 +1,8 @@
 """Fits the fitted constants to the published tables, and measures how well rows that were left out are predicted.
 
-    minimise  sum over figures of w * rho(log(model / published) / sigma) + sum over constants of z^2 / 2
-    with      rho(x) = sqrt(1 + x^2) - 1  and  constant = prior * exp(width * z)
+    residual = log(model / published) / sigma
 
-by gradient descent (Adam) through the cost model. All folds are fitted at once: a fold is a vector of weights w.
+weighed by `ttsim.proof.fitting`; its slopes come from differentiating the cost model. A fold is a vector of weights.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ttsim.hardware.constants import CONSTANTS, FITTED, prior_constants
 from ttsim.pricing.matrices import Programs
+from ttsim.proof import fitting
 from ttsim.proof import published as tables
+from ttsim.proof.fitting import Prior
 from ttsim.proof.published import Row
 from ttsim.proof.rows import compilations, scenario_of
 from ttsim.proof.summary import ErrorSummary
 
 SPEED_SIGMA = 0.02  # noise of a published speed: twins that run the same graph differ by 0.7 %, plus the model's own
 TTFT_SIGMA = 0.07  # of a published TTFT: prompts on one chip repeat within 3 %, host-bound ones within 12 %
-STEPS = 400
 
 # Models of one shape: leaving out one of them leaves its twins in.
 _FAMILY = {"Llama3.1-8B": "8B", "Llama3.2-11B": "8B", "Mistral-7B": "8B"}
@@ -108,64 +107,58 @@ def observe(rows: Sequence[Row] | None = None) -> Observations:
 # The fit
 
 
-@dataclass(frozen=True)
+def priors(names: Sequence[str] = FITTED) -> dict[str, Prior]:
+    """What is known of constants before the tables, from the registry."""
+    return {name: Prior(CONSTANTS[name].value, CONSTANTS[name].log_width) for name in names}
+
+
 class _Objective:
-    """The loss of one fold as a function of z, the constants' deviations from their priors in widths."""
+    """The figures' residuals, and their slopes, as functions of the constants' widths from their priors."""
 
-    observations: Observations
-    free: tuple[str, ...]
+    def __init__(self, observations: Observations, free: Sequence[str]) -> None:
+        self._observations, self.priors, self._others = observations, priors(free), prior_constants()
+        figures = len(observations.published)
+        self._sigma = np.where(np.arange(figures) < observations.num_speeds, SPEED_SIGMA, TTFT_SIGMA)
+        self._log_published = np.log(observations.published)
+        self._slopes = jax.jit(jax.jacfwd(functools.partial(self._residuals, xp=jnp)))
 
-    def constants(self, z: Any) -> dict[str, Any]:
-        values = {name: CONSTANTS[name].value * jnp.exp(CONSTANTS[name].log_width * z[i]) for i, name in self._free()}
-        return prior_constants() | values
+    def constants(self, z: Any, xp: Any = np) -> dict[str, Any]:
+        """Every constant's value."""
+        return {**self._others, **fitting.constants_at(self.priors, z, xp)}
 
-    def _free(self) -> list[tuple[int, str]]:
-        return list(enumerate(self.free))
+    def _residuals(self, z: Any, xp: Any) -> Any:
+        return (xp.log(self._observations.predict(self.constants(z, xp), xp)) - self._log_published) / self._sigma
 
-    def __call__(self, z: Any, weight: Any) -> Any:
-        o = self.observations
-        sigma = np.where(np.arange(len(o.published)) < o.num_speeds, SPEED_SIGMA, TTFT_SIGMA)
-        error = (jnp.log(o.predict(self.constants(z), jnp)) - np.log(o.published)) / sigma
-        return jnp.sum(weight * (jnp.sqrt(1 + error**2) - 1)) + 0.5 * jnp.sum(z**2)
+    def residuals(self, z: np.ndarray) -> np.ndarray:
+        """[figures]"""
+        return np.asarray(self._residuals(z, np))
+
+    def slopes(self, z: np.ndarray) -> np.ndarray:
+        """[figures, constants]"""
+        return np.asarray(self._slopes(jnp.asarray(z, jnp.float32)), float)
+
+    def fit(self, start: np.ndarray, weights: np.ndarray) -> fitting.Fit:
+        """The fit of one fold."""
+        return fitting.fit(self.residuals, start, slopes=self.slopes, weights=weights)
 
 
-def fit(
-    observations: Observations, weights: Any, *, steps: int = STEPS, free: Sequence[str] = FITTED
-) -> dict[str, np.ndarray]:
-    """The fitted constants of each fold.
+def fit(observations: Observations, weights: Any, *, free: Sequence[str] = FITTED) -> list[dict[str, float]]:
+    """Every constant's value, for each fold.
 
     Args:
       observations: the figures.
       weights: [folds, figures], zero for a figure that is left out.
-      steps: of gradient descent. free: constants that are fitted; others stay at their priors.
-
-    Returns:
-      Every constant's value: [folds].
+      free: constants that are fitted; others stay at their priors.
     """
-    objective = _Objective(observations, tuple(free))
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.15, steps))
-
-    def descend(weight: Any) -> Any:
-        def step(carry: Any, _: None) -> Any:
-            z, state = carry
-            updates, state = optimizer.update(jax.grad(objective)(z, weight), state)
-            return (optax.apply_updates(z, updates), state), None
-
-        z = jnp.zeros(len(objective.free))
-        (z, _), _ = jax.lax.scan(step, (z, optimizer.init(z)), None, length=steps)
-        return objective.constants(z)
-
-    fitted = jax.jit(jax.vmap(descend))(jnp.asarray(weights, jnp.float32))
-    return {name: np.asarray(value, float) for name, value in fitted.items()}
+    return _fit(_Objective(observations, free), weights)[0]
 
 
-def log_deviations(observations: Observations, constants: Mapping[str, float]) -> dict[str, float]:
-    """One standard deviation of the log of each fitted constant, from the loss's curvature at its minimum."""
-    objective = _Objective(observations, FITTED)
-    z = jnp.array([np.log(constants[n] / CONSTANTS[n].value) / CONSTANTS[n].log_width for n in FITTED])
-    curvature = jax.jit(jax.hessian(objective))(z, jnp.ones(len(observations.published)))
-    variance = np.diag(np.linalg.inv(np.asarray(curvature, float)))
-    return {n: float(CONSTANTS[n].log_width * np.sqrt(v)) for n, v in zip(FITTED, variance, strict=True)}
+def _fit(objective: _Objective, weights: Any) -> tuple[list[dict[str, float]], fitting.Fit]:
+    """The constants of each fold, and the first one's fit, from which the others start."""
+    weights = np.asarray(weights, float)
+    first = objective.fit(np.zeros(len(objective.priors)), weights[0])
+    fits = [first, *(objective.fit(first.z, fold) for fold in weights[1:])]
+    return [{name: float(value) for name, value in objective.constants(found.z).items()} for found in fits], first
 
 
 # The whole calibration
@@ -200,7 +193,7 @@ class Calibration:
         return ErrorSummary.of(chosen)
 
 
-def calibrate(observations: Observations, *, steps: int = STEPS) -> Calibration:
+def calibrate(observations: Observations) -> Calibration:
     """Fits the constants to all figures, and again without each model, family, table and device."""
     weights, held_out = [np.ones(len(observations.rows))], []
     for kind, group_of in FOLDS.items():
@@ -208,8 +201,8 @@ def calibrate(observations: Observations, *, steps: int = STEPS) -> Calibration:
         for group in dict.fromkeys(groups):
             held_out.append((kind, groups == group))
             weights.append((groups != group).astype(float))
-    fitted = fit(observations, np.stack(weights), steps=steps)
-    folds = [{name: float(values[i]) for name, values in fitted.items()} for i in range(len(weights))]
+    objective = _Objective(observations, FITTED)
+    folds, first = _fit(objective, weights)
 
     errors = {kind: observations.errors(folds[0]) for kind in KINDS}
     for constants, (kind, left_out) in zip(folds[1:], held_out, strict=True):
@@ -220,7 +213,10 @@ def calibrate(observations: Observations, *, steps: int = STEPS) -> Calibration:
         rows=observations.rows,
         figures=("speed",) * number + ("ttft",) * (len(observations.rows) - number),
         constants=folds[0],
-        deviations=log_deviations(observations, folds[0]),
+        deviations={
+            name: float(prior.width * deviation)
+            for (name, prior), deviation in zip(objective.priors.items(), first.deviations(), strict=True)
+        },
         ranges={n: (min(c[n] for c in without_a_model), max(c[n] for c in without_a_model)) for n in FITTED},
         errors=errors,
     )

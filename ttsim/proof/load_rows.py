@@ -97,14 +97,8 @@ class LoadRow:
 
     @property
     def sent(self) -> int:
-        """Requests in all; where the row doesn't say, those of tt-inference-server's benchmark (2026)."""
-        if self.requests:
-            return self.requests
-        waves = 8 if max(self.isl, self.osl) <= 128 else 4 if self.osl <= 1024 and self.isl <= 4096 else 2
-        return self.concurrency * (waves if self.isl <= 16_384 else 1)
-
-    def workload(self) -> workload.Workload:
-        return workload.make(self.sent, str(self.isl), str(self.osl))
+        """Requests in all; where the row doesn't say, those of the vendor's benchmark."""
+        return self.requests or requests_sent(self.concurrency, self.isl, self.osl)
 
 
 @dataclass(frozen=True)
@@ -249,9 +243,20 @@ def with_measured_steps(row: LoadRow, rows: Sequence[LoadRow]) -> Prediction:
     return _predict(row, Pool(policy=policy, prices=prices, host=host, count=count))
 
 
+def requests_sent(concurrency: int, isl: int, osl: int) -> int:
+    """Requests that tt-inference-server's benchmark (2026) sends at a concurrency."""
+    waves = 8 if max(isl, osl) <= 128 else 4 if osl <= 1024 and isl <= 4096 else 2
+    return concurrency * (waves if isl <= 16_384 else 1)
+
+
+def serve_closed(pool: Pool, concurrency: int, requests: int, isl: int, osl: int) -> Metrics:
+    """What a client sees that keeps so many requests of one length open."""
+    asked = workload.make(requests, str(isl), str(osl))
+    return Metrics(run(asked.requests(), asked.load(concurrency, SPACING), pool))
+
+
 def _predict(row: LoadRow, pool: Pool) -> Prediction:
-    asked = row.workload()
-    metrics = Metrics(run(asked.requests(), asked.load(row.concurrency, SPACING), pool))
+    metrics = serve_closed(pool, row.concurrency, row.sent, row.isl, row.osl)
     values = {figure: getattr(metrics, figure).mean for figure in FIGURES}
     return Prediction(values, metrics.request_throughput / metrics.capacity)
 

@@ -93,6 +93,11 @@ class Measured:
         return "tt-inference-server" in self.source or (SERVER in self.stack and not table)
 
     @property
+    def under_load(self) -> bool:
+        """Whether that client had several requests open."""
+        return self.client and (self.batch or 1) > 1
+
+    @property
     def served(self) -> bool:
         """Whether a server ran it: its stack or its source says so."""
         return SERVER in self.stack or self.client

@@ -18,11 +18,13 @@ from ttsim.hardware.constants import load_constants
 from ttsim.pricing.price import totals
 from ttsim.proof import published
 from ttsim.proof.intervals import Interval, fold_of, interval
+from ttsim.proof.load_rows import requests_sent, serve_closed
 from ttsim.proof.measured import Measured
 from ttsim.proof.rows import ODD_PROMPT
 from ttsim.proof.summary import ErrorSummary
 from ttsim.scenarios.batched import computed_together, prompt_share
 from ttsim.scenarios.scenario import Scenario
+from ttsim.serving.server import build
 
 Figure = Literal["speed", "ttft"]
 FIGURES: tuple[Figure, ...] = ("speed", "ttft")
@@ -163,22 +165,39 @@ def scenario_of(row: Measured, date: datetime.date | None = None) -> Scenario:
 def predict(scenario: Scenario, row: Measured, figure: Figure, constants: Mapping[str, float]) -> float:
     """A figure as it was measured.
 
-    The TTFT of a server's client is that of prompts that came at the same time: they are prefilled in turn, each
-    replica its own, and all get their first token at the end. That of the demo is the share of a prompt where prompts
-    are computed together, and until 2025-06 holds what one of them compiled; a server's table without its client has no
-    work of the server in a prompt.
+    A client with several requests open sees what the server makes of them: TTFT with the wait for others, and its
+    users' speed with the prompts that came between (`ttsim.proof.load_rows`). With one open it sees the server's work
+    in a prompt, which a server's table without its client leaves out. The TTFT of the demo is the share of a prompt
+    where prompts are computed together, and until 2025-06 holds what one of them compiled.
     """
+    if row.under_load:
+        return _under_load(scenario, row, figure, constants)
     if figure == "speed":
         return scenario.speed(constants)
     if computed_together(scenario):
         return prompt_share(scenario, constants)
     if row.client:
-        return float(totals(scenario.prefill_costs, constants).alone) * scenario.batch_size
+        return float(totals(scenario.prefill_costs, constants).alone)
     if scenario.software.served:
         scenario = dataclasses.replace(scenario, software=scenario.software.without_server())
     compiled = scenario.software.odd_prompt_compiles and scenario.batch_size > ODD_PROMPT
     one_off = constants["program_one_off"] / scenario.batch_size if compiled else 0.0
     return float(scenario.ttft(constants)) + one_off
+
+
+def _under_load(scenario: Scenario, row: Measured, figure: Figure, constants: Mapping[str, float]) -> float:
+    """The mean that a client with as many open requests as the row's users would report."""
+    users, isl, osl = row.batch or 1, scenario.prompt_length, scenario.max_generated_tokens
+    server = build(
+        row.model,
+        row.system(),
+        row.precision or "performance",
+        date=scenario.software.date.isoformat(),
+        stack=row.software_stack(row.system()),
+        constants=constants,
+    )
+    metrics = serve_closed(server.pool, users, requests_sent(users, isl, osl), isl, osl)
+    return float(metrics.ttft.mean if figure == "ttft" else 1 / metrics.tpot.mean)
 
 
 def _interval(

@@ -18,12 +18,15 @@ from typing import Literal
 import numpy as np
 
 from ttsim.hardware.constants import CONSTANTS, load_constants
+from ttsim.proof import fitting
+from ttsim.proof.fitting import Prior
 from ttsim.scenarios.scenario import Scenario
 
 # Pixels of an image that takes so many tiles of 560 pixels.
 _PIXELS = {1: (512, 512), 2: (1024, 512), 4: (1024, 1024)}
 CALIBRATED = tuple(name for name, c in CONSTANTS.items() if c.kind == "calibrated" and c.rows == "tables")
 PRIOR_WIDTH, INTERVAL_WIDTH = 0.2, 0.03  # of a constant and of an interval's edge, in log space
+_ALL_SQUARES = 100.0  # noises from which a residual would count less
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def predict(row: VisionRow, constants: Mapping[str, float] | None = None) -> Vis
 def fit(rows: Sequence[VisionRow] | None = None) -> dict[str, float]:
     """The calibrated constants: the most probable ones under log-normal priors around the guesses.
 
-    minimise  sum (ln c - ln guess)^2 / 0.2^2 + sum ln(edge / TTFT)^2 / 0.03^2 over rows outside their interval
+    residual = ln(TTFT / nearer edge) / 0.03 of rows outside their interval, 0 inside; all count by their square
 
     TTFT is linear in the host's constants, so that one pricing a constant gives all of its gradient.
     """
@@ -143,17 +146,12 @@ def fit(rows: Sequence[VisionRow] | None = None) -> dict[str, float]:
     low, high = np.array([row.ttft for row in rows]).T
 
     def residuals(x: np.ndarray) -> np.ndarray:
-        t = at_guess + slopes @ (np.exp(x) - 1)
-        outside = np.log(t / np.clip(t, low, high))
-        return np.concatenate([x / PRIOR_WIDTH, outside / INTERVAL_WIDTH])
+        t = at_guess + slopes @ (np.exp(PRIOR_WIDTH * x) - 1)
+        return np.asarray(np.log(t / np.clip(t, low, high)) / INTERVAL_WIDTH)
 
-    x = np.zeros(len(guess))
-    for _ in range(100):  # Gauss-Newton with a damped step
-        r = residuals(x)
-        jacobian = np.stack([(residuals(x + 1e-6 * e) - r) / 1e-6 for e in np.eye(len(x))], 1)
-        step = np.linalg.solve(jacobian.T @ jacobian + 1e-9 * np.eye(len(x)), jacobian.T @ r)
-        x = x - 0.5 * step
-    return dict(zip(CALIBRATED, guess * np.exp(x), strict=True))
+    priors = {name: Prior(value, PRIOR_WIDTH) for name, value in PRIORS.items()}
+    found = fitting.fit(residuals, np.zeros(len(guess)), soft=_ALL_SQUARES)
+    return {name: float(value) for name, value in fitting.constants_at(priors, found.z).items()}
 
 
 PRIORS: Mapping[str, float] = {name: CONSTANTS[name].guess for name in CALIBRATED}

@@ -18,8 +18,11 @@ from ttsim.hardware import facts
 from ttsim.hardware.chips import Chip
 from ttsim.hardware.facts import date_of
 from ttsim.hardware.software import Sampler, Software, software_of
+from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.machine import Machine
+from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS, System, Topology, get_system, split
+from ttsim.models.cache import users_axis
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
@@ -28,11 +31,13 @@ from ttsim.models.vision.config import VisionConfig
 from ttsim.precision.values import Precision, resolve
 from ttsim.pricing.price import Cost, price, totals
 from ttsim.pricing.program import Program
-from ttsim.scenarios.memory import Memory, check_fits, memory_of
+from ttsim.scenarios.memory import DoesNotFitError, Memory, check_fits, memory_of
 from ttsim.scenarios.seeing import Seeing, seeing_of, vision_of, with_images
 
 _LONGEST = 2**26  # tokens of a sequence, so that whatever is counted in them is counted exactly
 _FEW_CHUNKS, _MOST_CHUNKS = 64, 1024  # of a prompt; a chunk takes some 10 ms to trace
+# What a box can't run: the model can't be cut over its chips, it needs more DRAM, or a kernel more of a core's memory.
+REFUSALS = (ShardingError, DoesNotFitError, UnpricedError)
 MAX_BATCH = 32  # users of one replica: the rows of one tile
 _TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
 
@@ -195,6 +200,12 @@ class Scenario:
         return tuple(self.prefill_program(*chunk) for chunk in self.prefill_chunks)
 
     @property
+    def prompt_users(self) -> int:
+        """The fewest users whose prompts run as this batch's do: their number matters only where they are spread."""
+        spread = self.layout.two_d and users_axis(self.layout, self.batch_size)
+        return self.layout.residual_ways if spread else 1
+
+    @property
     def prefill_chunks(self) -> tuple[tuple[int, int, bool], ...]:
         """(first row, rows, whether logits follow) of each chunk of the prompt."""
         length = self.padded_prompt
@@ -203,17 +214,15 @@ class Scenario:
 
     def prefill_program(self, start: int, rows: int, last: bool) -> Program:
         """What one device and its host run for one chunk of a prompt."""
-        # The users' number matters to prefill only where they are spread over the chips of a replica.
-        batch = self.batch_size if self.layout.two_d else 1
         return prefill_program(
             self.layout,
             self.precision,
-            batch,
+            self.prompt_users,
             rows,
             start=start,
             last_chunk=last,
             first_chunk=start == self.prefill_chunks[0][0],
-            traced=self.padded_prompt in self.software.traced_lengths,
+            traced=self.software.traced_chunks or self.padded_prompt in self.software.traced_lengths,
             untilize="dram" if self.software.device_untilize else "host",
         )
 
@@ -241,7 +250,8 @@ class Scenario:
     def prefill_costs(self) -> tuple[Cost, ...]:
         """The kernels of each chunk of a prompt."""
         machine = self.machine()
-        return tuple(price(program, machine) for program in self.prefill_programs)
+        known: dict[int, Sequence[Kernel]] = {}  # chunks share all calls but those that know where they start
+        return tuple(price(program, machine, known) for program in self.prefill_programs)
 
     def step_times(self, constants: Mapping[str, Any], positions: Any = None, readers: int | None = None) -> np.ndarray:
         """Seconds of each decode step, at these positions or at all that are timed (`readers`: see `Machine`)."""

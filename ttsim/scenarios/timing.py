@@ -161,14 +161,19 @@ def _limits(
     def add(part: int, limit: str, seconds: float) -> None:
         limits[part][limit] = limits[part].get(limit, 0.0) + seconds
 
+    runs: dict[int, int] = {}  # of each kernel; programs share them
+    kernels = {}
     for item in (item for cost in costs for item in cost.kernels):
-        on_host = item.kernel.place == "host"
-        runs = item.count * (rounds if on_host else 1)
-        seconds = _means(times[id(item.kernel)], positions, parts)
-        candidates = {**item.kernel.limits, "latency": item.kernel.start}
+        kernels[id(item.kernel)] = item.kernel
+        runs[id(item.kernel)] = runs.get(id(item.kernel), 0) + item.count
+    for key, kernel in kernels.items():
+        on_host = kernel.place == "host"
+        count = runs[key] * (rounds if on_host else 1)
+        seconds = _means(times[key], positions, parts)
+        candidates = {**kernel.limits, "latency": kernel.start}
         values = [_means(terms.value(constants), positions, parts) for terms in candidates.values()]
         for part, each in enumerate(zip(*values, strict=True)):
-            add(part, "host" if on_host else [*candidates][each.index(max(each))], runs * seconds[part])
+            add(part, "host" if on_host else [*candidates][each.index(max(each))], count * seconds[part])
     stretches = [stretch for cost in costs for stretch in cost.stretches if stretch.kind == "eager"]
     eager = sum(item.count for stretch in stretches for segment in stretch.segments for item in segment.kernels)
     machine = costs[0].machine

@@ -200,6 +200,9 @@ def run(
 def _loop_alone(client: _Client, engine: Engine) -> None:
     """`_loop` of one engine, which needs no router."""
     arrivals = client.heap
+    if plain := engine.plain():
+        plain.run(arrivals, client.ended)
+        return
     while engine.jobs or arrivals:
         if not engine.jobs:
             engine.clock = max(engine.clock, arrivals[0][0])

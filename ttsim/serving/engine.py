@@ -19,6 +19,7 @@ from ttsim.serving.clock import ticks
 from ttsim.serving.decoding import Decoding
 from ttsim.serving.gaps import Gaps
 from ttsim.serving.lane import Lane
+from ttsim.serving.plain import Plain, is_plain
 from ttsim.serving.policy import BATCHED_TOKENS, Policy
 from ttsim.serving.prefixes import PrefixCache
 from ttsim.serving.prices import HostCosts, StepPrices
@@ -71,6 +72,18 @@ class Engine:
         self._ended: list[int] = []  # requests that prefill alone answered, until `finish`
         self._run = self._forced = 0  # prefill steps since a decode; decode steps that must come first
         self._steady = self._entry = False  # the same requests as in the last step; the first step after a prefill
+
+    def plain(self) -> Plain | None:
+        """The same engine, idle, for requests that meet none of its rarer rules; None where they may."""
+        if self._log is not None or self._handed_over or not is_plain(self.policy, self.requests):
+            return None
+        prompts, (lane, *_) = self.requests.prompt, self.lanes
+
+        def step(taken: Sequence[int]) -> int:
+            times = self._prompt_times([Taken(lane, request, prompts[request], 0) for request in taken])
+            return self._of_prefill + sum(times)
+
+        return Plain(self.policy, self.requests, self.tables, self.totals, step, self._of_entry)
 
     # Around a step
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ttsim.hardware.constants import CONSTANTS, FITTED, constants_json
+from ttsim.hardware.constants import CONSTANTS, FITTED, constants_json, load_constants
 from ttsim.proof import fit_accuracy, fit_times
 from ttsim.proof import published as tables
 from ttsim.proof.fit_accuracy import SMOLLM2_MEASURED, Error
@@ -21,12 +21,14 @@ _TABLES = ("performance", "accuracy", "long-context", "batch-32", "sweep")
 _DEVICES = ("N150", "N300", "T3K", "TG")
 
 
-def times(steps: int | None = None, worst: int = 5) -> tuple[Document, dict[str, str]]:
+def times(worst: int = 5) -> tuple[Document, dict[str, str]]:
     """The fit of the cost model, and {name of a data file: its content}."""
-    result = fit_times.calibrate(fit_times.observe(), steps=steps or fit_times.STEPS)
+    result = fit_times.calibrate(fit_times.observe())
     blocks: list[Block] = [_errors(result), _constants(result)]
     blocks += [_worst(result, figure, worst) for figure in ("speed", "ttft") if worst]
-    contents = {"constants": constants_json(result.constants), "calibration": fit_times.to_json(result)}
+    # The constants of later software are fitted to other rows, after these.
+    constants = {**load_constants(), **{name: result.constants[name] for name in FITTED}}
+    contents = {"constants": constants_json(constants), "calibration": fit_times.to_json(result)}
     return Document("Fit of the cost model", blocks), contents
 
 
@@ -103,7 +105,7 @@ def _worst(result: fit_times.Calibration, figure: str, number: int) -> Table:
 
 def accuracy() -> tuple[Document, dict[str, str]]:
     """The fit of the accuracy estimate, and {name of its data file: its content}."""
-    constants = {name: float(value[0]) for name, value in fit_accuracy.fit().items()}
+    constants = fit_accuracy.fit()[0]
     folds = fit_accuracy.leave_one_model_out()
     kinds = {
         "in-sample": fit_accuracy.errors(constants),
@@ -136,10 +138,11 @@ def _accuracy_constants(constants: dict[str, float], folds: dict[str, Any]) -> T
     columns = (Column("constant"), Column("fitted"), Column("prior"), Column("width"), Column("leave-one-model-out"))
     rows = []
     for name, value in constants.items():
-        prior, width = fit_accuracy.PRIORS[name]
+        prior = fit_accuracy.PRIORS[name]
         left_out = [fold[name] for fold in folds.values()]
         spread = f"{min(left_out):.3g} .. {max(left_out):.3g}"
-        rows.append((name, Cell(value, f"{value:.4g}"), Cell(prior, f"{prior:g}"), Cell(width, f"{width:g}"), spread))
+        before = Cell(prior.centre, f"{prior.centre:g}"), Cell(prior.width, f"{prior.width:g}")
+        rows.append((name, Cell(value, f"{value:.4g}"), *before, spread))
     return Table("Constants", columns, rows)
 
 
