@@ -184,20 +184,24 @@ def test_norms_are_equal(case):
     np.testing.assert_array_equal(bits(y), bits(array(case, "y")))
 
 
+POSITIONS = (100, 255)  # of decode's users: two and four chunks of 64 keys
+
+
 @pytest.mark.parametrize("case", ATTENTION)
 def test_attention_is_equal(case):
-    """Two chunks of queries in prefill, the newest position 100 of the first user in decode."""
-    q, k, v, y = (array(case, role)[0] for role in "qkvy")
+    """Two chunks of queries in prefill; in decode up to four cores' chunks, which a tree merges."""
+    q, k, v, y = (array(case, role) for role in "qkvy")
     options = {"setting": setting_of(case), "approximate": case.endswith("a1")}
     if case.startswith("sdpa"):
-        ours = flash.flash_prefill(q[0], k[0], v[0], **options)
-    else:
-        ours = flash.flash_decode(q[0], k[0], v[0], position=100, **options)
-    np.testing.assert_array_equal(bits(ours), bits(y[0]))
+        np.testing.assert_array_equal(bits(flash.flash_prefill(q[0, 0], k[0, 0], v[0, 0], **options)), bits(y[0, 0]))
+        return
+    for user, position in enumerate(POSITIONS[: len(k)]):
+        ours = flash.flash_decode(q[0, user], k[user, 0], v[user, 0], position=position, **options)
+        np.testing.assert_array_equal(bits(ours), bits(y[0, user]))
 
 
 def attend(case, numerics, exact=False):
-    """Ours on the case's inputs, and the device's result. Prefill is causal; decode's first user is at position 100."""
+    """Ours on the case's inputs, and the device's result; prefill is causal."""
     kind, fmt, level, dest, _ = case.split("_")
     setting = "exact" if exact else ComputeSetting("test", MathFidelity[level], False, dest == "d1", False)
     q, k, v, y = (jnp.asarray(array(case, role)) for role in "qkvy")
@@ -205,7 +209,7 @@ def attend(case, numerics, exact=False):
     with switches.using(numerics):
         if kind == "sdpa":
             return ops.sdpa_prefill(q[0], k[0], v[0], start=0, **attributes), y[0]
-        return ops.sdpa_decode(q[0], k, v, jnp.array([100]), **attributes), y[0]
+        return ops.sdpa_decode(q[0], k, v, jnp.array(POSITIONS[: len(k)]), **attributes), y[0]
 
 
 @pytest.mark.parametrize("case", ATTENTION)
@@ -219,7 +223,7 @@ def test_the_fast_attention(case):
         ("sdpa", "HIFI4", "d1"): 5.8e-3 if approx == "a1" else 3.6e-3,
         ("sdpa", "HIFI2", "d1"): 7.5e-3,
         ("sdpa", "HIFI2", "d0"): 1.4e-2,
-        ("dec", "HIFI2", "d1"): 7e-3,
+        ("dec", "HIFI2", "d1"): 7.5e-3,
         ("dec", "HIFI2", "d0"): 1.7e-2,
     }[kind, level, dest]
     assert relative_error(ours, device) < bound
