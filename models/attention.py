@@ -155,6 +155,9 @@ class Attention(nnx.Module):
             k = tt.read_cache(keys, user, length=start + x_td.shape[0])
             v = tt.read_cache(values, user, length=start + x_td.shape[0])
         q = tt.typecast(q, in_format=p.rope_in, out_format=stage.query_format)
+        options = _score_options(layout, kind, prompt=True)
+        if stage.numerics == "decode":
+            options["numerics"] = "decode"
         if mask is None:
             out = tt.sdpa_prefill(
                 q,
@@ -165,7 +168,7 @@ class Attention(nnx.Module):
                 setting=setting_sdpa,
                 kv_format=p.kv_cache,
                 out_format=stage.query_format,
-                **_score_options(layout, kind, prompt=True),
+                **options,
             )
         else:
             out = tt.sdpa(

@@ -2,12 +2,14 @@
 
     python scripts/bench_forward.py
     python scripts/bench_forward.py --layers=8 --rows=1024 --repeats=9
+    python scripts/bench_forward.py --layers=2 --numerics=masked --numerics=device
 
 The plain model (plain_model.py) has no device op: the same weights, shapes, cache and attention, in float32.
 Emulated and plain runs alternate, so that a change of the machine's speed hits both; ratios are of medians.
 """
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 
@@ -26,6 +28,7 @@ from ttsim.models.parameters import is_variable, key_names, traits
 from ttsim.models.run import decode_step, prefill_step
 from ttsim.models.storage import parameter_format
 from ttsim.models.transformer import Transformer
+from ttsim.numerics import switches
 from ttsim.numerics.formats import round_to
 from ttsim.precision.values import Precision, preset
 from ttsim.ui import console, text
@@ -36,6 +39,7 @@ _VOCAB = flags.DEFINE_integer("vocab", 32_064, "Vocabulary.", lower_bound=32)
 _ROWS = flags.DEFINE_integer("rows", 512, "Tokens of the prompt.", lower_bound=32)
 _BATCHES = flags.DEFINE_multi_integer("batch", [1, 32], "Users of the decode step. Repeatable.")
 _PRESETS = flags.DEFINE_multi_string("preset", ["bf16", "accuracy", "performance"], "Precision. Repeatable.")
+_NUMERICS = flags.DEFINE_multi_string("numerics", ["device"], "Effects of the device beyond formats. Repeatable.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each; medians are compared.", lower_bound=1)
 
 
@@ -67,16 +71,17 @@ def alternate(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
 class Chain:
     """Calls a step that donates its cache again and again on the cache that it returned last."""
 
-    def __init__(self, step, cache, *args):
-        self.step, self.cache, self.args = step, jax.tree.map(jnp.copy, cache), args
+    def __init__(self, step, cache, *args, numerics="device"):
+        self.step, self.cache, self.args, self.numerics = step, jax.tree.map(jnp.copy, cache), args, numerics
 
     def __call__(self):
-        result, self.cache = self.step(*self.args, self.cache)
+        with switches.using(self.numerics):
+            result, self.cache = self.step(*self.args, self.cache)
         return result
 
 
 def measure(model: Transformer, layout: Layout, phase: str, batch: int, rows: int) -> dict[str, float]:
-    """Median seconds of the plain model ("plain") and of each preset."""
+    """Median seconds of the plain model ("plain") and of each preset and numerics."""
     config, mesh = layout.config, layout.system.mesh()
     frequencies = jnp.asarray(config.rope.theta ** -(np.arange(0, config.head_dim, 2) / config.head_dim), jnp.float32)
     forward = jax.jit(lambda m, t, p, c: plain_forward(m, t, p, c, config, frequencies), donate_argnums=3)
@@ -85,16 +90,16 @@ def measure(model: Transformer, layout: Layout, phase: str, batch: int, rows: in
     positions = jnp.tile(jnp.arange(first, first + t, dtype=jnp.int32)[None], (batch, 1))
     cache = KVCache.zeros(layout, batch)
     runs: dict[str, Callable[[], object]] = {"plain": Chain(forward, cache, model, tokens, positions)}
-    for name in _PRESETS.value:
+    for name, numerics in itertools.product(_PRESETS.value, _NUMERICS.value):
         precision = preset(name, config.known_name)
         emulated = rounded(model, precision)
         if phase == "prefill":
             step = jax.jit(prefill_step(layout, precision, batch, logits="all", mesh=mesh), donate_argnums=5)
-            last = jnp.zeros(1, jnp.int32)
-            runs[name] = Chain(step, cache, emulated, tokens[0], positions[0], jnp.int32(0), last)
+            args = (tokens[0], positions[0], jnp.int32(0), jnp.zeros(1, jnp.int32))
         else:
             step = jax.jit(decode_step(layout, precision, batch, mesh=mesh), donate_argnums=3)
-            runs[name] = Chain(step, cache, emulated, tokens[:, 0], positions[:, 0])
+            args = (tokens[:, 0], positions[:, 0])
+        runs[f"{name}, {numerics}"] = Chain(step, cache, emulated, *args, numerics=numerics)
     return alternate(runs, _REPEATS.value)
 
 

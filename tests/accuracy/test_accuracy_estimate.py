@@ -111,6 +111,15 @@ def test_collectives_of_a_galaxy_round():
     assert noise(base, "T3K").mlp > one.mlp  # w2's partial sums are scattered
 
 
+def test_the_host_packs_weights_and_the_device_the_rest():
+    """Noise of activations is the device packer's, that of weights the host's: 6.1e-5 and 5.3e-5 for bfp8."""
+    ours, other = (Precision().replace(ff2=fmt, li_ff2="hifi4") for fmt in ("bfp8", "bf16"))
+    assert noise(ours).mlp - noise(other).mlp == pytest.approx(rounding("bfp8").power - rounding("bf16").power)
+    ours, other = (Precision().replace(kv_cache=fmt) for fmt in ("bfp8", "bf16"))
+    packed = rounding("bfp8", "device").power - rounding("bf16", "device").power
+    assert noise(ours).attention - noise(other).attention == pytest.approx(2 * packed)
+
+
 def test_every_setting_has_its_noise():
     for setting in SETTINGS:
         assert noise(Precision().replace(li_ff1_3=setting, li_lm_head=setting)).mlp > 0

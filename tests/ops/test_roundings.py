@@ -17,15 +17,16 @@ def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def test_the_softmax_is_a_bf16_tile():
-    """Values that are unit vectors read the weights of attention: bf16, as the packer writes them."""
-    q, keys = normal(0, 1, 1, 32), normal(1, 1, 1, 32, 32)
+def test_the_weights_of_attention_are_bf16_and_the_sum_divides_last():
+    """Values that are unit vectors read the weights of attention: bf16 tiles times a bf16 tile of 1 / sum."""
+    q, keys = round_to(normal(0, 1, 1, 32), "bf16"), round_to(normal(1, 1, 1, 32, 32), "bf16")
     read = {"setting": "hifi4", "kv_format": "bf16", "out_format": "fp32"}
     weights = ops.sdpa_decode(q, keys, jnp.eye(32)[None, None], jnp.array([31]), **read)[0, 0]
-    exact = jax.nn.softmax(jnp.einsum("d,sd->s", round_to(q[0, 0], "fp32"), keys[0, 0]) / 32**0.5)
-    np.testing.assert_array_equal(weights, round_to(weights, "bf16"))
-    np.testing.assert_allclose(weights, exact, rtol=2**-7)
-    assert not np.array_equal(weights, exact)
+    scores = round_to(jnp.einsum("d,sd->s", q[0, 0], keys[0, 0], precision="highest"), "bf16") / 32**0.5
+    heaviness = round_to(jnp.exp(scores - scores.max()), "bf16", "device")
+    inverse = round_to(1 / round_to(heaviness.sum(), "bf16", "device"), "bf16", "device")
+    np.testing.assert_array_equal(weights, heaviness * inverse)
+    np.testing.assert_allclose(weights, jax.nn.softmax(scores), rtol=2**-6)
 
 
 def test_rotary_tables_are_scaled_before_they_are_rounded():

@@ -38,7 +38,7 @@ from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_program
 from ttsim.numerics.formats import get_format
-from ttsim.numerics.noise import rounding
+from ttsim.numerics.noise import packing
 from ttsim.precision.values import Precision, base_model_name, resolve
 from ttsim.pricing.program import Program
 
@@ -193,7 +193,7 @@ def noise_of(program: Program, precision: Precision, num_layers: int) -> Noise:
         half = _HALVES.get(call.groups.get("weight_format", ""), half)
         noise, layers = call.op.noise_rule(call), 1 if half == "head" else num_layers
         # The head's own result is the logits, whose format counts by its step, below.
-        own = rounding(call["out_format"]).power if call.groups.get("weight_format") == "lm_head" else 0.0
+        own = packing(call["out_format"]).power if call.groups.get("weight_format") == "lm_head" else 0.0
         halves[half] += (noise.power - own) * count / layers
         registers += noise.registers * count / layers
     step = 2.0 ** (_LOGIT_BINADE - get_format(precision.logits).fraction_bits)

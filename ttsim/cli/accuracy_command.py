@@ -41,6 +41,12 @@ _FLAGS = (
         "How weights are held, fastest first, smallest last; by default the first that fits the host's memory.",
         choices=("float32", "bfloat16", "packed"),
     ),
+    Flag(
+        "platform",
+        "Where it runs: what JAX finds, or a board by Tenstorrent's JAX plugin (fp32 and bf16; checks the program).",
+        default="host",
+        choices=("host", "tt"),
+    ),
     FORMAT,
     OUT,
     Flag("resume", "Keep finished windows in this file, and go on from those in it.", writes=True),
@@ -59,9 +65,11 @@ def _run(values: Any) -> int:
             "without weights, `ttsim estimate` estimates Top-1 and Top-5"
         )
     from ttsim.files.reading import read_text
+    from ttsim.meshes.platforms import choose
     from ttsim.precision.values import Precision, resolve
 
     resolve(values.precision, "")  # what needs no weights is looked at before they are loaded
+    choose(values.platform, values.precision)
     text = read_text(values.text_file) if values.text_file else None
     if values.decoder_config_file:
         Precision.from_decoder_json(Path(values.decoder_config_file))

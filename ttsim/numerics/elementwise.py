@@ -7,6 +7,8 @@ ttnn 0.81.1 on Tenstorrent's simulator (tests/numerics/test_device_operations.py
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -25,22 +27,25 @@ def _aligned(bits: jax.Array, largest: jax.Array) -> jax.Array:
     return jnp.where(bits >> 31 == 1, -magnitude, magnitude)
 
 
-@jax.custom_jvp
-def add(x: jax.Array, y: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def add(x: jax.Array, y: jax.Array, wide: bool = False) -> jax.Array:
     """Returns x + y as the matrix unit adds two tensors, bf16 values in float32; the derivative is that of the sum.
 
     The unit has no denormals, and takes infinity and NaN for numbers of one more binade (tt-isa-documentation MVMUL):
     a sum that reaches it is infinite, inf - inf is 0.
 
     Args:
-      x: float32, bf16 or block-float values. y: the same, of a shape that broadcasts to x's.
+      x: float32, bf16 or block-float values; of wider ones the matrix unit reads 10 fraction bits.
+      y: the same, of a shape that broadcasts to x's.
+      wide: float32 registers, which keep the sum of the aligned operands whole.
     """
     x, y = jnp.broadcast_arrays(x, y)
     x_bits, y_bits = to_bits(x), to_bits(y)
     largest = jnp.maximum((x_bits >> 23) & 0xFF, (y_bits >> 23) & 0xFF)
     total = _aligned(x_bits, largest) + _aligned(y_bits, largest)
     # Rounded as a whole number; its exponent is moved as an integer, since floats would flush what is near the ends.
-    rounded = round_bf16(to_bits(total.astype(jnp.float32)), "device")
+    exact = to_bits(total.astype(jnp.float32))
+    rounded = exact if wide else round_bf16(exact, "device")
     move = largest.astype(jnp.int32) - (127 + _FRACTION_BITS)
     exponent = ((rounded >> 23) & 0xFF).astype(jnp.int32) + move
     moved = rounded + (move << 23).astype(jnp.uint32)
@@ -51,9 +56,9 @@ def add(x: jax.Array, y: jax.Array) -> jax.Array:
 
 @add.defjvp
 def _add_jvp(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+    wide: bool, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    return add(*primals), tangents[0] + tangents[1]
+    return add(*primals, wide), tangents[0] + tangents[1]
 
 
 def multiply(x: jax.Array, y: jax.Array) -> jax.Array:

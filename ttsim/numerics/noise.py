@@ -84,6 +84,11 @@ def rounding(fmt: str | Format, rule: str = "host") -> Noise:
     return Noise() if fmt.name == "fp32" else _ROUNDING[fmt.name, rule]
 
 
+def packing(fmt: str | Format) -> Noise:
+    """Returns the noise of what the device's packer writes: activations and the cache; the host packs weights."""
+    return rounding(fmt, "device")
+
+
 def _cut(kept: int, fmt: Format) -> Noise:
     return Noise() if fmt.fraction_bits <= kept else _CUT[kept, fmt.name]
 

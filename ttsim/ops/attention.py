@@ -8,7 +8,6 @@ half-split order are permuted when they are loaded.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Literal
 
 import jax
@@ -33,17 +32,16 @@ from ttsim.kernels.activations import fixed, small, stream, stream_rows
 from ttsim.kernels.kernel import Kernel, host_work
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import tensor_bytes, tiles
+from ttsim.numerics import attention as numeric
 from ttsim.numerics import elementwise, switches
-from ttsim.numerics.destination import accumulate, registers_of
-from ttsim.numerics.fidelity import ComputeSetting, get_setting, mask_activations, mask_weights, srca_fraction_bits
-from ttsim.numerics.formats import get_format, round_to
-from ttsim.numerics.noise import destination_roundings, rounding
+from ttsim.numerics.fidelity import get_setting
+from ttsim.numerics.formats import round_to
+from ttsim.numerics.noise import destination_roundings, packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, array_shape, op, words
 
 # Rows of queries that the simulator (not the device) computes at once: bounds the score matrix's memory.
 _QUERY_ROWS = 1024
-_CHUNK = 128  # positions that flash attention's kernels take at once
 
 Pair = Literal["", "first", "second"]  # which of two equal ops that later software does in one
 
@@ -209,7 +207,7 @@ def _(call: OpCall) -> str:
 
 @update_cache.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["format"]).power)
+    return OpNoise(packing(call["format"]).power)
 
 
 @update_cache.cost
@@ -306,15 +304,14 @@ def sdpa_decode(
     compute = get_setting(setting)
     batch, heads, head_dim = q.shape
     kv_heads = keys.shape[1]
-    grouped = _activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), compute)
-    keys, values = (_weights(x, compute, kv_format) for x in (keys, values))
-    products = _product(grouped, keys.swapaxes(-1, -2), compute, kv_format)
-    scores = _scores(products, head_dim, scale, softcap)
-    visible = _visible(positions, keys.shape[2], window, chunk)
-    scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
+    grouped = numeric.activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), compute)
+    keys, values = (numeric.weights(x, compute, kv_format) for x in (keys, values))
+    products = numeric.product(grouped, keys.swapaxes(-1, -2), compute, kv_format)
+    visible = numeric.visible(positions, keys.shape[2], window, chunk)[:, None, None]
     sinks = None if sinks is None else sinks.reshape(1, kv_heads, -1, 1)
-    weights = _activations(_softmax(scores, compute, sinks), compute)
-    return pack(_product(weights, values, compute, kv_format).reshape(q.shape), out_format)
+    scale = head_dim**-0.5 if scale is None else scale
+    out = numeric.attend(products, values, visible, compute, kv_format, scale, softcap, sinks)
+    return pack(out.reshape(q.shape), out_format)
 
 
 @sdpa_decode.describe
@@ -325,7 +322,7 @@ def _(call: OpCall) -> str:
 
 @sdpa_decode.noise
 def _(call: OpCall) -> OpNoise:  # two products: Q K^T and the softmax times V
-    return OpNoise(rounding(call["out_format"]).power, 2 * destination_roundings(call["setting"]))
+    return OpNoise(packing(call["out_format"]).power, 2 * destination_roundings(call["setting"]))
 
 
 @sdpa_decode.cost
@@ -352,6 +349,7 @@ def sdpa_prefill(
     scale: float | None = None,
     softcap: float | None = None,
     block_rows: int | None = None,
+    numerics: Literal["prefill", "decode"] = "prefill",
 ) -> Array:
     """Flash attention: causal softmax(q K^T scale) V of rows start..start+S-1.
 
@@ -360,6 +358,7 @@ def sdpa_prefill(
       start: position of the first query row (chunked prefill reads the earlier ones from the cache).
       sinks, setting, kv_format, out_format, window, chunk, scale, softcap: see `sdpa_decode`.
       block_rows: rows and columns of one block, computed on the chip's whole grid; None is tt_transformers' choice.
+      numerics: whose kernel rounds: "decode" gives what decoding these rows one by one does.
 
     Returns:
       [heads, S, d].
@@ -368,18 +367,18 @@ def sdpa_prefill(
     compute = get_setting(setting)
     heads, rows, head_dim = q.shape
     kv_heads = keys.shape[0]
-    grouped = _activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), compute)
-    keys, values = (_weights(x, compute, kv_format) for x in (keys, values))
+    grouped = numeric.activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), compute)
+    keys, values = (numeric.weights(x, compute, kv_format) for x in (keys, values))
     columns = None if sinks is None else sinks.reshape(kv_heads, -1, 1, 1)
+    factor = head_dim**-0.5 if scale is None else scale
 
     def attend(q_block: Array, first: Array | int) -> Array:
-        products = _product(q_block, keys.swapaxes(-1, -2), compute, kv_format)
-        scores = _scores(products, head_dim, scale, softcap)
-        visible = _visible(start + first + jnp.arange(q_block.shape[2]), keys.shape[1], window, chunk)
-        scores = jnp.where(visible[None, None], scores, -jnp.inf)
-        # Prefill's kernel has no accurate exponential for 16-bit registers (tt-metal #51927; ttnn 0.81.1).
-        weights = _activations(_softmax(scores, compute, columns, accurate=compute.fp32_dest), compute)
-        return _product(weights, values, compute, kv_format)
+        products = numeric.product(q_block, keys.swapaxes(-1, -2), compute, kv_format)
+        positions = start + first + jnp.arange(q_block.shape[2])
+        visible = numeric.visible(positions, keys.shape[1], window, chunk)[None, None]
+        return numeric.attend(
+            products, values, visible, compute, kv_format, factor, softcap, columns, prefill=numerics == "prefill"
+        )
 
     if rows <= _QUERY_ROWS or rows % _QUERY_ROWS:
         out = attend(grouped, 0)
@@ -400,77 +399,6 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     heads, rows, head_dim = call.inputs[0].shape
     options = {"fmt": call["kv_format"], "setting": call["setting"], "chip": machine.chip, "blocks": call["block_rows"]}
     return [flash.flash_attention(heads, call.inputs[1].shape[0], rows, call["start"], head_dim, **options)]
-
-
-def _scores(products: Array, head_dim: int, scale: float | None, softcap: float | None) -> Array:
-    """Scores from q K^T: scaled, then capped."""
-    scores = products * (head_dim**-0.5 if scale is None else scale)
-    return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
-
-
-def _visible(rows: Array, length: int, window: int | None, chunk: int | None = None) -> Array:
-    """Which of `length` positions each row (its own position) attends to: [rows, length] booleans."""
-    columns = jnp.arange(length)[None, :]
-    visible = columns <= rows[:, None]
-    if window is not None:
-        visible &= columns > rows[:, None] - window
-    return visible if chunk is None else visible & (columns // chunk == rows[:, None] // chunk)
-
-
-def _softmax(scores: Array, setting: ComputeSetting, sinks: Array | None = None, *, accurate: bool = True) -> Array:
-    """Softmax whose result is a bf16 tile, as the device keeps it (float32 for the exact setting).
-
-    `sinks`, broadcastable to one more column of the scores, take part and are dropped.
-    """
-    if sinks is not None:
-        column = jnp.broadcast_to(sinks.astype(scores.dtype), (*scores.shape[:-1], 1))
-        scores = jnp.concatenate([scores, column], axis=-1)
-    weights = _normalised_weights(scores, setting, accurate)
-    return weights if sinks is None else weights[..., :-1]
-
-
-def _normalised_weights(scores: Array, setting: ComputeSetting, accurate: bool) -> Array:
-    """Softmax over the last axis, as a bf16 tile unless the setting is exact."""
-    if setting.fidelity is None:
-        return jax.nn.softmax(scores, axis=-1)
-    numerics = switches.current()
-    if numerics.exponential == "accurate" and (accurate or not numerics.registers):
-        return pack(jax.nn.softmax(scores, axis=-1), "bf16")
-    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    weights = elementwise.approximate_exponential(scores - largest)
-    return pack(weights / jnp.sum(weights, axis=-1, keepdims=True), "bf16")
-
-
-def _product(x: Array, w: Array, setting: ComputeSetting, fmt: str) -> Array:
-    """x @ w, each row of x with the matrix of its leading axes. x: [*lead, *rows, K]; w: [*lead, K, N], in format fmt.
-
-    Sums in 16-bit registers are rounded as often as the device does it; flash attention's chunks leave the registers.
-    """
-    lead = w.ndim - 2
-    rows = x.reshape(*x.shape[:lead], -1, x.shape[-1])
-    if setting.fidelity is None or setting.fp32_dest or not switches.current().registers:
-        y = jnp.matmul(rows, w)
-    else:
-        bits = get_format(fmt).fraction_bits, get_format("bf16").fraction_bits
-        registers = registers_of(setting.fidelity.value, *bits, k_block=_CHUNK, l1_acc=True)
-        product = functools.partial(accumulate, jnp.matmul, registers=registers)
-        for _ in range(lead):
-            product = jax.vmap(product)
-        y = product(rows, w)
-    return y.reshape(*x.shape[:-1], w.shape[-1])
-
-
-def _activations(x: Array, setting: ComputeSetting) -> Array:
-    """What the first operand of a product contributes (Q, the softmax): SrcB's bits."""
-    return x if setting.fidelity is None else mask_activations(x, setting.fidelity)
-
-
-def _weights(x: Array, setting: ComputeSetting, fmt: str) -> Array:
-    """What the second operand of a product contributes (K, V): SrcA's bits, which hold most formats whole."""
-    x = x.astype(jnp.float32)
-    if setting.fidelity is None or get_format(fmt).fraction_bits <= srca_fraction_bits(setting.fidelity):
-        return x
-    return mask_weights(x, setting.fidelity)
 
 
 @op(in_l1=True)

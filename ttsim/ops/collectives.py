@@ -11,7 +11,7 @@ from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics import elementwise, switches
 from ttsim.numerics.formats import TILE
-from ttsim.numerics.noise import rounding
+from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, op
 
@@ -52,7 +52,7 @@ def reduce_scatter(x: Array, *, axis: str, dim: int, format: str, memory: Memory
 
 @reduce_scatter.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["format"]).power)
+    return OpNoise(packing(call["format"]).power)
 
 
 @reduce_scatter.cost
@@ -82,7 +82,7 @@ def all_reduce(x: Array, *, axis: str, format: str, memory: Memory = "dram", com
 
 @all_reduce.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["format"]).power)
+    return OpNoise(packing(call["format"]).power)
 
 
 @all_reduce.cost

@@ -15,7 +15,7 @@ keyword arguments are static attributes. A call runs the function's body inside 
 
     @scale.noise                                         # the noise that it brings into a model
     def _(call):
-        return OpNoise(rounding(call["out_format"]).power)
+        return OpNoise(packing(call["out_format"]).power)
 
 An op whose tensors may lie in different places has an attribute `memory`: "l1", "dram" or "host". Whoever writes the
 program sets it; no rule asks in which phase of a model it stands.

@@ -23,7 +23,7 @@ from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics import fidelity
 from ttsim.numerics.formats import dequantize, get_format
-from ttsim.numerics.noise import rounding
+from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
 from ttsim.ops.matrix import product_noise
@@ -90,7 +90,7 @@ def conv_decode(x_bc: Array, state_bcw: Array, w_cw: Array, *, out_format: str) 
 
 @conv_decode.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @conv_decode.cost
@@ -143,7 +143,7 @@ def delta_decode(
 
 @delta_decode.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @delta_decode.cost
@@ -226,7 +226,7 @@ def gated_norm(x: Array, z: Array, weight: Array, *, eps: float, out_format: str
 
 @gated_norm.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @gated_norm.cost

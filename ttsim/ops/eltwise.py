@@ -12,7 +12,7 @@ from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import elementwise, switches
 from ttsim.numerics.formats import round_to
-from ttsim.numerics.noise import rounding
+from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, op
 
@@ -30,7 +30,7 @@ def add(x: Array, y: Array, *, out_format: str, memory: Memory = "dram", cores: 
 
 @add.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @add.cost
@@ -71,7 +71,7 @@ def silu_mul(gate: Array, up: Array, *, out_format: str, memory: Memory = "dram"
 
 @silu_mul.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @silu_mul.cost

@@ -14,7 +14,7 @@ from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics.formats import TILE
-from ttsim.numerics.noise import rounding
+from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, op
 
@@ -53,7 +53,7 @@ def combine(y: Array, *, axis: str, active: int, fused: bool, format: str) -> Ar
 
 @combine.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["format"]).power)
+    return OpNoise(packing(call["format"]).power)
 
 
 @combine.cost
@@ -79,7 +79,7 @@ def all_reduce_residual(x: Array, *, axis: str, format: str, memory: Memory) -> 
 
 @all_reduce_residual.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["format"]).power)
+    return OpNoise(packing(call["format"]).power)
 
 
 @all_reduce_residual.cost

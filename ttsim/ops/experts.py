@@ -16,7 +16,7 @@ from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
 from ttsim.numerics.formats import TILE, dequantize
-from ttsim.numerics.noise import rounding
+from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
 from ttsim.ops.matrix import product_noise
@@ -104,7 +104,7 @@ def expert_bias(y_etn: Array, bias_en: Array, *, axis: str | None = None, out_fo
 
 @expert_bias.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @expert_bias.cost
@@ -129,7 +129,7 @@ def expert_gate(gate: Array, up: Array, *, activation: str, clamp: float | None 
 
 @expert_gate.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @expert_gate.cost
@@ -149,7 +149,7 @@ def expert_sum(y_etd: Array, weights_te: Array, *, out_format: str) -> Array:
 
 @expert_sum.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @expert_sum.cost
@@ -169,7 +169,7 @@ def sigmoid_scale(y_td: Array, logit_t1: Array, *, out_format: str) -> Array:
 
 @sigmoid_scale.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @sigmoid_scale.cost

@@ -21,12 +21,12 @@ from ttsim.kernels.activations import fixed, small, stream
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
+from ttsim.numerics import attention as numeric
 from ttsim.numerics import fidelity
 from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import TILE, dequantize
-from ttsim.numerics.noise import destination_roundings, rounding
+from ttsim.numerics.noise import destination_roundings, packing
 from ttsim.numerics.packer import pack
-from ttsim.ops.attention import _activations, _softmax, _visible, _weights
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
 from ttsim.ops.matrix import product_noise
 
@@ -143,7 +143,7 @@ def update_latent_cache(cache: Array, x: Array, positions: Array, *, format: str
 
 @update_latent_cache.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["format"]).power)
+    return OpNoise(packing(call["format"]).power)
 
 
 @update_latent_cache.cost
@@ -227,16 +227,16 @@ def mla_decode(
       [B, H, r].
     """
     compute = get_setting(setting)
-    keys = _weights(latents, compute, kv_format)
-    scores = jnp.einsum("bhd,bsd->bhs", _activations(q, compute), keys) * scale
-    scores = jnp.where(_visible(positions, keys.shape[1], None, None)[:, None], scores, -jnp.inf)
-    weights = _activations(_softmax(scores, compute), compute)
+    keys = numeric.weights(latents, compute, kv_format)
+    scores = jnp.einsum("bhd,bsd->bhs", numeric.activations(q, compute), keys) * scale
+    scores = jnp.where(numeric.visible(positions, keys.shape[1], None, None)[:, None], scores, -jnp.inf)
+    weights = numeric.activations(numeric.softmax(scores, compute), compute)
     return pack(jnp.einsum("bhs,bsr->bhr", weights, keys[..., :rank]), out_format)
 
 
 @mla_decode.noise
 def _(call: OpCall) -> OpNoise:  # as `sdpa_decode`
-    return OpNoise(rounding(call["out_format"]).power, 2 * destination_roundings(call["setting"]))
+    return OpNoise(packing(call["out_format"]).power, 2 * destination_roundings(call["setting"]))
 
 
 @mla_decode.cost
@@ -259,10 +259,10 @@ def mla_prefill(
       [T, H, r].
     """
     compute = get_setting(setting)
-    keys = _weights(latents, compute, kv_format)
-    scores = jnp.einsum("thd,sd->hts", _activations(q, compute), keys) * scale
-    visible = _visible(start + jnp.arange(q.shape[0]), keys.shape[0], None, None)
-    weights = _activations(_softmax(jnp.where(visible[None], scores, -jnp.inf), compute), compute)
+    keys = numeric.weights(latents, compute, kv_format)
+    scores = jnp.einsum("thd,sd->hts", numeric.activations(q, compute), keys) * scale
+    visible = numeric.visible(start + jnp.arange(q.shape[0]), keys.shape[0], None, None)
+    weights = numeric.activations(numeric.softmax(jnp.where(visible[None], scores, -jnp.inf), compute), compute)
     return pack(jnp.einsum("hts,sr->thr", weights, keys[:, :rank]), out_format)
 
 

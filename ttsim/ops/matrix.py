@@ -15,7 +15,7 @@ from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity, switches
 from ttsim.numerics.formats import TILE, dequantize, round_to
-from ttsim.numerics.noise import destination_roundings, rounding
+from ttsim.numerics.noise import destination_roundings, packing, rounding
 from ttsim.numerics.noise import fidelity as fidelity_noise
 from ttsim.ops.core import Array, OpCall, OpNoise, Weight, array_shape, op
 
@@ -224,4 +224,4 @@ def product_noise(call: OpCall, results: int) -> OpNoise:
     """
     weight_format, setting = call["weight_format"], call["setting"]
     power = rounding(weight_format).power + fidelity_noise(setting, weight_format).power
-    return OpNoise(results * (power + rounding(call["out_format"]).power), destination_roundings(setting))
+    return OpNoise(results * (power + packing(call["out_format"]).power), destination_roundings(setting))

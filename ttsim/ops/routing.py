@@ -17,7 +17,7 @@ from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics import fidelity
 from ttsim.numerics.formats import dequantize
-from ttsim.numerics.noise import rounding
+from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
 from ttsim.ops.matrix import product_noise
@@ -67,7 +67,7 @@ def router_input(x: Array, scale_d: Array, *, eps: float, factor: float, out_for
 
 @router_input.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @router_input.cost
@@ -88,7 +88,7 @@ def scale_experts(weights_te: Array, scale_e: Array, *, out_format: str) -> Arra
 
 @scale_experts.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["out_format"]).power)
+    return OpNoise(packing(call["out_format"]).power)
 
 
 @scale_experts.cost
@@ -153,7 +153,7 @@ def route(
 
 @route.noise
 def _(call: OpCall) -> OpNoise:
-    return OpNoise(rounding(call["format"]).power)
+    return OpNoise(packing(call["format"]).power)
 
 
 @route.cost

@@ -20,11 +20,11 @@ from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.meshes.systems import Topology
+from ttsim.numerics import attention as numeric
 from ttsim.numerics import fidelity
 from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import dequantize
 from ttsim.numerics.packer import pack
-from ttsim.ops.attention import _activations, _softmax, _weights
 from ttsim.ops.core import Array, Memory, OpCall, Weight, op
 
 MASKED = -65_504.0  # what a mask holds where a row does not see a key: the lowest float16, which no softmax survives
@@ -127,14 +127,14 @@ def sdpa(
     compute = get_setting(setting)
     heads, rows, head_dim = q.shape
     kv_heads = keys.shape[0]
-    grouped = _activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), compute)
-    keys, values = (_weights(x, compute, kv_format) for x in (keys, values))
+    grouped = numeric.activations(q.reshape(kv_heads, heads // kv_heads, rows, head_dim), compute)
+    keys, values = (numeric.weights(x, compute, kv_format) for x in (keys, values))
 
     def attend(block: tuple[Array, Array | None]) -> Array:
         q_block, mask_block = block
         scores = jnp.einsum("kgqd,ksd->kgqs", q_block, keys) * scale
         scores = scores if mask_block is None else scores + mask_block[None, None]
-        return jnp.einsum("kgqs,ksd->kgqd", _activations(_softmax(scores, compute), compute), values)
+        return jnp.einsum("kgqs,ksd->kgqd", numeric.activations(numeric.softmax(scores, compute), compute), values)
 
     if rows <= _QUERY_ROWS:
         out = attend((grouped, mask))
@@ -179,10 +179,10 @@ def sdpa_decode_masked(
     compute = get_setting(setting)
     batch, heads, head_dim = q.shape
     kv_heads = keys.shape[1]
-    grouped = _activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), compute)
-    keys, values = (_weights(x, compute, kv_format) for x in (keys, values))
+    grouped = numeric.activations(q.reshape(batch, kv_heads, heads // kv_heads, head_dim), compute)
+    keys, values = (numeric.weights(x, compute, kv_format) for x in (keys, values))
     scores = jnp.einsum("bkgd,bksd->bkgs", grouped, keys) * head_dim**-0.5 + mask[:, None, None]
-    weights = _activations(_softmax(scores, compute), compute)
+    weights = numeric.activations(numeric.softmax(scores, compute), compute)
     return pack(jnp.einsum("bkgs,bksd->bkgd", weights, values).reshape(q.shape), out_format)
 
 

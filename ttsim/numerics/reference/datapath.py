@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 
 from ttsim.numerics.fidelity import ComputeSetting, MathFidelity, get_setting
 from ttsim.numerics.formats import TILE, Format, get_format, round_to
+from ttsim.numerics.reference.vector_unit import value_by_value
 
 _LANES = 16
 _GROUPS = 2
@@ -170,7 +171,8 @@ def _dest_matmul(
     return lax.scan(step, dst, (x_steps, w_steps.reshape(steps, _LANES, n), phase_of_step))[0]
 
 
-def _truncate_to_tf32(x: jax.Array) -> jax.Array:
+def truncate_to_tf32(x: jax.Array) -> jax.Array:
+    """Returns what the matrix unit's operand registers hold of float32 values: 10 fraction bits."""
     return lax.bitcast_convert_type(_bits(x) & -(1 << 13), jnp.float32)
 
 
@@ -244,7 +246,7 @@ def datapath_matmul(
         reload = start > 0 and (not setting.l1_acc or start == starts[-1])
         dst = zeros
         if reload:
-            dst = _truncate_to_tf32(in_l1) if setting.fp32_dest and tf32_reload else in_l1
+            dst = truncate_to_tf32(in_l1) if setting.fp32_dest and tf32_reload else in_l1
         y = run(x[:, start:stop], w[start:stop], dst)
         spilled = round_to(y, spill, out_rounding)
         if setting.l1_acc and start > 0 and not reload:
@@ -254,7 +256,6 @@ def datapath_matmul(
     return y if out_format is None else round_to(y, out_format, out_rounding)
 
 
-@functools.partial(jax.jit, static_argnames="setting")
 def elementwise_multiply(x: ArrayLike, w: ArrayLike, setting: str | ComputeSetting) -> jax.Array:
     """Returns x * w as the matrix unit multiplies two tensors of which one is a block float, x in SrcA.
 
@@ -268,15 +269,21 @@ def elementwise_multiply(x: ArrayLike, w: ArrayLike, setting: str | ComputeSetti
     setting = get_setting(setting)
     if setting.fidelity is None:
         raise ValueError(f"setting {setting.name!r} has no math fidelity to model")
-    x_bits, w_bits = _bits(jnp.asarray(x, jnp.float32)), _bits(jnp.asarray(w, jnp.float32))
+    product: jax.Array = _multiply(x, w, fidelity=setting.fidelity, fp32_dest=setting.fp32_dest)
+    return product
+
+
+@value_by_value("fidelity", "fp32_dest")
+def _multiply(x: jax.Array, w: jax.Array, *, fidelity: MathFidelity, fp32_dest: bool) -> jax.Array:
+    x_bits, w_bits = _bits(x), _bits(w)
     (x_exponent, x_significand, _), (w_exponent, w_significand, _) = _slices(x_bits), _slices(w_bits)
     live = (x_exponent > 0) & (w_exponent > 0)
     dst = jnp.zeros_like(x_bits)
-    for phase in range(setting.fidelity.value):
+    for phase in range(fidelity.value):
         product = _srcb_phase(w_significand, jnp.int32(phase)) * _srca_phase(x_significand, jnp.int32(phase))
         exponent = jnp.where(live, x_exponent + w_exponent - 127 - 5 * (phase & 1) - 7 * (phase >> 1), 0)
         exponent = jnp.maximum(exponent, 0)
         total = jnp.where(exponent > 0, _signed(x_bits ^ w_bits, product) << 13, 0)
         sums = jnp.stack([total, jnp.zeros_like(total)])
-        dst = _accumulate(sums, jnp.stack([exponent, jnp.zeros_like(exponent)]), dst, setting.fp32_dest, True)
+        dst = _accumulate(sums, jnp.stack([exponent, jnp.zeros_like(exponent)]), dst, fp32_dest, True)
     return lax.bitcast_convert_type(dst, jnp.float32)

@@ -4,19 +4,26 @@ Each is a short polynomial or a few Newton steps of the unit's multiply-add: one
 registers and a cheaper one for bf16 registers, into which the result is rounded.
 
 Sources: the constants and the order of operations are those of tt-metal's ckernel_sfpu_{exp,recip,sigmoid,silu,tanh,
-sqrt,gelu}.h for Wormhole, June 2026. Equal to ttnn 0.81.1 on Tenstorrent's simulator in all bits, but for `tanh` on
-float32 registers (tests/numerics/test_device_operations.py).
+sqrt,gelu}.h for Wormhole in ttnn 0.81.1. Equal to it on Tenstorrent's simulator in all bits
+(tests/numerics/test_device_operations.py).
 """
 
 from __future__ import annotations
-
-import functools
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from ttsim.numerics.reference.vector_unit import add, bits_of, float_of, multiply, multiply_add, to_register
+from ttsim.numerics.reference.vector_unit import (
+    add,
+    bits_of,
+    cut_to_bf16,
+    float_of,
+    multiply,
+    multiply_add,
+    to_register,
+    value_by_value,
+)
 
 _EXPONENT = jnp.uint32(0x7F800000)
 _FRACTION = jnp.uint32(0x007FFFFF)
@@ -68,7 +75,7 @@ def _exponential_approximate(x: jax.Array) -> jax.Array:
     return float_of(jnp.clip(jnp.floor(scaled + 0.5), 0, 65535).astype(jnp.uint32) << 15)
 
 
-@functools.partial(jax.jit, static_argnames=("approximate", "fp32_dest"))
+@value_by_value("approximate", "fp32_dest")
 def exponential(x: ArrayLike, *, approximate: bool = False, fp32_dest: bool = True) -> jax.Array:
     """Returns exp(x), float32 values as the destination register keeps them.
 
@@ -79,9 +86,42 @@ def exponential(x: ArrayLike, *, approximate: bool = False, fp32_dest: bool = Tr
     """
     x = jnp.asarray(x, jnp.float32)
     if approximate:  # a bf16 register takes the upper half of it
-        bits = bits_of(_exponential_approximate(x))
-        return float_of(bits if fp32_dest else bits & jnp.uint32(0xFFFF0000))
+        value = _exponential_approximate(x)
+        return value if fp32_dest else cut_to_bf16(value)
     return to_register(_exponential_fp32(x) if fp32_dest else _exponential_bf16(x, 1.001953125), fp32_dest)
+
+
+@value_by_value("scale", "fp32_dest")
+def attention_exponential(x: ArrayLike, *, scale: float, fp32_dest: bool = True) -> jax.Array:
+    """Returns exp(x * scale) by attention's approximate exponential: of `exponential`'s kind, 0 below about -88.
+
+    Args:
+      x: float32, any shape. scale: a factor on x, float32. fp32_dest: float32 registers, else bf16 ones, which cut it.
+    """
+    slope = jnp.float32(369.329925537109375) * jnp.float32(scale)
+    scaled = multiply_add(slope, x, 32500.818359375)
+    value = float_of(jnp.clip(jnp.floor(scaled + 0.5), 0, 32767).astype(jnp.uint32) << 15)
+    return value if fp32_dest else cut_to_bf16(value)
+
+
+@value_by_value("scale", "polynomial", "fp32_dest")
+def rescaling(x: ArrayLike, *, scale: float, polynomial: bool, fp32_dest: bool = True) -> jax.Array:
+    """Returns exp(x * scale), by which attention rescales what earlier chunks gave; the scale is cut to bf16.
+
+    Args:
+      x: float32, any shape, at most 0. scale: a factor on x.
+      polynomial: a polynomial of its own, of degree 4 for float32 registers and 2 for bf16 ones, else `exponential`'s.
+      fp32_dest: float32 registers, else bf16 ones.
+    """
+    scaled = multiply(jnp.asarray(x, jnp.float32), cut_to_bf16(jnp.float32(scale)))
+    if not polynomial:
+        return to_register(_exponential_fp32(scaled) if fp32_dest else _exponential_bf16(scaled, 1.0017248), fp32_dest)
+    k = jnp.clip(jnp.round(multiply(scaled, 1.44269504088896340736)), -127, 127)
+    f = multiply_add(k, -0.69314718055994530942, scaled)
+    wide = (1.0000001510806179, 0.99996228117047652, 0.49998365704615426, 0.16792157982882225, 0.041959439860014343)
+    value = _polynomial(f, *(wide if fp32_dest else (0.9998487929243953, 1.0150876009852106, 0.5062836705674557)))
+    power = _with_exponent(jnp.float32(1), k.astype(jnp.int32) + 127)
+    return to_register(jnp.where(k <= -127, 0.0, multiply(value, power)), fp32_dest)
 
 
 # A parabola for 1 / x on [1, 2): the seed of Newton's steps. Inside other functions, and as an operation of its own on
@@ -100,11 +140,21 @@ def _reciprocal(x: jax.Array, steps: int, seed: tuple[float, float, float] = _SE
     return float_of((bits_of(multiply(y, scale)) & ~_SIGN) | (bits & _SIGN))
 
 
-@functools.partial(jax.jit, static_argnames="fp32_dest")
-def reciprocal(x: ArrayLike, *, fp32_dest: bool = True) -> jax.Array:
-    """Returns 1 / x: correctly rounded for bf16 registers, within an ulp for float32 ones."""
+@value_by_value("approximate", "fp32_dest", "fused")
+def reciprocal(x: ArrayLike, *, approximate: bool = False, fp32_dest: bool = True, fused: bool = False) -> jax.Array:
+    """Returns 1 / x: correctly rounded for bf16 registers, within an ulp for float32 ones.
+
+    Args:
+      x: float32, any shape.
+      approximate: one Newton step, which a bf16 register cuts.
+      fp32_dest: float32 registers, else bf16 ones.
+      fused: with the seed of float32 registers also for bf16 ones, as within other kernels.
+    """
     x = jnp.asarray(x, jnp.float32)
-    return to_register(_reciprocal(x, 2) if fp32_dest else _reciprocal(x, 1, _BF16_SEED), fp32_dest)
+    if approximate:
+        value = _reciprocal(x, 1)
+        return value if fp32_dest else cut_to_bf16(value)
+    return to_register(_reciprocal(x, 2) if fp32_dest else _reciprocal(x, 1, _SEED if fused else _BF16_SEED), fp32_dest)
 
 
 def _sigmoid(x: jax.Array, fp32_dest: bool) -> jax.Array:
@@ -112,22 +162,22 @@ def _sigmoid(x: jax.Array, fp32_dest: bool) -> jax.Array:
     return _reciprocal(add(exponent, 1.0), 2 if fp32_dest else 1)
 
 
-@functools.partial(jax.jit, static_argnames="fp32_dest")
+@value_by_value("fp32_dest")
 def sigmoid(x: ArrayLike, *, fp32_dest: bool = True) -> jax.Array:
     """Returns 1 / (1 + exp(-x))."""
     return to_register(_sigmoid(jnp.asarray(x, jnp.float32), fp32_dest), fp32_dest)
 
 
-@functools.partial(jax.jit, static_argnames="fp32_dest")
+@value_by_value("fp32_dest")
 def silu(x: ArrayLike, *, fp32_dest: bool = True) -> jax.Array:
     """Returns x / (1 + exp(-x))."""
     x = jnp.asarray(x, jnp.float32)
     return to_register(multiply(x, _sigmoid(x, fp32_dest)), fp32_dest)
 
 
-@functools.partial(jax.jit, static_argnames="fp32_dest")
+@value_by_value("fp32_dest")
 def tanh(x: ArrayLike, *, fp32_dest: bool = True) -> jax.Array:
-    """Returns tanh(x): a polynomial of |x| for bf16 registers, else one near 0 and 2 sigmoid(2 x) - 1 elsewhere."""
+    """Returns tanh(x): a polynomial of |x| for bf16 registers, else a quotient of expm1(|2 x|)."""
     x = jnp.asarray(x, jnp.float32)
     if not fp32_dest:
         value = _polynomial(
@@ -141,19 +191,25 @@ def tanh(x: ArrayLike, *, fp32_dest: bool = True) -> jax.Array:
             5.876733921468257904052734375e-3,
         )
         return to_register(jnp.copysign(jnp.minimum(value, 1.0), x), fp32_dest)
-    near = multiply(
-        x,
-        _polynomial(
-            multiply(x, x),
-            0.999999940395355224609375,
-            -0.33332359790802001953125,
-            0.13310669362545013427734375,
-            -5.21197654306888580322265625e-2,
-            1.5497927553951740264892578125e-2,
-        ),
-    )
-    far = multiply_add(2.0, _sigmoid(multiply(2.0, x), fp32_dest), -1.0)
-    return to_register(jnp.where(jnp.abs(x) < jnp.float32(0.6), near, far), fp32_dest)
+    return _tanh_fp32(x)
+
+
+def _tanh_fp32(x: jax.Array) -> jax.Array:
+    """x0 / (x0 + 1) with x0 = expm1(|2 x|) / 2, whose quotient is corrected by its rest; x itself below 2**-12."""
+    double = jnp.abs(add(x, x))
+    k = jnp.clip(jnp.floor(jnp.abs(multiply(x, 2.88539)) + 0.5), 0, 255)
+    f = multiply_add(k, -0.6931471805599453, double)
+    high = _polynomial(f, 0.5, 1.666667163e-1, 4.166680202e-2, 8.331298828e-3, 1.393318176e-3, 1.974105835e-4)
+    scale = float_of((k.astype(jnp.uint32) + 126 & 0xFF) << 23)
+    x0 = multiply_add(multiply_add(high, multiply(f, f), f), scale, add(scale, -0.5))
+    x1 = add(x0, 1.0)
+    negative = float_of(jnp.uint32(0xFEF30000) - bits_of(x1))  # a first guess of -1 / x1
+    rest = multiply_add(x1, negative, 1.0)
+    negative = multiply_add(negative, multiply_add(rest, rest, rest), negative)
+    y0 = multiply(x0, negative)
+    y = multiply_add(multiply_add(x1, y0, x0), negative, y0)
+    y = jnp.where(k < 61, jnp.where((bits_of(x) >> 23) & 0xFF < 115, x, y), 1.0)
+    return jnp.where(jnp.isnan(x), x, jnp.copysign(y, x))
 
 
 def _root(x: jax.Array, reciprocal: bool) -> jax.Array:
@@ -169,21 +225,21 @@ def _root(x: jax.Array, reciprocal: bool) -> jax.Array:
     return jnp.where(jnp.isinf(x), x, multiply_add(rest, multiply(0.5, xy), xy))
 
 
-@functools.partial(jax.jit, static_argnames="fp32_dest")
+@value_by_value("fp32_dest")
 def square_root(x: ArrayLike, *, fp32_dest: bool = True) -> jax.Array:
     """Returns the square root of x; NaN below 0."""
     x = jnp.asarray(x, jnp.float32)
     return to_register(jnp.where(x < 0, jnp.nan, _root(x, reciprocal=False)), fp32_dest)
 
 
-@functools.partial(jax.jit, static_argnames="fp32_dest")
+@value_by_value("fp32_dest")
 def reciprocal_square_root(x: ArrayLike, *, fp32_dest: bool = True) -> jax.Array:
     """Returns 1 / sqrt(x); NaN below 0, infinity at 0."""
     x = jnp.asarray(x, jnp.float32)
     return to_register(jnp.where(x < 0, jnp.nan, _root(x, reciprocal=True)), fp32_dest)
 
 
-@functools.partial(jax.jit, static_argnames="fp32_dest")
+@value_by_value("fp32_dest")
 def square(x: ArrayLike, *, fp32_dest: bool = True) -> jax.Array:
     """Returns x * x."""
     x = jnp.asarray(x, jnp.float32)
@@ -261,7 +317,7 @@ def _gelu_fp32(x: jax.Array) -> jax.Array:
     return jnp.where(x > -5.54259443, value, 0.0)
 
 
-@functools.partial(jax.jit, static_argnames=("approximate", "fp32_dest"))
+@value_by_value("approximate", "fp32_dest")
 def gelu(x: ArrayLike, *, approximate: bool = False, fp32_dest: bool = True) -> jax.Array:
     """Returns x times the normal distribution function of x.
 
@@ -272,6 +328,6 @@ def gelu(x: ArrayLike, *, approximate: bool = False, fp32_dest: bool = True) -> 
     """
     x = jnp.asarray(x, jnp.float32)
     if approximate:
-        bits = bits_of(_gelu_approximate(x))
-        return to_register(float_of(bits if fp32_dest else bits & jnp.uint32(0xFFFF0000)), fp32_dest)
+        value = _gelu_approximate(x)
+        return to_register(value if fp32_dest else cut_to_bf16(value), fp32_dest)
     return to_register(_gelu_fp32(x) if fp32_dest else _gelu_bf16(x), fp32_dest)

@@ -9,15 +9,47 @@ Sources: tt-isa-documentation Miscellaneous/FMA (a bit-perfect model of SFPMAD o
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+_BLOCK = 8192  # values that one run of a compiled function takes
 _EXPONENT = 0x7F800000
 _FRACTION = 0x007FFFFF
 _SIGN = jnp.uint32(0x80000000)
 _GUARD = 3  # bits that the unit keeps below a float32 significand
+
+
+def value_by_value(*static: str) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
+    """Compiles a function of values once for arrays of all shapes, which it takes in blocks of one size.
+
+    Args:
+      static: names of keyword arguments that are no arrays.
+    """
+
+    def decorate(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        compiled: Callable[..., jax.Array] = jax.jit(function, static_argnames=static)
+
+        @functools.wraps(function)
+        def in_blocks(*arrays: ArrayLike, **options: Any) -> jax.Array:
+            shape = jnp.broadcast_shapes(*(jnp.shape(x) for x in arrays))
+            size = math.prod(shape)
+            flat = [jnp.broadcast_to(jnp.asarray(x, jnp.float32), shape) for x in arrays]
+            if shape == (_BLOCK,):
+                return compiled(*flat, **options)
+            blocks = [jnp.pad(x.ravel(), (0, -size % _BLOCK)).reshape(-1, _BLOCK) for x in flat]
+            run = [compiled(*(x[i] for x in blocks), **options) for i in range(-(-size // _BLOCK))]
+            return jnp.concatenate(run)[:size].reshape(shape)
+
+        return in_blocks
+
+    return decorate
 
 
 def bits_of(x: ArrayLike) -> jax.Array:
@@ -52,7 +84,7 @@ def _shift_sticky(value: jax.Array, shift: jax.Array) -> jax.Array:
     return jnp.where(shifted == 0, 0, shifted | lost.astype(jnp.uint32))
 
 
-@jax.jit
+@value_by_value()
 def multiply_add(x: ArrayLike, y: ArrayLike, z: ArrayLike) -> jax.Array:
     """Returns x * y + z as SFPMAD computes it on Wormhole, float32.
 
@@ -105,6 +137,11 @@ def add(x: ArrayLike, y: ArrayLike) -> jax.Array:
     """Returns x + y as SFPADD computes it: a multiply-add with one."""
     total: jax.Array = multiply_add(x, jnp.float32(1), y)
     return total
+
+
+def cut_to_bf16(x: jax.Array) -> jax.Array:
+    """Returns x without what a bf16 register or a move through one cannot hold."""
+    return float_of(bits_of(x) & jnp.uint32(0xFFFF0000))
 
 
 def to_register(x: jax.Array, fp32_dest: bool, *, even: bool = False) -> jax.Array:
