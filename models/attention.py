@@ -102,8 +102,8 @@ class Attention(nnx.Module):
             qkv, kv_heads=layout.local_kv_heads(kind), head_dim=kind.head_dim, format=p.linear_out
         )
         q, k, v = self._ready(q, k, v, rotary, stage)
-        keys = tt.update_cache(keys, k, positions, format=p.kv_cache)
-        values = tt.update_cache(values, v, positions, format=p.kv_cache)
+        keys = tt.update_cache(keys, k, positions, format=p.kv_cache, pair="first")
+        values = tt.update_cache(values, v, positions, format=p.kv_cache, pair="second")
         out = tt.sdpa_decode(
             q,
             keys,
@@ -165,7 +165,7 @@ class Attention(nnx.Module):
                 setting=setting_sdpa,
                 kv_format=p.kv_cache,
                 out_format=stage.query_format,
-                **_score_options(layout, kind),
+                **_score_options(layout, kind, prompt=True),
             )
         else:
             out = tt.sdpa(
@@ -201,8 +201,8 @@ class Attention(nnx.Module):
         if c.value_norm:
             v = _head_norm(v, None, stage)
         if rotary is not None:
-            q = tt.rotary(q, rotary.cos, rotary.sin, out_format=p.rope_in, memory=stage.memory)
-            k = tt.rotary(k, rotary.cos, rotary.sin, out_format=p.rope_in, memory=stage.memory)
+            q = tt.rotary(q, rotary.cos, rotary.sin, out_format=p.rope_in, memory=stage.memory, pair="first")
+            k = tt.rotary(k, rotary.cos, rotary.sin, out_format=p.rope_in, memory=stage.memory, pair="second")
             if rotary.growth is not None:
                 q = tt.multiply(q, rotary.growth, out_format=p.rope_in, memory=stage.memory)
         return q, k, v
@@ -224,7 +224,7 @@ class Attention(nnx.Module):
         )
 
 
-def _score_options(layout: Layout, kind: LayerKind) -> dict[str, Any]:
+def _score_options(layout: Layout, kind: LayerKind, *, prompt: bool = False) -> dict[str, Any]:
     """Attributes of attention that only some models have; the others' ops stay as they are."""
     c = layout.config
     options = {
@@ -232,6 +232,7 @@ def _score_options(layout: Layout, kind: LayerKind) -> dict[str, Any]:
         "chunk": kind.chunk,
         "scale": c.query_scale,
         "softcap": c.attention_softcap,
+        "block_rows": layout.placement.attention_chunk if prompt else None,
     }
     return {"window": options.pop("window"), **{name: value for name, value in options.items() if value is not None}}
 

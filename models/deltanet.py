@@ -93,12 +93,11 @@ class DeltaNet(nnx.Module):
         return tt.delta_projections(
             x,
             weights,
-            kernel="mcast_2d" if stage.phase == "prefill" else "dram_sharded",
+            kernel="mcast_2d" if stage.phase == "prefill" else "mcast_1d",
             weight_format=p.wqkv,
             setting=setting,
             in_format=p.residual,
             out_format=p.linear_out,
-            cores=None,
         )
 
     def _split(self, qkv: Array, stage: OneAxis) -> tuple[Array, Array, Array]:

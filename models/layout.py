@@ -340,6 +340,7 @@ class Layout:
         """
         device = _CHUNK_DEVICE.get(self.system.chips_per_replica, "")
         limit = 1024 * _CHUNK_SIZES.get(self.config.known_name, {}).get(device, _DEFAULT_CHUNK)
+        limit = self.placement.prompt_chunk or limit
         if padded_length <= limit:
             return padded_length
         if padded_length % CHUNK_MULTIPLE:

@@ -47,7 +47,9 @@ class MLP(nnx.Module):
         else:
             gate, up = stage.gate_up(h, self.w1_df, self.w3_df, cores=cores)
             gate, up = _biased(gate, self.bias1_f, stage), _biased(up, self.bias3_f, stage)
-            where: dict[str, Any] = {"out_format": p.mlp_product, "memory": stage.memory, "cores": cores}
+            # Products of interleaved weights lie on the whole grid.
+            product_cores = None if stage.layout.placement.weight_block is not None else cores
+            where: dict[str, Any] = {"out_format": p.mlp_product, "memory": stage.memory, "cores": product_cores}
             if c.activation == "silu":
                 y = tt.silu_mul(gate, up, **where)
             else:

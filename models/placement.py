@@ -28,6 +28,10 @@ _ONE_CORE_NORMS = frozenset({"gpt_oss", "gemma4_text", "gemma4_unified_text"})
 _WHOLE_EXPERTS = frozenset({"mixtral", "qwen3_moe", "deepseek_v3", "kimi_k2"})
 # Tiles of K in one block of a sparse matmul: gate and up, down.
 _SPARSE_BLOCKS = {"gpt_oss": (30, 12), "gemma4_text": (1, 1), "gemma4_unified_text": (1, 1), "qwen3_moe": (64, 24)}
+# Codes whose decode multiplies by interleaved weights, with most tiles of K in one block: ttnn.linear configures itself
+# with 2, qwen36 (tt/tp_common.py, `create_matmul_1d_decode_progcfg`) with 8, and also tunes its prompts' programs.
+_QWEN36 = frozenset({"qwen3_5_text", "qwen3_5_moe_text"})
+_INTERLEAVED = {**dict.fromkeys(("gpt_oss", "gemma4_text", "gemma4_unified_text"), 2), **dict.fromkeys(_QWEN36, 8)}
 _EXCHANGE = frozenset({"gpt_oss", "deepseek_v3", "kimi_k2"})
 _DENSE_KERNELS = frozenset({"mixtral", "deepseek_v3", "kimi_k2"})
 
@@ -43,6 +47,12 @@ class Placement:
       power_of_two_vocabulary: whether each chip's share of the vocabulary is padded to a power of two, as device
         sampling wants it (gpt-oss, since 2026-02-25).
       one_core_norm: whether decode's norms take the interleaved residual stream, a row of tiles on one core.
+      weight_block: most tiles of K in one block of decode's matmuls, whose weights are interleaved over the DRAM; None
+        for weights in one shard a DRAM bank.
+      tuned_prompts: whether the model configures the programs of a prompt's matmuls.
+      prompt_chunk: most tokens of one pass of a prompt, where the model's code has its own limit.
+      attention_chunk: rows and columns of one block of a prompt's attention, which then has the chip's whole grid.
+      interleaved_head: whether the LM head is one matmul of an interleaved weight.
     """
 
     replicated: bool = False
@@ -50,6 +60,11 @@ class Placement:
     width_axis: str | None = None
     one_core_norm: bool = False
     power_of_two_vocabulary: bool = False
+    weight_block: int | None = None
+    tuned_prompts: bool = False
+    prompt_chunk: int | None = None
+    attention_chunk: int | None = None
+    interleaved_head: bool = False
 
 
 def place_parts(config: ModelConfig, system: System) -> Placement:
@@ -58,7 +73,8 @@ def place_parts(config: ModelConfig, system: System) -> Placement:
     Raises:
       ShardingError: latent attention on a two-dimensional mesh, or heads of delta nets that the chips can't share.
     """
-    if config.experts is None and config.latent is None and config.delta is None:
+    own = config.family in _REPLICATED or config.family in _INTERLEAVED
+    if config.experts is None and config.latent is None and config.delta is None and not own:
         return Placement()
     grid = system.topology is Topology.GRID
     tensor_axis, ways = ROW_AXIS if grid else TENSOR_AXIS, system.grid[0]
@@ -75,6 +91,11 @@ def place_parts(config: ModelConfig, system: System) -> Placement:
         replicated=grid or config.family in _REPLICATED,
         one_core_norm=config.family in _ONE_CORE_NORMS,
         power_of_two_vocabulary=config.family == "gpt_oss",
+        weight_block=_INTERLEAVED.get(config.family),
+        tuned_prompts=config.family in _QWEN36,
+        prompt_chunk=2048 if config.family in _QWEN36 else None,
+        attention_chunk=128 if config.family in _QWEN36 else None,
+        interleaved_head=config.family.startswith("gemma4"),
     )
     if config.experts is None:
         return parts

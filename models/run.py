@@ -25,6 +25,7 @@ from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache, users_partition
 from ttsim.models.layout import PAD_MLP_CORES, Layout
 from ttsim.models.parameters import partition_specs, shardings
+from ttsim.models.placement import Placement
 from ttsim.models.transformer import DECODE_LAYER, PREFILL_LAYER, Sample, Transformer
 from ttsim.precision.slots import PrecisionSlots, abstract_precision
 from ttsim.precision.values import Precision
@@ -201,8 +202,7 @@ def _nameless(layout: Layout) -> Layout:
     """
     config = layout.config
     name = config.known_name if config.known_name in PAD_MLP_CORES else "model"
-    special = config.experts is not None or config.latent is not None or config.delta is not None
-    family = config.family if special else ""  # whose code runs it decides its placement
+    family = "" if layout.placement == Placement() else config.family  # whose code runs it decides its placement
     config = dataclasses.replace(
         config, name=name, family=family, known_as="", known_by="", bos_token_id=None, eos_token_ids=()
     )

@@ -436,7 +436,7 @@ def _post_norm(out: Array, weight: Parameter | None, stage: Stage) -> Array:
     if layout.two_d:
         return stage.norm_apply(out, stage.norm_stats(out, None), weight, None)
     if layout.residual_ways == 1:
-        return stage.rms_norm(out, weight, cores)
+        return stage.norm(out, weight, cores=cores, move=False)
     whole = stage.norm(out, weight, cores=cores)
     return tt.mesh_partition(whole, axis=layout.residual_axis, format=fmt, memory=stage.memory)
 

@@ -1,8 +1,9 @@
 """Checkpoint tensors of routed experts, latent attention and delta nets, under every name that files give them.
 
 Each function returns {parameter's place in its module: function that reads it}, as the loader wants it. Experts may lie
-one by one (Mixtral, Qwen3, DeepSeek), stacked ([E, 2 I, H], what transformers 5 holds in memory; Gemma-4's files), or
-stacked and transposed with gate and up columns alternating (gpt-oss), there also as MXFP4 blocks.
+one by one (Mixtral, Qwen3, DeepSeek), stacked ([E, 2 I, H], what transformers 5 holds in memory; Gemma-4's files),
+stacked with gate and up apart (GGUF), or stacked and transposed with gate and up columns alternating (gpt-oss), there
+also as MXFP4 blocks.
 """
 
 from __future__ import annotations
@@ -91,6 +92,26 @@ def _routed(config: ModelConfig, get: Get, has: Has, block: str) -> Readers:
     assert e is not None
     count, inner = e.count, e.intermediate_size
 
+    if has(f"{block}.gate_proj"):  # GGUF
+        sizes = {"gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner)}
+
+        def turned(name: str) -> np.ndarray:
+            return get(f"{block}.{name}", count, *sizes[name]).swapaxes(1, 2)
+
+        def bias(name: str) -> np.ndarray:
+            return get(f"{block}.{name}_bias", count, sizes[name][0])
+
+        places = {
+            "gate_proj": ("w1_edf", "bias1_ef"),
+            "up_proj": ("w3_edf", "bias3_ef"),
+            "down_proj": ("w2_efd", "bias2_ed"),
+        }
+        readers: Readers = {}
+        for name, (weight, its_bias) in places.items():
+            readers[weight] = functools.partial(turned, name)
+            if e.bias:
+                readers[its_bias] = functools.partial(bias, name)
+        return readers
     if e.bias:  # gpt-oss: [E, H, 2 I] with gate and up columns alternating, or its transpose in MXFP4
 
         def matrix(name: str, rows: int, columns: int) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 Needs the `gguf` package (`pip install 'ttsim-jax[weights]'`), which knows every block format.
 
-Arch `llama` (Llama, Mistral) keeps q's and k's rows in Meta's interleaved order; `qwen2`, `qwen3` and `phi3` in
-Hugging Face's.
+Arch `llama` (Llama, Mistral) keeps q's and k's rows in Meta's interleaved order; `qwen2` and `qwen3` in Hugging Face's.
+The other architectures are rows of `ttsim.models.checkpoints.gguf_architectures`.
 Source: llama.cpp convert_hf_to_gguf.py (`LlamaModel.permute`) and gguf-py constants.py (names and keys).
 """
 
@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 
 from ttsim.files.reading import printable, shown
+from ttsim.models.checkpoints.gguf_architectures import ARCHITECTURES
+from ttsim.models.checkpoints.gguf_config import ROPE_TENSORS, SUPPORTED, Metadata, configuration
 from ttsim.models.checkpoints.gguf_header import GGUFHeader, GGUFTensor, Order, read_gguf_header
 from ttsim.models.checkpoints.source import CheckpointError
-from ttsim.models.config import ModelConfig
-from ttsim.models.features import RopeConfig
 from ttsim.models.hf import FAMILIES
-
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3")
 
 _NAMES = {
     "embed_tokens.weight": "token_embd.weight",
@@ -47,22 +45,20 @@ _LAYER_NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 
+_EXPERT_NAMES = {
+    "mlp.experts.gate_proj": "ffn_gate_exps.weight",
+    "mlp.experts.up_proj": "ffn_up_exps.weight",
+    "mlp.experts.down_proj": "ffn_down_exps.weight",
+    "mlp.experts.gate_proj_bias": "ffn_gate_exps.bias",
+    "mlp.experts.up_proj_bias": "ffn_up_exps.bias",
+    "mlp.experts.down_proj_bias": "ffn_down_exps.bias",
+    "mlp.gate.weight": "ffn_gate_inp.weight",
+    "mlp.router.weight": "ffn_gate_inp.weight",
+    "mlp.router.bias": "ffn_gate_inp.bias",
+    "self_attn.sinks": "attn_sinks.weight",
+}
+
 _BIASED = ("attn_q", "attn_k", "attn_v", "attn_qkv")
-_ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-# Keys that change the model and that nothing here reads.
-_UNUSED_KEYS = (
-    "expert_count",
-    "rope.scaling.yarn_beta_fast",
-    "rope.scaling.yarn_beta_slow",
-    "rope.scaling.yarn_ext_factor",
-    "rope.scaling.yarn_attn_factor",
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
-    "logit_scale",
-    "residual_scale",
-    "embedding_scale",
-    "attention.scale",
-)
 
 
 class GGUFFile:
@@ -97,15 +93,20 @@ class GGUFFile:
             if not self.metadata:
                 self.metadata = header.metadata
         self.architecture = self.metadata.get("general.architecture")
-        if self.architecture not in ARCHITECTURES:
-            raise CheckpointError(f"{path} has arch {shown(self.architecture)}; supported: {', '.join(ARCHITECTURES)}")
-        self.interleaved = self.architecture == "llama"
-        self.config = self._config()
+        if self.architecture not in SUPPORTED:
+            raise CheckpointError(f"{path} has arch {shown(self.architecture)}; supported: {', '.join(SUPPORTED)}")
+        row = ARCHITECTURES.get(self.architecture)
+        self.interleaved = self.architecture == "llama" if row is None else row.interleaved
+        self.norms = FAMILIES["llama" if row is None else row.model_type].norms
+        self._layer_names = {**_LAYER_NAMES, **({} if row is None else row.norms)}
+        shapes = {label: self._shape(label) for label in self._tensors}
+        self._meta = Metadata(path, self.architecture, self.metadata, shapes, self._read)
+        self.config = configuration(self._meta)
+        self._refuse_unknown()
 
     # A source of tensors by Hugging Face's names.
 
-    plus_one = False
-    norms = FAMILIES["llama"].norms
+    plus_one = False  # the converter has added it
 
     def labels(self) -> Iterable[str]:
         return self._tensors
@@ -113,14 +114,17 @@ class GGUFFile:
     def label(self, name: str) -> str:
         if name in _NAMES:
             return _NAMES[name]
-        if layer := re.fullmatch(r"layers\.(\d+)\.(.+)\.(weight|bias)", name):
-            index, module, kind = layer.groups()
-            if module in _LAYER_NAMES:
-                return f"blk.{index}.{_LAYER_NAMES[module]}.{kind}"
+        if layer := re.fullmatch(r"layers\.(\d+)\.(.+)", name):
+            index, rest = layer.groups()
+            if rest in _EXPERT_NAMES:
+                return f"blk.{index}.{_EXPERT_NAMES[rest]}"
+            module, _, kind = rest.rpartition(".")
+            if module in self._layer_names and kind in ("weight", "bias"):
+                return f"blk.{index}.{self._layer_names[module]}.{kind}"
         return name
 
     def __contains__(self, name: str) -> bool:
-        if name.endswith("mlp.gate_up_proj.weight") and self.architecture != "phi3":
+        if name.endswith("mlp.gate_up_proj.weight") and self.architecture not in ("phi3", "glm4"):
             return False
         return self.label(name) in self._tensors
 
@@ -151,135 +155,28 @@ class GGUFFile:
         except NotImplementedError as error:
             raise CheckpointError(f"tensor {label} in {path}: {kind.name} can't be read: {error}") from None
 
-    # Metadata.
-
-    def _key(self, key: str, default: Any = None) -> Any:
-        full = f"{self.architecture}.{key}"
-        value = self.metadata.get(full, default)
-        if value is None:
-            raise CheckpointError(f"{self.path} has no key {full}")
-        return value
-
-    def _count(self, key: str, default: Any = None, least: int = 1) -> int:
-        """A whole number that all layers share."""
-        value = self._key(key, default)
-        if isinstance(value, list) and value and all(each == value[0] for each in value):
-            value = value[0]
-        if isinstance(value, list):
-            raise CheckpointError(f"{self.path}: {self.architecture}.{key} differs between layers, not supported")
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-            raise CheckpointError(f"{self.path}: {self.architecture}.{key} is {shown(value)}, expected a size")
-        return value
-
-    def _number(self, key: str, default: Any = None) -> float:
-        value = self._key(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-            raise CheckpointError(
-                f"{self.path}: {self.architecture}.{key} is {shown(value)}, expected a positive number"
-            )
-        return float(value)
-
     def token_id(self, name: str) -> int | None:
         """tokenizer.ggml.<name>_token_id, or None."""
-        key = f"tokenizer.ggml.{name}_token_id"
-        value = self.metadata.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise CheckpointError(f"{self.path}: {key} is {shown(value)}, expected a token")
-        return value
-
-    def _config(self) -> ModelConfig:
-        heads, hidden = self._count("attention.head_count"), self._count("embedding_length")
-        kv_heads, inner = self._count("attention.head_count_kv", heads), self._count("feed_forward_length")
-        head_dim = self._count("attention.key_length", hidden // heads)
-        rotated = self._count("rope.dimension_count", head_dim)
-        if rotated != head_dim:
-            raise CheckpointError(
-                f"{self.path}: {self.architecture}.rope.dimension_count is {rotated} of a head's {head_dim}: "
-                "partial rotary embedding is not supported"
-            )
-        vocab = self._shape("token_embd.weight")[0] if "token_embd.weight" in self._tensors else 0
-        eos = self.token_id("eos")
-        window = self._count("attention.sliding_window", 0, least=0)
-        self._refuse_unknown()
-        try:
-            return ModelConfig(
-                name=printable(self.path.stem),
-                family=self.architecture or "",
-                hidden_size=hidden,
-                intermediate_size=inner,
-                num_layers=self._count("block_count"),
-                num_heads=heads,
-                num_kv_heads=kv_heads,
-                head_dim=head_dim,
-                vocab_size=vocab or self._count("vocab_size"),
-                max_position_embeddings=self._count("context_length"),
-                rms_norm_eps=self._number("attention.layer_norm_rms_epsilon"),
-                rope=self._rope(head_dim),
-                qkv_bias="blk.0.attn_q.bias" in self._tensors,
-                qk_norm="head" if self.architecture == "qwen3" else None,
-                tie_word_embeddings="output.weight" not in self._tensors,
-                sliding_window=window or None,
-                bos_token_id=self.token_id("bos"),
-                eos_token_ids=() if eos is None else (eos,),
-            )
-        except ValueError as error:
-            raise error if isinstance(error, CheckpointError) else CheckpointError(f"{self.path}: {error}") from None
+        return self._meta.token_id(name)
 
     def _refuse_unknown(self) -> None:
-        """Refuses tensors and keys that the model would be computed without."""
-        known = {*_NAMES.values(), *_ROPE_TENSORS}
-        modules = {*_LAYER_NAMES.values()} - ({"attn_q_norm", "attn_k_norm"} if self.architecture != "qwen3" else set())
+        """Refuses tensors that the model would be computed without."""
+        known = {*_NAMES.values(), *ROPE_TENSORS}
+        modules = {*self._layer_names.values()}
+        if self.config.qk_norm is None:
+            modules -= {"attn_q_norm", "attn_k_norm"}
+        biased = {*_BIASED, "attn_output"} if self.config.out_bias else {*_BIASED}
+        experts = {*_EXPERT_NAMES.values()} if self.config.experts else set()
         for label in self._tensors:
-            layer = re.fullmatch(r"blk\.\d+\.(\w+)\.(weight|bias)", label)
-            biased = layer and layer[2] == "bias" and layer[1] not in _BIASED
-            if label not in known and (not layer or layer[1] not in modules or biased):
+            layer = re.fullmatch(r"blk\.\d+\.((\w+)\.(weight|bias))", label)
+            used = layer and (
+                layer[1] in experts or (layer[2] in modules and (layer[3] == "weight" or layer[2] in biased))
+            )
+            if label not in known and not used:
                 raise CheckpointError(
                     f"{self.path} has a tensor {printable(label)[:200]}, which the {self.architecture} architecture "
                     "of this program does not use: not supported"
                 )
-        for key in _UNUSED_KEYS:
-            value = self.metadata.get(f"{self.architecture}.{key}")
-            if value:
-                raise CheckpointError(f"{self.path}: {self.architecture}.{key} is {shown(value)}, not supported")
-
-    def _rope(self, head_dim: int) -> RopeConfig:
-        theta, context = self._number("rope.freq_base", 10000.0), self._count("context_length")
-        if "rope_freqs.weight" in self._tensors:  # Llama 3's scaling, as a divisor of each frequency
-            divisors = self._divisors("rope_freqs.weight", head_dim)
-            return RopeConfig(
-                theta=theta,
-                kind="longrope",
-                original_max_position_embeddings=context,
-                short_factor=divisors,
-                long_factor=divisors,
-                attention_factor=1.0,
-            )
-        original = self._count("rope.scaling.original_context_length", context)
-        if "rope_factors_long.weight" in self._tensors:
-            return RopeConfig(
-                theta=theta,
-                kind="longrope",
-                factor=context / original,
-                original_max_position_embeddings=original,
-                short_factor=self._divisors("rope_factors_short.weight", head_dim),
-                long_factor=self._divisors("rope_factors_long.weight", head_dim),
-                attention_factor=self._number("rope.scaling.attn_factor", 1.0),
-            )
-        factor = self._number("rope.scaling.factor", 1.0)
-        # llama.cpp scales linearly where there is a factor without a type.
-        kind = self._key("rope.scaling.type", "none" if factor == 1.0 else "linear")
-        if kind == "none":
-            return RopeConfig(theta=theta)
-        return RopeConfig(theta=theta, kind=kind, factor=factor, original_max_position_embeddings=original)
-
-    def _divisors(self, label: str, head_dim: int) -> tuple[float, ...]:
-        if label not in self._tensors:
-            raise CheckpointError(f"tensor {label} is missing in {self.path} (expected shape [{head_dim // 2}])")
-        if self._shape(label) != (head_dim // 2,):
-            raise CheckpointError(
-                f"tensor {label} in {self.path} has shape {list(self._shape(label))}, expected [{head_dim // 2}]"
-            )
-        return tuple(map(float, self._read(label)))
 
 
 def _splits(path: Path) -> list[Path]:

@@ -111,10 +111,15 @@ class Stage(abc.ABC):
     ) -> Array:
         """x w: with decode's kernel on one row of tiles in L1, on the whole grid for rows in DRAM."""
         rows: dict[str, Any] = {"kernel": kernel, "cores": cores}
+        placement = self.layout.placement
         if self.memory == "dram":
             # A prompt that computes decode's numbers sums K in the blocks of decode's kernel.
             decode_cores = cores if self.numerics == "decode" else None
             rows = {"kernel": "mcast_2d", "pass_rows": pass_rows, "cores": decode_cores}
+            if placement.tuned_prompts:
+                rows["tuned"] = True
+        elif placement.weight_block is not None:
+            rows |= {"kernel": "mcast_1d", "block": placement.weight_block}
         return tt.linear(
             x,
             w[...],
@@ -145,16 +150,18 @@ class Stage(abc.ABC):
         tail = dataclasses.replace(self, memory="l1")
         h = tail.norm(x, norm, cores=layout.lm_head_cores)
         share, stored = layout.vocab_share
+        kernel: dict[str, Any] = {"kernel": "dram_sharded", "columns": layout.lm_head_columns}
+        if layout.placement.interleaved_head:
+            kernel = {"kernel": "mcast_1d", "block": layout.placement.weight_block}
         y = tt.linear(
             h,
             lm_head[...],
-            kernel="dram_sharded",
             weight_format=precision.lm_head,
             setting=precision.li_lm_head,
             in_format=self.precision.residual,
             out_format=precision.logits,
             cores=layout.lm_head_cores,
-            columns=layout.lm_head_columns,
+            **kernel,
         )
         return y[..., :share] if stored > share else y
 

@@ -162,15 +162,25 @@ def test_all_gather_by_hand(topology, hops, links_used, ratio):
 
 
 def test_a_delta_net_s_scan_by_hand():
-    # 256 rows are 2 chunks of 4 x 4 tiles; keys and values have 4 tiles each; 96 heads take two turns on 64 cores.
+    # 256 rows are 8 chunks of one tile; keys and values have 4 tiles each; 96 heads of 4 columns take six turns.
     prep, scan = delta.scan(256, 96, 128, 128, WORMHOLE)
     tile = 4 * 16e-9 * 1.27 + VALUES["tile_overhead"]  # four phases
-    triangle, with_keys, with_values = 4 * 4 * 4, 4 * 4 * 4, 4 * 4 * 4
-    products = 2 * with_keys + triangle + with_keys + with_values  # K K^T and Q K^T, the inverse, times K and V
-    assert prep.limits["compute"].value(VALUES) == pytest.approx(3 * products * tile)  # 192 chunks in three rounds
-    states, scores = 3 * 4 * 4 * 4, 4 * 4 * 4
-    assert scan.limits["compute"].value(VALUES) == pytest.approx(2 * 2 * (states + scores) * tile)
+    products = 2 * 4 + 1 + 4 + 4  # K K^T and Q K^T, the inverse, times K and V
+    assert prep.limits["compute"].value(VALUES) == pytest.approx(12 * products * tile)  # 768 chunks on 64 cores
+    states, scores = 3 * 4, 1  # of one column of the values
+    assert scan.limits["compute"].value(VALUES) == pytest.approx(8 * 6 * (states + scores) * tile)
     assert prep.cores == scan.cores == 64
+
+
+def test_flash_decode_reads_the_chunks_that_a_window_touches():
+    options = {"fmt": "bfp8", "setting": "hifi2", "machine": machine(position=np.array([100, 1023, 1024, 5000]))}
+    whole = flash.flash_decode(1, 8, 1, 256, **options)
+    near = flash.flash_decode(1, 8, 1, 256, **options, window=1024)
+    tile = 2 * 64 * 1088  # K and V of 256 positions, heads of 256
+    np.testing.assert_array_equal(whole.bytes, tile * np.array([1, 4, 5, 20]))
+    np.testing.assert_array_equal(
+        near.bytes, tile * np.array([1, 4, 5, 5])
+    )  # 3977 .. 5000 are parts of chunks 15 .. 19
 
 
 def test_a_row_of_cores_streams_by_hand():
@@ -208,7 +218,7 @@ def test_l1_holds_what_it_holds():
 
 def test_blackhole_s_factors():
     cases = [
-        (1 * constants.TILE_OVERHEAD, 1.35),
+        (1 * constants.TILE_OVERHEAD, 60.9 * 1.35 / 30),
         (1 * constants.ADD_TIME * constants.SMALL_KERNEL_SCALE, 1.35),
         (1 / constants.CORE_BANDWIDTH, 1.35),
         (1 / constants.DRAM_SHARDED_BANDWIDTH, 512 / 288),
@@ -386,3 +396,33 @@ def test_only_shards_of_broken_tiles_need_repacking():
 
     assert names(128_256) == ["all_gather"]
     assert names(32_064) == ["all_gather", "untilize_with_unpadding", "concat", "tilize_with_padding"]
+
+
+@pytest.mark.parametrize(
+    ("date", "boxes", "ops", "of_four"),
+    [
+        ("2026-01-14", ("T3K", "wormhole"), 4, 1.0),
+        ("2026-01-15", ("T3K", "wormhole"), 2, 8.8 / 16.2),
+        ("2026-01-15", ("P150", "blackhole"), 2, 8.8 / 16.2),
+        ("2026-01-15", ("N150", "wormhole"), 4, 1.0),
+    ],
+)
+def test_later_software_turns_and_caches_q_k_and_v_by_one_op_each(date, boxes, ops, of_four):
+    def layer(q, k, cos, sin, keys, values, positions):
+        q = tt.rotary(q, cos, sin, out_format="bf16", memory="l1", pair="first")
+        k = tt.rotary(k, cos, sin, out_format="bf16", memory="l1", pair="second")
+        keys = tt.update_cache(keys, k, positions, format="bfp8", pair="first")
+        return q, keys, tt.update_cache(values, k, positions, format="bfp8", pair="second")
+
+    shapes = [(1, 8, 128), (1, 8, 128), (1, 1, 64), (1, 1, 64), (1, 8, 256, 128), (1, 8, 256, 128)]
+    floats = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    program = trace(layer, *floats, jax.ShapeDtypeStruct((1,), jnp.int32))
+
+    def kernels(software):
+        here = Machine(WORMHOLE, get_system("N150"), software)
+        return [kernel for call, _ in program.ops() for kernel in call.op.rule(call, here)]
+
+    found, before = (kernels(software_of(day, boxes=boxes)) for day in (date, "2025-05-12"))
+    assert len(found) == ops
+    times = [sum(kernel.time(VALUES) for kernel in each) for each in (found, before)]
+    assert times[0] == pytest.approx(of_four * times[1])

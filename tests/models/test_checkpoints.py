@@ -197,13 +197,13 @@ def test_no_checkpoint_gives_one_line(files, message, tmp_path):
 def test_unknown_architecture(tmp_path):
     import gguf
 
-    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "gemma3")
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "mamba2")
     writer.add_block_count(1)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(CheckpointError, match="arch 'gemma3'; supported: llama, qwen2, qwen3, phi3"):
+    with pytest.raises(CheckpointError, match="arch 'mamba2'; supported: llama, qwen2, qwen3, phi3"):
         open_checkpoint(tmp_path / "x.gguf")
 
 

@@ -7,7 +7,6 @@ import json
 import os
 from pathlib import Path
 
-import gguf
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,6 @@ from random_weights import tensor
 import ttsim
 from ttsim.meshes.systems import get_system
 from ttsim.models.cache import KVCache
-from ttsim.models.checkpoints.gguf_files import GGUFFile
 from ttsim.models.checkpoints.loading import Checkpoint
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
 from ttsim.models.checkpoints.source import CheckpointError, MappedTensors
@@ -169,46 +167,6 @@ def test_nothing_is_silently_wrong(what):
     with pytest.raises(ValueError, match=message) as error:
         load(case, tensors, **changes)
     assert "\n" not in str(error.value)
-
-
-def test_a_gguf_file_of_qwen3_has_the_values_of_its_checkpoint(tmp_path):
-    """As llama.cpp's converter writes it: rows as they are, heads of a size of their own, a norm of q and of k."""
-    config, tensors = config_of("qwen3"), tensors_of("qwen3")
-    names = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
-    layers = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "o_proj": "attn_output"}
-    layers |= {f"{x}_proj": f"attn_{x}" for x in "qkv"} | {f"{x}_norm": f"attn_{x}_norm" for x in "qk"}
-    layers |= {f"{x}_proj": f"ffn_{x}" for x in ("gate", "up", "down")}
-    writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "qwen3")
-    for add, value in (
-        (writer.add_block_count, config.num_layers),
-        (writer.add_embedding_length, config.hidden_size),
-        (writer.add_feed_forward_length, config.intermediate_size),
-        (writer.add_head_count, config.num_heads),
-        (writer.add_head_count_kv, config.num_kv_heads),
-        (writer.add_key_length, config.head_dim),
-        (writer.add_value_length, config.head_dim),
-        (writer.add_context_length, config.max_position_embeddings),
-        (writer.add_layer_norm_rms_eps, config.rms_norm_eps),
-        (writer.add_rope_freq_base, config.rope.theta),
-    ):
-        add(value)
-    for name, value in tensors.items():
-        *place, module, kind = name.removeprefix("model.").split(".")
-        label = f"blk.{place[1]}.{layers[module]}" if place else names[module]
-        writer.add_tensor(f"{label}.{kind}", value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    file = GGUFFile(tmp_path / "tiny.gguf")
-    assert file.config.qk_norm == "head"
-    assert file.config.rope.theta == pytest.approx(config.rope.theta)
-    models = (
-        from_hf_tensors(Layout(each, get_system("N150")), source, lambda value, *_: value)
-        for each, source in ((file.config, file), (config, tensors))
-    )
-    for a, b in zip(*map(jax.tree.leaves, models), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_a_head_that_is_the_table_may_stand_beside_the_flag():

@@ -10,7 +10,7 @@ from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS, get_system
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
-from ttsim.models.placement import _busiest, active_blocks, model_gaps, place_parts
+from ttsim.models.placement import Placement, _busiest, active_blocks, model_gaps, place_parts
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_parameters_are_as_many_as_published(model, billions):
 def test_a_model_without_special_parts_is_placed_as_before():
     config = get_config("Llama3.1-8B")
     assert place_parts(config, get_system("T3K")) == place_parts(
-        dataclasses.replace(config, family="gpt_oss"), get_system("T3K")
+        dataclasses.replace(config, family="deepseek_v3"), get_system("T3K")
     )
 
 
@@ -89,3 +89,12 @@ def test_what_is_not_modelled_is_said_by_part():
     assert model_gaps(get_config("Llama3.1-8B")) == ()
     for model, word in (("gpt-oss-20b", "FillPad"), ("DeepSeek-V3", "dispatch"), ("Qwen3.6-27B", "speculative")):
         assert word in "; ".join(model_gaps(get_config(model)))
+
+
+def test_whose_code_runs_a_model_decides_its_kernels():
+    gemma, dense = get_config("gemma-4-31B"), get_config("Qwen3-32B")
+    assert place_parts(dense, get_system("P300x2")) == Placement()
+    placed = place_parts(gemma, get_system("P300x2"))
+    assert (placed.replicated, placed.weight_block, placed.interleaved_head) == (True, 2, True)
+    hybrid = place_parts(get_config("Qwen3.6-27B"), get_system("P300x2"))
+    assert (hybrid.replicated, hybrid.weight_block, hybrid.tuned_prompts) == (False, 8, True)

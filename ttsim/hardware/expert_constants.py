@@ -1,4 +1,4 @@
-"""Constants of the kernels that only mixture-of-experts, latent-attention and delta-net models launch.
+"""Constants of the kernels that only models with code of their own launch: experts, latents, delta nets, Gemma-4.
 
 Each is a published kernel time or what follows from one; none was fitted to the speed of a model. Values are those of
 Wormhole at 1 GHz; where a source measured a Blackhole (1.35 GHz) and the kernel's time goes with the clock, it is
@@ -90,6 +90,24 @@ COMBINE_LINK_BANDWIDTH = _sourced(
     "link",
     "the unfused all_to_all_combine, about 3 ms for the same rows on one link (tt-metal PR #36858); "
     "the dispatch's time is not published and taken to be alike",
+)
+
+MCAST_1D_START = _sourced(
+    "mcast_1d_start",
+    10e-6,
+    "s",
+    "clock",
+    "a 1-D multicast matmul without its blocks: 32 x 512 x 2880 takes 15 us (tt-mlir #7717), of which 8 blocks of two "
+    "tiles 4.8; 32 x 2048 takes 29 to 31 (Llama 3.2 1B on T3K), of which 32 blocks 19",
+)
+TUNED_TILE_OVERHEAD = _sourced(
+    "tuned_tile_overhead",
+    8.6e-9,
+    "s",
+    "clock",
+    "one tile product beyond its phases where a model tunes the program: 2048 x 4096 x 6176 in HiFi2 on 64 cores of an "
+    "N150 in 1255 us, 2048 x 4096 x 5120 in 1012 (tt-metal models/demos/blackhole/qwen36 tt/model_config.py): 49.0 and "
+    "49.4 ns each, of which two phases are 40.6",
 )
 
 EXPERT_CONSTANTS: tuple[Constant, ...] = tuple(

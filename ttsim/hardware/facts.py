@@ -147,6 +147,7 @@ MEANING: dict[str, tuple[Callable[[str], Any], str]] = {
     "links": (int, "links that a collective uses between two neighbours"),
     "topology": (str, "how the chips of a replica are connected: linear, ring"),
     "traced_lengths": (_lengths, "padded prompt lengths that run from a trace"),
+    "traced_chunks": (_flag, "every chunk of a prompt runs from a trace, whatever its length"),
     "prefill_padding": (str, "how prompts are padded: 2048, 1024 (least power of two or multiple), traced"),
     "batched_prefill": (_flag, "prompts of one padded length are computed together"),
     "device_untilize": (_flag, "prefill's logits are untilized on the device"),

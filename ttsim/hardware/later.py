@@ -127,6 +127,13 @@ BLACKHOLE_REPLICAS = _fitted(
     "host work of a replica in a Blackhole box of several, against that of one alone: P150x2 DP=2, P150x8 DP=8 (2025)",
     log_width=0.3,
 )
+FUSED_PAIR = _sourced(
+    "fused_pair",
+    8.8 / 16.2,
+    "1",
+    "nothing",
+    "#35111: Q and K turned, K and V cached by one op each: 8.8 us a layer in place of 16.2",
+)
 SERVER_STEP = _fitted(
     "server_step", 0.8e-3, "s", "nothing", "a server's decode step beyond the model's: synchronous vLLM", log_width=0.5
 )

@@ -30,6 +30,7 @@ class Software:
       topk: greedy tokens are chosen by top-k on the device, where the vocabulary allows it.
       host_argmax: "slow", or "fast" since 2025-06.
       traced_lengths: padded prompt lengths that run from a trace.
+      traced_chunks: every chunk of a prompt runs from a trace.
       slots: users that a decode program is made for at least, active or not.
       sdpa_merge: how flash decode merges its cores' results ("series", "fused series", "fused tree").
       readers_per_bank: cores that read one DRAM bank in a DRAM-sharded matmul.
@@ -51,6 +52,7 @@ class Software:
     topk: bool
     host_argmax: str
     traced_lengths: frozenset[int]
+    traced_chunks: bool
     slots: int
     sdpa_merge: str
     readers_per_bank: int
@@ -85,7 +87,7 @@ class Software:
     @property
     def traced_prefill(self) -> bool:
         """Whether any prompt runs from a trace."""
-        return bool(self.traced_lengths)
+        return self.traced_chunks or bool(self.traced_lengths)
 
     def sampler(self, vocab_size: int, chips: int, batch: int) -> Sampler:
         """Who chooses a greedy token, and how.
@@ -161,6 +163,7 @@ def software_of(
         topk=sampler == "topk",
         host_argmax=facts.value("host_argmax", day, place),
         traced_lengths=facts.value_or("traced_lengths", frozenset(), day, place),
+        traced_chunks=facts.value("traced_chunks", day, place),
         slots=facts.value_or("slots", 1, day, place),
         sdpa_merge=facts.value("sdpa_merge", day, place),
         readers_per_bank=facts.value("readers_per_bank", day, place),

@@ -48,26 +48,32 @@ def sparse_matmul(
     fmt: str,
     setting: str,
     inferred: bool,
+    streamed: bool,
     chip: Chip,
 ) -> Kernel:
     """`ttnn.sparse_matmul`: one row of tiles times the weights of `active` of `experts` experts, one after the other.
 
-    Each core reads its tiles of an expert one by one, block of K by block. Where the number of active experts is
-    inferred, every slot costs a handshake.
+    Each core reads its tiles of an expert one by one, block of K by block. One core reads the row of tiles and sends it
+    to the others, anew for each expert; a prompt's rows come from the DRAM at what one core can read. Where the number
+    of active experts is inferred, every slot costs a handshake.
 
     Args:
       experts: slots on this chip. k, n: an expert's weight [k, n]. active: experts computed.
       wide: the gate or up projection (12 cores), otherwise the down projection (30). block: tiles of K in one block.
+      streamed: whether the rows lie in the DRAM.
     """
     cores = min(tiles(n), SPARSE_GRIDS[0 if wide else 1])
     per_core = tiles(k) * -(-tiles(n) // cores)
     blocks = -(-tiles(k) // block)
     moved = active * tensor_bytes(k, n, fmt)
     chain = active * per_core * SPARSE_TILE + active * blocks * BLOCK_LATENCY
+    limits = {"core": chain, "dram": moved / INTERLEAVED_BANDWIDTH}
+    if streamed:
+        limits["rows"] = active * (tensor_bytes(TILE, k, "bf16") / CORE_BANDWIDTH + blocks * BLOCK_LATENCY)
     return Kernel(
         "sparse_matmul",
         start=experts * SPARSE_SLOT if inferred else Terms(),
-        limits={"core": chain, "dram": moved / INTERLEAVED_BANDWIDTH},
+        limits=limits,
         bytes=moved,
         flops=2 * TILE * k * n * active,
         cores=cores,

@@ -28,18 +28,28 @@ from ttsim.kernels.shapes import tensor_bytes
 
 DECODE_CHUNK = 256  # `k_chunk_size` of tt_transformers' decode
 GRID = 64  # cores: `SDPAProgramConfig(compute_with_storage_grid_size=(8, 8))` on every chip
+CHUNK_HEAD = 128  # head size that a chunk's time was measured at; larger heads have as many more bytes and products
 MASKED_CHUNK = 128  # `k_chunk_size` of cross attention's decode
 MAX_CORES_PER_HEAD = 16  # `max_cores_per_head_batch`
 
 
 def flash_decode(
-    users: int, heads: int, kv_heads: int, head_dim: int, *, fmt: str, setting: str, machine: Machine
+    users: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    *,
+    fmt: str,
+    setting: str,
+    machine: Machine,
+    window: int | None = None,
 ) -> Kernel:
     """One query row per head and user against `machine.position` + 1 positions.
 
     A KV head of a slot gets up to 16 cores, each takes chunks of 256 positions, then the partial results are merged:
     core by core, or as a tree. A server's program has slots for all users that it may ever have, active or not: idle
     ones keep their cores, and read nothing. Where a slot has more heads than cores, a core takes its heads in rounds.
+    Of a sliding window only the chunks that it touches are read.
     """
     software = machine.software
     readers = users if machine.readers is None else machine.readers
@@ -47,7 +57,10 @@ def flash_decode(
     slots = max(software.slots, users)
     per_head = max(min(MAX_CORES_PER_HEAD, cores // (kv_heads * slots)), 1)
     rounds = -(-kv_heads * slots // cores)
-    chunks = np.ceil((np.asarray(machine.position) + 1) / DECODE_CHUNK)
+    last = np.asarray(machine.position)
+    chunks = np.ceil((last + 1) / DECODE_CHUNK)
+    if window is not None:
+        chunks = chunks - np.maximum(last - window + 1, 0) // DECODE_CHUNK
     active = np.minimum(per_head, chunks)
     moved = 2 * readers * kv_heads * chunks * tensor_bytes(DECODE_CHUNK, head_dim, fmt)
     merges = np.ceil(np.log2(active)) if "tree" in software.sdpa_merge else active - 1
@@ -59,7 +72,7 @@ def flash_decode(
         start=start,
         limits={
             "dram": moved / INTERLEAVED_BANDWIDTH,
-            "compute": rounds * np.ceil(chunks / per_head) * SDPA_DECODE_CHUNK,
+            "compute": rounds * np.ceil(chunks / per_head) * max(head_dim / CHUNK_HEAD, 1) * SDPA_DECODE_CHUNK,
         },
         bytes=moved,
         flops=4 * readers * heads * head_dim * chunks * DECODE_CHUNK,
@@ -70,35 +83,47 @@ def flash_decode(
 
 
 def flash_attention(
-    heads: int, kv_heads: int, rows: int, start: int, head_dim: int, *, fmt: str, setting: str, chip: Chip
+    heads: int,
+    kv_heads: int,
+    rows: int,
+    start: int,
+    head_dim: int,
+    *,
+    fmt: str,
+    setting: str,
+    chip: Chip,
+    blocks: int | None = None,
 ) -> Kernel:
     """Causal attention of rows start..start + rows - 1, in chunks of q x q scores.
+
+    Args:
+      blocks: q where a model's code chooses it, and the chip's whole grid with it; None is tt_transformers' choice.
 
     Cores are split over heads first, then over chunks of q. When every core has an even number of chunks, a light one
     is paired with a heavy one; otherwise the core with the last chunks decides.
     """
-    q = 256 if rows >= 2048 else 64
+    q = blocks or (256 if rows >= 2048 else 64)
     chunks = -(-rows // q)
-    cores = min(chip.cores, GRID)
+    cores = chip.cores if blocks else min(chip.cores, GRID)
     per_heads = min(cores, heads)
     per_chunks = min(cores // per_heads, chunks)
     chunks_per_core = -(-chunks // per_chunks)
     heads_per_core = -(-heads // per_heads)
     prefix = start // q
     if chunks_per_core * per_chunks == chunks and chunks_per_core % 2 == 0:
-        blocks = chunks_per_core * (prefix + (chunks + 1) / 2)
+        scores = chunks_per_core * (prefix + (chunks + 1) / 2)
     else:
         last = np.arange(chunks - chunks_per_core, chunks)
-        blocks = float(np.sum(prefix + last + 1))
-    blocks *= heads_per_core
+        scores = float(np.sum(prefix + last + 1))
+    scores *= heads_per_core
     peak = chip.clock * chip.flops_per_cycle / phases(setting)
     moved = tensor_bytes(heads * rows, 2 * head_dim, fmt) + tensor_bytes(kv_heads * (start + rows), 2 * head_dim, fmt)
     return Kernel(
         "sdpa",
         start=1 * SDPA_PREFILL_START,
         limits={
-            "compute": blocks * (q / 256) ** 2 * SOFTMAX_BLOCK
-            + seconds(blocks * 4 * q * q * head_dim / peak) / SDPA_EFFICIENCY,
+            "compute": scores * (q / 256) ** 2 * SOFTMAX_BLOCK
+            + seconds(scores * 4 * q * q * head_dim / peak) / SDPA_EFFICIENCY,
             "dram": moved / INTERLEAVED_BANDWIDTH,
         },
         bytes=moved,

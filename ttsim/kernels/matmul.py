@@ -6,6 +6,8 @@ Source of the configurations: tt-metal models/tt_transformers/tt/model_config.py
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ttsim.hardware.chips import Chip
 from ttsim.hardware.constants import (
     BLOCK_LATENCY,
@@ -19,6 +21,7 @@ from ttsim.hardware.constants import (
     TILE_OVERHEAD,
     TILE_PACK,
 )
+from ttsim.hardware.expert_constants import MCAST_1D_START, TUNED_TILE_OVERHEAD
 from ttsim.hardware.later import BLACKHOLE_SHARDED_BANDWIDTH
 from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels.kernel import Kernel, UnpricedError
@@ -26,6 +29,8 @@ from ttsim.kernels.l1 import dram_sharded_buffers
 from ttsim.kernels.shapes import largest_divisor, tensor_bytes, tiles
 from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import TILE, get_format
+
+Config = Literal["default", "tuned", "minimal"]
 
 MAX_BLOCK = 8  # tiles of K in one block: `find_largest_divisor(k // (tile * cores))` of model_config.py
 
@@ -120,18 +125,28 @@ def dram_sharded(
     )
 
 
-def mcast_1d(k: int, n: int, *, fmt: str, setting: str, chip: Chip) -> Kernel:
-    """One row of tiles times an interleaved weight, the input multicast to all cores: a floor, or DRAM."""
+def mcast_1d(k: int, n: int, *, fmt: str, setting: str, chip: Chip, block: int | None = None) -> Kernel:
+    """One row of tiles times an interleaved weight, the input multicast to all cores: a chain of blocks, or DRAM.
+
+    Args:
+      block: most tiles of K in one block (2 where the op configures itself, 8 where the model does); None is the
+        Galaxy's program, whose chain is the floor that was measured.
+    """
     moved = tensor_bytes(k, n, fmt)
+    blocks = 0 if block is None else tiles(k) // largest_divisor(tiles(k), block)
+    chain = 1 * MCAST_1D_FLOOR if block is None else blocks * BLOCK_LATENCY + MCAST_1D_START
     return Kernel(
         "matmul (1-D mcast)",
-        limits={"compute": 1 * MCAST_1D_FLOOR, "dram": moved / INTERLEAVED_BANDWIDTH},
+        limits={"compute": chain, "dram": moved / INTERLEAVED_BANDWIDTH},
         bytes=moved,
         flops=2 * TILE * k * n,
         cores=chip.cores,
         fidelity=fidelity_name(setting),
         source="ttnn matmul_op_multi_core_reuse_mcast_1d_program_factory",
     )
+
+
+TUNED_GRIDS = {"wormhole": (8, 8), "blackhole": (10, 8)}  # qwen36 tt/tp_common.py, `prefill_grid_default`
 
 
 def prefill_grid(chip: Chip, pass_rows: int) -> tuple[int, int, int]:
@@ -156,7 +171,7 @@ def mcast_2d(
     setting: str,
     pass_rows: int,
     chip: Chip,
-    tuned: bool = False,
+    config: Config = "default",
     throttle: float = 1.0,
 ) -> Kernel:
     """[rows, k] @ [k, n] on the whole grid: rows over the grid's rows, columns over its columns.
@@ -165,16 +180,20 @@ def mcast_2d(
     row of the grid. The tile products of a core are padded to its share of the pass.
 
     Args:
-      tuned: whether it is minimal_matmul, which has no overhead beside the phases.
+      config: "default", whose sub-blocks are single tiles; "tuned", a model's own grid and wide sub-blocks, in one
+        pass; "minimal", minimal_matmul, which has no overhead beside the phases.
       throttle: share of its speed that the matrix unit is held to (`TT_MM_THROTTLE_PERF`).
     """
     grid_rows, grid_columns, pass_rows = prefill_grid(chip, pass_rows)
+    if config == "tuned":
+        grid_rows, grid_columns = TUNED_GRIDS[chip.family]
+        pass_rows = rows
     block_rows = min(rows, pass_rows)
     passes = -(-rows // block_rows)
     products = -(-tiles(block_rows) // grid_rows) * -(-tiles(n) // grid_columns) * tiles(k)
     math = tile_math(setting, chip) * (1 / throttle) * PHASE_OVERHEAD
-    if not tuned:
-        math = math + TILE_OVERHEAD
+    if config != "minimal":
+        math = math + (TUNED_TILE_OVERHEAD if config == "tuned" else TILE_OVERHEAD)
     weight = tensor_bytes(k, n, fmt)
     activations = tensor_bytes(block_rows, k, in_format) + tensor_bytes(block_rows, n, out_format)
     return Kernel(

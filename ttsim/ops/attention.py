@@ -7,7 +7,9 @@ half-split order are permuted when they are loaded.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,7 @@ from ttsim.hardware.constants import (
     UPDATE_CACHE_TILE_TIME,
     UPDATE_CACHE_TIME,
 )
+from ttsim.hardware.later import FUSED_PAIR
 from ttsim.hardware.quantities import Terms
 from ttsim.kernels import flash
 from ttsim.kernels.activations import fixed, small, stream, stream_rows
@@ -41,6 +44,8 @@ from ttsim.ops.core import Array, Memory, OpCall, OpNoise, array_shape, op, word
 # Rows of queries that the simulator (not the device) computes at once: bounds the score matrix's memory.
 _QUERY_ROWS = 1024
 _CHUNK = 128  # positions that flash attention's kernels take at once
+
+Pair = Literal["", "first", "second"]  # which of two equal ops that later software does in one
 
 
 @op(in_l1=True)
@@ -113,7 +118,9 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
 
 
 @op(like=0)
-def rotary(x: Array, cos: Array, sin: Array, *, out_format: str, memory: Memory = "dram") -> Array:
+def rotary(
+    x: Array, cos: Array, sin: Array, *, out_format: str, memory: Memory = "dram", pair: Pair = ""
+) -> Array:
     """Rotates each pair (x[2i], x[2i+1]) by its angle.
 
     Args:
@@ -121,8 +128,9 @@ def rotary(x: Array, cos: Array, sin: Array, *, out_format: str, memory: Memory 
         rotary_dim pass unchanged.
       out_format: format of the result.
       memory: "l1": a row of tiles for each user; "dram": rows of a prompt.
+      pair: "first" for Q and "second" for K where one op may turn both (the fact `fused_rope_cache`).
     """
-    del memory
+    del memory, pair
     columns = 2 * cos.shape[-1]
     turning, passing = x[..., :columns], x[..., columns:]
     pairs = turning.reshape(*turning.shape[:-1], -1, 2)
@@ -142,7 +150,7 @@ def rotary(x: Array, cos: Array, sin: Array, *, out_format: str, memory: Memory 
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     x = call.inputs[0]
     if call["memory"] == "l1":
-        return [small("rotary_embedding_llama", ROTARY_TIME)]
+        return _pair("rotary_embedding_llama", small("", ROTARY_TIME), call, machine)
     heads, rows, head_dim = x.shape
     moved = tensor_bytes(heads * rows, head_dim, "bf16") + tensor_bytes(heads * rows, head_dim, call["out_format"])
     return [stream_rows("rotary_embedding_llama", moved, rows, machine.chip, start=ROTARY_STREAM_START)]
@@ -170,17 +178,28 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [small(name, 1 * TABLE_LOOKUP_TIME) for name in ("embedding", "transpose", "interleaved_to_sharded")]
 
 
+def _pair(name: str, one: Kernel, call: OpCall, machine: Machine) -> list[Kernel]:
+    """One of two equal ops, or, where the software has one op for both, that one for the first of them."""
+    if not call["pair"] or not machine.software.fused_rope_cache:
+        return [dataclasses.replace(one, name=name)]
+    if call["pair"] == "second":
+        return []
+    return [dataclasses.replace(one, name=f"{name}_fused", start=2 * one.start * FUSED_PAIR)]
+
+
 @op(caches=(0,), in_l1=True, like=0)
-def update_cache(cache: Array, x: Array, positions: Array, *, format: str) -> Array:
+def update_cache(cache: Array, x: Array, positions: Array, *, format: str, pair: Pair = "") -> Array:
     """Writes one token per user into the KV cache.
 
     Args:
       cache: [B, kv_heads, S, head_dim]; x: [B, kv_heads, head_dim]; positions: [B] int32.
       format: the cache's format.
+      pair: "first" for K and "second" for V where one op may write both (the fact `fused_rope_cache`).
 
     Returns:
       The cache with x at each user's position.
     """
+    del pair
     x = pack(x, format).astype(cache.dtype)[:, :, None]
     return jax.vmap(lambda c, row, p: jax.lax.dynamic_update_slice_in_dim(c, row, p, axis=1))(cache, x, positions)
 
@@ -198,7 +217,8 @@ def _(call: OpCall) -> OpNoise:
 @update_cache.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     _, kv_heads, head_dim = call.inputs[1].shape
-    return [fixed("paged_update_cache", UPDATE_CACHE_TIME + kv_heads * tiles(head_dim) * UPDATE_CACHE_TILE_TIME)]
+    one = fixed("", UPDATE_CACHE_TIME + kv_heads * tiles(head_dim) * UPDATE_CACHE_TILE_TIME)
+    return _pair("paged_update_cache", one, call, machine)
 
 
 @op(caches=(0,), like=0)
@@ -314,7 +334,7 @@ def _(call: OpCall) -> OpNoise:  # two products: Q K^T and the softmax times V
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     users, heads, head_dim = call.inputs[0].shape
     kv_heads = call.inputs[1].shape[1]
-    options = {"fmt": call["kv_format"], "setting": call["setting"], "machine": machine}
+    options = {"fmt": call["kv_format"], "setting": call["setting"], "machine": machine, "window": call["window"]}
     return [flash.flash_decode(users, heads, kv_heads, head_dim, **options)]
 
 
@@ -333,6 +353,7 @@ def sdpa_prefill(
     chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    block_rows: int | None = None,
 ) -> Array:
     """Flash attention: causal softmax(q K^T scale) V of rows start..start+S-1.
 
@@ -340,10 +361,12 @@ def sdpa_prefill(
       q: [heads, S, d]; keys, values: [kv_heads, start + S, d].
       start: position of the first query row (chunked prefill reads the earlier ones from the cache).
       sinks, setting, kv_format, out_format, window, chunk, scale, softcap: see `sdpa_decode`.
+      block_rows: rows and columns of one block, computed on the chip's whole grid; None is tt_transformers' choice.
 
     Returns:
       [heads, S, d].
     """
+    del block_rows  # they decide the time, not the result
     compute = get_setting(setting)
     heads, rows, head_dim = q.shape
     kv_heads = keys.shape[0]
@@ -377,7 +400,7 @@ def _(call: OpCall) -> str:
 @sdpa_prefill.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     heads, rows, head_dim = call.inputs[0].shape
-    options = {"fmt": call["kv_format"], "setting": call["setting"], "chip": machine.chip}
+    options = {"fmt": call["kv_format"], "setting": call["setting"], "chip": machine.chip, "blocks": call["block_rows"]}
     return [flash.flash_attention(heads, call.inputs[1].shape[0], rows, call["start"], head_dim, **options)]
 
 

@@ -20,7 +20,7 @@ from ttsim.kernels import delta, matmul
 from ttsim.kernels.activations import small, stream, stream_rows
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
-from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
+from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics import fidelity
 from ttsim.numerics.formats import dequantize, get_format
 from ttsim.numerics.noise import rounding
@@ -39,10 +39,9 @@ def delta_projections(
     setting: str,
     out_format: str,
     in_format: str = "bf16",
-    cores: int | None = None,
 ) -> tuple[Array, ...]:
     """x times several weights in one matmul: q, k and v; z; a and b. Args: see `linear`; returns one array a weight."""
-    del kernel, cores
+    del kernel
     return tuple(
         fidelity.matmul(
             x,
@@ -67,12 +66,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, k = rows_and_columns(x)
     n = sum(math.prod(w.shape[1:]) for w in weights)
     fmt, setting = call["weight_format"], call["setting"]
-    if call["kernel"] == "dram_sharded":
-        cores = call["cores"] or largest_divisor(tiles(k), machine.chip.cores)
-        matmuls = [matmul.dram_sharded(k, n, fmt=fmt, setting=setting, cores=cores, chip=machine.chip)]
-        return [*matmuls, *(small("slice", ADD_TIME) for _ in weights)]
+    if call["kernel"] == "mcast_1d":
+        one = matmul.mcast_1d(k, n, fmt=fmt, setting=setting, chip=machine.chip, block=matmul.MAX_BLOCK)
+        return [one, *(small("slice", ADD_TIME) for _ in weights)]
     options = {"fmt": fmt, "in_format": call["in_format"], "out_format": call["out_format"], "setting": setting}
-    return [matmul.mcast_2d(rows, k, n, pass_rows=rows, chip=machine.chip, **options)]
+    return [matmul.mcast_2d(rows, k, n, pass_rows=rows, chip=machine.chip, config="tuned", **options)]
 
 
 @op(weights=(2,), caches=(1,))

@@ -247,10 +247,10 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     fmt, setting = call["weight_format"], call["setting"]
     if call["kernel"] == "sparse":
         wide = x.ndim == 2
+        streamed = call["memory"] == "dram"  # prefill runs the reader per 32 rows and expert
         options = {"fmt": fmt, "setting": setting, "inferred": call["inferred"], "chip": machine.chip}
-        kernel = kernels.sparse_matmul(experts, k, n, active=call["active"], wide=wide, block=call["block"], **options)
-        # Prefill runs the reader per 32 rows and expert; its layout changes stream with the rows.
-        return [kernel, *kernels.layout_changes(3)]
+        options |= {"active": call["active"], "wide": wide, "block": call["block"], "streamed": streamed}
+        return [kernels.sparse_matmul(experts, k, n, **options), *kernels.layout_changes(3)]
     if call["kernel"] == "streamed":  # moe_gpt: the weights of a chunk of 32 tokens from the DRAM banks
         moved = call["active"] * tensor_bytes(k, n, fmt)
         limits = {"dram": moved / DRAM_SHARDED_BANDWIDTH}

@@ -36,6 +36,8 @@ def linear(
     cores: int | None = None,
     pass_rows: int | None = None,
     columns: int | None = None,
+    block: int | None = None,
+    tuned: bool = False,
 ) -> Array:
     """y[..., n] = sum_k x[..., k] w[k, n], as the matrix engine computes it.
 
@@ -49,13 +51,15 @@ def linear(
       cores: cores that hold x (dram_sharded; by default the most that divide K's tiles) or that compute (mcast_1d).
       pass_rows: rows of one pass over the weights (mcast_2d); longer inputs are folded.
       columns: widest piece that one kernel computes; wider weights are cut into pieces (the LM head).
+      block: most tiles of K in one block (mcast_1d; see `ttsim.kernels.matmul`). tuned: whether the model configures
+        the program itself (mcast_2d).
 
     Returns:
       [..., N] float32 on `out_format`'s grid.
     """
     if kernel not in KERNELS:
         raise ValueError(f"linear: kernel must be {', '.join(map(repr, KERNELS))}, not {kernel!r}")
-    del pass_rows, columns  # they decide the time, not the result
+    del pass_rows, columns, block, tuned  # they decide the time, not the result
     # Rows of a prompt that name decode's cores compute decode's numbers.
     spills = switches.current().spills == "bf16" and (kernel == "dram_sharded" or cores is not None)
     w = dequantize(w)
@@ -94,13 +98,17 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     fmt, setting, chip = call["weight_format"], call["setting"], machine.chip
     options = {"fmt": fmt, "in_format": call["in_format"], "out_format": call["out_format"], "setting": setting}
     if call["kernel"] == "mcast_2d":
-        tuned = machine.software.fact("minimal_matmul") == "yes" and call.groups.get("weight_format") in ("wqkv", "ff2")
+        minimal = machine.software.fact("minimal_matmul") == "yes" and call.groups.get("weight_format") in (
+            "wqkv",
+            "ff2",
+        )
+        config: matmul.Config = "tuned" if call["tuned"] else "minimal" if minimal else "default"
         throttle = machine.software.fact("throttled_matmul")
-        passes = {"pass_rows": call["pass_rows"] or rows, "tuned": tuned, "throttle": throttle}
+        passes = {"pass_rows": call["pass_rows"] or rows, "config": config, "throttle": throttle}
         return [matmul.mcast_2d(rows, k, n, chip=chip, **passes, **options)]
     matmul.check_one_tile(call["kernel"], rows)
     if call["kernel"] == "mcast_1d":
-        return [matmul.mcast_1d(k, n, fmt=fmt, setting=setting, chip=chip)]
+        return [matmul.mcast_1d(k, n, fmt=fmt, setting=setting, chip=chip, block=call["block"])]
     cores = call["cores"] or largest_divisor(tiles(k), chip.cores)
     columns, readers = call["columns"], machine.software.readers_per_bank
     if columns is None:

@@ -339,9 +339,13 @@ _OWN_CODE: dict[str, dict[str, str]] = {
     "qwen3-30b-a3b": {**_BFP4_EXPERTS, "kv_cache": "bf16"},
     # demos/gemma4: all bf16, the op's default fidelity.
     "gemma-4-26b": {**dict.fromkeys(("ff1_3", "ff2", "wqkv", "wo", "kv_cache", "shared", "lm_head"), "bf16")},
-    # demos/blackhole/qwen36: gate and up bfp4 LoFi, everything else bfp8 HiFi2.
-    "qwen3.5": _BFP4_FF1_3,
-    "qwen3.6": _BFP4_FF1_3,
+    # demos/gemma4 precision_overrides.json (0663c4d7): MLP and attention bfp8; LM head and cache stay bf16.
+    "gemma-4-31b": {"kv_cache": "bf16", "lm_head": "bf16"},
+    "gemma-4-12b": {"kv_cache": "bf16", "lm_head": "bf16"},
+    # demos/blackhole/qwen36 tt/{mlp,qwen36_vllm,attention/tp}.py: gate and up bfp4, the MLP LoFi, the rest bfp8 HiFi2,
+    # a bf16 cache.
+    "qwen3.5": {**_BFP4_FF1_3, "li_ff2": "lofi", "kv_cache": "bf16", "sdpa_prefill": "hifi2"},
+    "qwen3.6": {**_BFP4_FF1_3, "li_ff2": "lofi", "kv_cache": "bf16", "sdpa_prefill": "hifi2"},
     # qwen38_27b_qb2 config/precision.json: bfp4 LoFi everywhere, the LM head too.
     "qwen3.8": {**_BFP4_EXPERTS, **_LOFI_ATTENTION, "wqkv": "bfp4", "wo": "bfp4", "lm_head": "bfp4"},
 }

@@ -127,12 +127,15 @@ def _constants(prompts: Sequence[Prompt]) -> np.ndarray:
     if not prompts:
         return np.zeros(4)
     measured = np.array([p.measured for p in prompts])
-    causes = np.array([p.causes for p in prompts]) / measured[:, None] / _WIDTH
+    causes = np.array([p.causes for p in prompts])
+    told = np.append(True, np.ptp(causes[:, 1:], axis=0) > 0)  # what is the same in all rows is part of the fixed time
+    causes *= told
+    causes = causes / measured[:, None] / _WIDTH
     missing = (measured - [p.priced for p in prompts]) / measured / _WIDTH
     found = fitting.fit(
         lambda x: causes @ x - missing, np.full(4, 1e-6), slopes=lambda x: causes, prior=False, least=0.0
     )
-    return np.where(found.z < _NOTHING, 0.0, found.z)
+    return np.where(told & (found.z >= _NOTHING), found.z, 0.0)
 
 
 def _errors(prompts: Sequence[Prompt], constants: np.ndarray) -> np.ndarray:

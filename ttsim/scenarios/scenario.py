@@ -222,7 +222,7 @@ class Scenario:
             start=start,
             last_chunk=last,
             first_chunk=start == self.prefill_chunks[0][0],
-            traced=self.padded_prompt in self.software.traced_lengths,
+            traced=self.software.traced_chunks or self.padded_prompt in self.software.traced_lengths,
             untilize="dram" if self.software.device_untilize else "host",
         )
 
