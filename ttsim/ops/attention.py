@@ -118,9 +118,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
 
 
 @op(like=0)
-def rotary(
-    x: Array, cos: Array, sin: Array, *, out_format: str, memory: Memory = "dram", pair: Pair = ""
-) -> Array:
+def rotary(x: Array, cos: Array, sin: Array, *, out_format: str, memory: Memory = "dram", pair: Pair = "") -> Array:
     """Rotates each pair (x[2i], x[2i+1]) by its angle.
 
     Args:
