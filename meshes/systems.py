@@ -13,11 +13,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import difflib
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
@@ -280,9 +282,17 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
         return split(system, data_parallel)
     if not re.fullmatch("[0-9]{1,6}", degree):
         raise UnknownSystemError(f"the number of replicas in {shown(name)} is no number: write {base} DP=4")
-    if data_parallel not in (1, int(degree)):
+    if _replicas(data_parallel) not in (1, int(degree)):
         raise UnknownSystemError(f"{name!r} says DP={int(degree)} and data_parallel says {data_parallel}")
     return split(system, int(degree))
+
+
+def _replicas(number: Any) -> int:
+    """A number of replicas, whatever integer type it has."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise UnknownSystemError(f"data_parallel must be a whole number, not {shown(number)}") from None
 
 
 def split(system: System, data_parallel: int) -> System:
@@ -294,6 +304,7 @@ def split(system: System, data_parallel: int) -> System:
     Raises:
       UnknownSystemError: the chips don't divide into that many replicas, or the system is cut in another way already.
     """
+    data_parallel = _replicas(data_parallel)
     if data_parallel in (1, system.data_parallel):
         return system
     if system.data_parallel > 1:

@@ -11,16 +11,13 @@ used, so that `import ttsim` costs nothing.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-from ttsim.scenarios.shown import drawn_by
-
 __version__ = "0.2.0"
+PAGES = ("ttsim.ui.render",)  # modules that say how answers are drawn; imported when the first one is shown
 
-drawn_by("ttsim.ui.render")
-
+TYPE_CHECKING = False  # as `typing` has it, which takes longer to import than all else before a program can be stopped
 if TYPE_CHECKING:
+    from typing import Any
+
     from ttsim.accuracy.estimated import AccuracyEstimate, estimate_accuracy
     from ttsim.accuracy.measured import measure_accuracy
     from ttsim.accuracy.results import AccuracyReport
@@ -121,6 +118,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'ttsim' has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 

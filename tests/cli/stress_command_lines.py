@@ -33,7 +33,7 @@ BASES = {
     "catalogue": ["--model=1b"],
     "explore": ["--model=1b", "--device=N150", "--out=page.html"],
     "serving": ["--model=1b", "--device=N150", "--concurrency=2", "--requests=4", "--isl=16", "--osl=4"],
-    "reproduce": ["--model=1b", "--table=performance"],
+    "reproduce": ["--model=Llama3.2-1B", "--table=performance"],
     "accuracy": ["--weights=/nowhere"],
     "demo": ["--model=1b", "--simulate_only", "--max_generated_tokens=5"],
     "pareto": ["--model=1b"],

@@ -25,9 +25,9 @@ from ttsim.meshes.systems import get_system
 from ttsim.meshes.toml_systems import print_systems
 from ttsim.models.checkpoints.loading import open_checkpoint
 from ttsim.models.checkpoints.meta_files import read_params
-from ttsim.models.config import ModelConfig
-from ttsim.models.vision.config import VisionConfig
+from ttsim.models.hf.reading import read_config
 from ttsim.models.vision.images import image_size, open_image
+from ttsim.models.vision.reading import read_vision_config
 from ttsim.precision.values import Precision
 from ttsim.proof.load_rows import read_load_rows
 from ttsim.proof.measured import read_measured
@@ -66,8 +66,8 @@ def tensors(path):
 
 # Name of the file -> what reads it. What a good one holds is in `good_files`.
 READERS = {
-    "config.json": lambda path: ModelConfig.from_hf(path),
-    "vision/config.json": VisionConfig.from_hf,
+    "config.json": lambda path: read_config(path),
+    "vision/config.json": read_vision_config,
     "params.json": read_params,
     "hf/model.safetensors": lambda path: tensors(path.parent),
     "hf/model.safetensors.index.json": lambda path: tensors(path.parent),

@@ -81,3 +81,14 @@ def test_an_ignored_signal_stays_ignored(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "alive\n")
+
+
+def test_a_signal_while_the_handlers_are_set_up_ends_it_too():
+    code = (
+        "import os, signal, threading\nfrom ttsim.files import interrupts\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def start(thread): os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Thread.start = start; interrupts.install()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

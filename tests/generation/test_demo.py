@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ttsim.cli import demo_command
 from ttsim.generation import demo, prompts
 from ttsim.generation.paging import PageParams
 from ttsim.generation.prompts import Chat, Prompt, load_prompts
@@ -47,6 +48,12 @@ def test_published_settings():
     assert demo.TESTS["ci-32"].max_seq_len == 2000
     assert demo.TESTS["DP-4-b32"].users == 128
     assert not demo.TESTS["reasoning-1"].stop_at_eos
+
+
+@pytest.mark.parametrize("prompt", ["a word " * 60, "é" * 200, "一" * 5000])
+def test_a_prompt_longer_than_a_file_s_name_is_a_prompt(prompt):
+    assert [each.text() for each in load_prompts(prompt, 1)] == [prompt]
+    demo_command._check_prompts(prompt)
 
 
 @pytest.mark.parametrize(

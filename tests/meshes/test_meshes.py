@@ -3,6 +3,7 @@
 import math
 
 import jax
+import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
@@ -223,3 +224,11 @@ def test_abstract_models_hold_no_arrays():
     assert all(
         isinstance(p.get_value(), jax.ShapeDtypeStruct) for _, p in nnx.iter_graph(model) if isinstance(p, nnx.Param)
     )
+
+
+@pytest.mark.parametrize("degree", [np.array([1, 2]), 2.0, "2", None])
+@pytest.mark.parametrize("device", ["T3K", "T3K DP=2"])
+def test_replicas_are_a_whole_number(device, degree):
+    with pytest.raises(UnknownSystemError, match="data_parallel must be a whole number"):
+        get_system(device, degree)
+    assert get_system(device, np.int64(2)) == get_system("T3K", 2)

@@ -15,7 +15,8 @@ from ttsim.meshes.systems import get_system
 from ttsim.models.checkpoints.gguf_architectures import ARCHITECTURES
 from ttsim.models.checkpoints.gguf_files import GGUFFile
 from ttsim.models.checkpoints.loading import open_checkpoint
-from ttsim.models.checkpoints.source import CheckpointError, from_hf_tensors
+from ttsim.models.checkpoints.model_tensors import from_hf_tensors
+from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 

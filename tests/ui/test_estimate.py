@@ -378,6 +378,8 @@ def test_override_changes_the_preset_and_nothing_else():
         ({"data_parallel": 3, "device": "T3K"}, "must be one of"),
         ({"override": "ff3=bfp4"}, "ff3"),
         ({"override": "ff2"}, "is not group=value"),
+        ({"override": "default=bfp4"}, "unknown group 'default'"),
+        ({"override": "layers=1"}, "unknown group 'layers'"),
         ({"date": "yesterday"}, "'yesterday' is no day in ISO format"),
         ({"constants_file": str(ROOT / "pyproject.toml")}, "no file of fitted constants"),
         ({"diff": str(ROOT / "pyproject.toml")}, "no ops CSV of the device profiler"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttsim.cli.flags import (
@@ -74,7 +73,7 @@ def _truth(value: str | None) -> bool | None:
 
 
 def _check_prompts(source: str | None) -> None:
-    if source and not source.endswith(".json") and Path(source).is_file():
+    if source and not source.endswith(".json") and os.path.isfile(source):  # which a long prompt is not
         raise ValueError(
             f"--input_prompts={source} is a file, but no .json: prompt files are JSON; for its text, quote it"
         )

@@ -55,11 +55,11 @@ def install() -> None:
         return
     read, _wake = os.pipe()
     os.set_blocking(_wake, False)
-    threading.Thread(target=_watch, args=(read,), name="signals", daemon=True).start()
-    signal.set_wakeup_fd(_wake, warn_on_full_buffer=False)  # also while the main thread runs no bytecode
-    for number in _SIGNALS:
+    for number in _SIGNALS:  # first: a handler ends the process without the thread too, only later
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stand_still)
+    threading.Thread(target=_watch, args=(read,), name="signals", daemon=True).start()
+    signal.set_wakeup_fd(_wake, warn_on_full_buffer=False)  # also while the main thread runs no bytecode
 
 
 @contextlib.contextmanager

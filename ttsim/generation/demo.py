@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -229,7 +230,7 @@ def check_lengths(settings: DemoSettings, lengths: Sequence[int], labels: str = 
 def simulated_lengths(settings: DemoSettings, model: str) -> list[int]:
     """Tokens of the prompts where there is no tokenizer: the published files' counts, else an estimate by length."""
     known = _PUBLISHED_LENGTHS.get(Path(settings.input_prompts).name)
-    if known and not Path(settings.input_prompts).is_file():
+    if known and not os.path.isfile(settings.input_prompts):
         return [known(model)] * settings.users
     prompts = load_prompts(settings.input_prompts, settings.users)
     return [prompt.estimated_tokens(8 if settings.instruct else 1) for prompt in prompts]

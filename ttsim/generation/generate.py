@@ -24,6 +24,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from ttsim.files.compiled import drop_cut_entries
 from ttsim.generation.paging import BlockTable, PageParams
 from ttsim.generation.sampling import SamplingParams, prompt_seeds, sample
 from ttsim.models.cache import KVCache
@@ -70,6 +71,7 @@ def keep_compiled() -> None:
     The same model and shapes start at once the next time.
     """
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_dir() / "compiled")
+    drop_cut_entries(folder)
     jax.config.update("jax_compilation_cache_dir", folder)
 
 

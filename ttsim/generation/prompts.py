@@ -85,15 +85,15 @@ def _find(source: str) -> tuple[str, str | None]:
     """(label, JSON text), or (the prompt, None)."""
     path = Path(source)
     if source.endswith(".json"):
-        if path.exists():
+        if os.path.exists(source):
             return source, read_text(path)
         bundled = _BUNDLED / path.name
-        if bundled.is_file():
+        if path.name in bundled_prompt_files():
             return source, bundled.read_text(encoding="utf-8")
         raise FileNotFoundError(
             f"no prompt file {printable(source)}; bundled ones: {', '.join(bundled_prompt_files())}"
         )
-    if "\n" not in source and len(source) < 256 and path.is_file():
+    if os.path.isfile(source):  # where `Path` would raise for what is too long to be a name, as prompts are
         raise ValueError(f"{printable(source)} is a file, but no .json one: prompts are a JSON file or the text itself")
     return source, None
 

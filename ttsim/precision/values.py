@@ -183,6 +183,8 @@ class Precision:
     def __post_init__(self) -> None:
         for field in MODEL_GROUPS:
             check_value(field, getattr(self, field))
+        if not isinstance(self.default, LayerPrecision):
+            raise ValueError(f"default is the LayerPrecision of all layers, not {shown(self.default)}")
         overrides = dict(self.layers)
         if len(overrides) != len(self.layers):
             raise ValueError(f"a decoder layer is overridden twice: {sorted(i for i, _ in self.layers)}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttsim.errors import unknown
 from ttsim.files.reading import printable, read_toml, shown
+from ttsim.precision.text import LAYER_GROUPS, MODEL_GROUPS
 
 if TYPE_CHECKING:
     from ttsim.meshes.systems import System
@@ -135,7 +136,9 @@ def parse_override(override: str) -> dict[str, str]:
     for item in filter(None, map(str.strip, override.split(","))):
         group, equals, value = map(str.strip, item.partition("="))
         if not (group and equals and value):
-            raise ValueError(f"override {item!r} is not group=value, e.g. ff2=bfp4")
+            raise ValueError(f"override {shown(item)} is not group=value, e.g. ff2=bfp4")
+        if group not in (*LAYER_GROUPS, *MODEL_GROUPS):
+            raise unknown("group", group, (*LAYER_GROUPS, *MODEL_GROUPS))
         pairs[group] = value.lower()
     return pairs
 

@@ -1,7 +1,7 @@
 """How an answer shows itself. What is known does not import how it is drawn: pages register themselves for an answer.
 
 @page.register
-def _(answer: Report) -> Document: ...      # in ttsim.ui, whose place `ttsim/__init__.py` tells (`drawn_by`)
+def _(answer: Report) -> Document: ...      # in ttsim.ui, whose place `ttsim.PAGES` tells
 """
 
 from __future__ import annotations
@@ -31,14 +31,6 @@ class Page(Protocol):
         """The page as HTML that stands within another page."""
 
 
-_pages: list[str] = []  # modules that register pages when they are imported
-
-
-def drawn_by(module: str) -> None:
-    """Names a module that registers pages; it is imported when the first answer is shown."""
-    _pages.append(module)
-
-
 @functools.singledispatch
 def page(answer: object) -> Page:
     """The page of an answer.
@@ -51,7 +43,9 @@ def page(answer: object) -> Page:
 
 def page_of(answer: object) -> Page:
     """As `page`, after the modules that register pages are imported."""
-    for module in _pages:
+    import ttsim
+
+    for module in ttsim.PAGES:
         importlib.import_module(module)
     return page(answer)
 

@@ -13,6 +13,7 @@ import csv
 import datetime
 import functools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -149,7 +150,7 @@ def lengths(text: str, number: int, random: np.random.Generator, side: int, name
     if text in DATASETS:
         known = _trace_lengths(text)[:, side]
         return np.asarray(known[random.integers(0, len(known), number)])
-    if Path(text).is_file():
+    if os.path.isfile(text):  # where Path would raise for what is too long to be a name
         values = [parse_number(line, f"{text}: a length") for line in read_text(text).split()]
         if not values:
             raise ValueError(f"{text} holds no lengths: give a whole number a line")
