@@ -59,7 +59,7 @@ class CheckpointError(ValueError):
     """A checkpoint can't be read: one line that names the file or tensor, what was expected and what was found."""
 
 
-class UnknownConstantError(KeyError):
+class UnknownConstantError(KeyError, ValueError):
     """No constant of this name."""
 
     def __str__(self) -> str:

@@ -32,6 +32,20 @@ def _fitted(name: str, value: float, unit: Unit, scales_with: ScalesWith, source
     )
 
 
+def _set_once(name: str, value: float, unit: Unit, scales_with: ScalesWith, source: str) -> Constant:
+    """A constant that was set once on rows of `ttsim.proof.measured`: fitting it again changes no error."""
+    return Constant(
+        name=name,
+        value=value,
+        unit=unit,
+        kind="calibrated",
+        scales_with=scales_with,
+        source=f"{source}; set once on rows of measured.csv",
+        guess=value,
+        rows="measured",
+    )
+
+
 def _calibrated(name: str, value: float, source: str, guess: float) -> Constant:
     """A time that was set once, on the fitted rows of `ttsim.proof.measured`, and is left as it is."""
     return Constant(name=name, value=value, unit="s", kind="calibrated", source=source, guess=guess, rows="measured")
@@ -41,13 +55,12 @@ def _calibrated(name: str, value: float, source: str, guess: float) -> Constant:
 TOPK_COLUMN = _sourced("topk_column", 0.56e-6, "s", "clock", "top-k of 32 rows on one core, a column: #38487, #40397")
 TOPK_MANY_CORES = _sourced("topk_many_cores", 0.35e-3, "s", "clock", "top-k of up to 16,384 columns: tt-metal #38487")
 TOPK_SAMPLING = _sourced("topk_sampling", 0.123e-3, "s", "clock", f"sampling kernel 68 us and its gap: {_TARGETS}")
-TOPK_USER = _fitted(
+TOPK_USER = _set_once(
     "topk_user",
     0.128e-3,
     "s",
     "nothing",
     "a step of the top-k path, for each user: batch 32 against batch 1 since 2025-11",
-    log_width=0.5,
 )
 HOST_SAMPLING = _fitted(
     "host_sampling",
@@ -73,13 +86,12 @@ VOCABULARY_JOIN = _sourced(
 )
 
 # Kernels
-SDPA_FUSED_MERGE = _fitted(
+SDPA_FUSED_MERGE = _set_once(
     "sdpa_fused_merge",
     3.2e-6,
     "s",
     "clock",
     "merging one more core of a KV head since tt-metal #32501 (one correction kernel in place of six)",
-    log_width=0.5,
 )
 BLACKHOLE_SHARDED_BANDWIDTH = _sourced(
     "blackhole_sharded_bandwidth",
@@ -119,13 +131,12 @@ BLACKHOLE_OP_CHIP = _fitted(
     "host dispatch of an untraced op on one more chip of a Blackhole box",
     log_width=0.3,
 )
-BLACKHOLE_REPLICAS = _fitted(
+BLACKHOLE_REPLICAS = _set_once(
     "blackhole_replicas",
     2.0,
     "1",
     "nothing",
     "host work of a replica in a Blackhole box of several, against that of one alone: P150x2 DP=2, P150x8 DP=8 (2025)",
-    log_width=0.3,
 )
 FUSED_PAIR = _sourced(
     "fused_pair",
@@ -134,8 +145,8 @@ FUSED_PAIR = _sourced(
     "nothing",
     "#35111: Q and K turned, K and V cached by one op each: 8.8 us a layer in place of 16.2",
 )
-SERVER_STEP = _fitted(
-    "server_step", 0.8e-3, "s", "nothing", "a server's decode step beyond the model's: synchronous vLLM", log_width=0.5
+SERVER_STEP = _set_once(
+    "server_step", 0.8e-3, "s", "nothing", "a server's decode step beyond the model's: synchronous vLLM"
 )
 SERVER_PROMPT_EARLY = _sourced(
     "server_prompt_early", 0.15, "s", "nothing", "a server's prompt to 2025-07: its client adds 100 to 200 ms (#406)"
@@ -173,13 +184,12 @@ GALAXY_LINE_DRAM = _sourced(
     "galaxy_line_dram", 187e9, "B/s", "nothing", "LM head, 35.6 MB in 196 us: decoder_perf_targets_4u.json"
 )
 GALAXY_MERGE = _sourced("galaxy_merge", 8e-6, "s", "nothing", "merging one more core of a KV head: prior of sdpa_merge")
-GALAXY_L1_TABLES = _fitted(
+GALAXY_L1_TABLES = _set_once(
     "galaxy_l1_tables",
     0.7,
     "1",
     "nothing",
     "flash decode's chunks and merges since positions and page table lie in L1 (tt-metal b8415d02e0)",
-    log_width=0.2,
 )
 GALAXY_MATMUL_ROW = _sourced(
     "galaxy_matmul_row",
@@ -188,13 +198,12 @@ GALAXY_MATMUL_ROW = _sourced(
     "nothing",
     "prefill's matmuls, a row and weight: 2985 us for 4096 rows, 26.7e6 weights (perf_targets/prefill_4096.json)",
 )
-GALAXY_MINIMAL_MATMUL_ROW = _fitted(
+GALAXY_MINIMAL_MATMUL_ROW = _set_once(
     "galaxy_minimal_matmul_row",
     2.02e-14,
     "s",
     "nothing",
     "the same on minimal_matmul: 1.4 to 2.5 times faster (tt-metal df9b7c2d9b)",
-    log_width=0.2,
 )
 GALAXY_SMALL_OPS = _sourced(
     "galaxy_small_ops",
@@ -215,13 +224,12 @@ GALAXY_PREFILL_BARRIER = _calibrated(
     "a collective into fresh buffers, beyond its start: 70B, prompts of 8K to 128K",
     30e-6,
 )
-GALAXY_GATHER_BANDWIDTH = _fitted(
+GALAXY_GATHER_BANDWIDTH = _set_once(
     "galaxy_gather_bandwidth",
     32e9,
     "B/s",
     "nothing",
     "prefill collectives of one worker a link: 40 % of what four links carry",
-    log_width=0.3,
 )
 GALAXY_REDUCE_BANDWIDTH = _sourced(
     "galaxy_reduce_bandwidth",
@@ -240,8 +248,8 @@ GALAXY_ATTENTION = _sourced(
 GALAXY_EAGER_PROMPT = _calibrated(
     "galaxy_eager_prompt", 46e-3, "host work of a prompt that is not traced: 70B, prompts of 8K to 128K", 100e-3
 )
-GALAXY_SERVER_STEP = _fitted(
-    "galaxy_server_step", 1.9e-3, "s", "nothing", "a server's step beyond the model's, since 2025-07-24", log_width=0.3
+GALAXY_SERVER_STEP = _set_once(
+    "galaxy_server_step", 1.9e-3, "s", "nothing", "a server's step beyond the model's, since 2025-07-24"
 )
 GALAXY_SERVER_STEP_SLOW = _sourced(
     "galaxy_server_step_slow", 4.5e-3, "s", "nothing", "the same before tt-inference-server #406: its own measurement"
