@@ -93,3 +93,18 @@ def test_wide_registers_that_spill_bf16_are_as_noisy_as_the_datapath(l1_acc):
     assert error(fidelity.matmul(x, w, setting, k_block=64, **formats), exact)[0] < 1e-4
     one_block = fidelity.matmul(x, w, setting, k_block=512, bf16_spills=True, **formats)
     np.testing.assert_array_equal(one_block, fidelity.matmul(x, w, setting, **formats))
+
+
+@pytest.mark.parametrize(
+    ("setting", "k_block"), [("hifi2fp16", 64), ("hifi2na", 64), ("hifi2fp16", None), ("hifi4", 64)]
+)
+def test_a_row_does_not_depend_on_how_many_come_with_it(setting, k_block):
+    """Few rows multiply all chunks at once. Small whole numbers, whose sums are exact in any order."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(-64, 65, (129, 256)), jnp.float32)
+    w = jnp.asarray(rng.integers(-7, 8, (256, 32)), jnp.float32)
+    formats = {"weight_format": "bfp8", "activation_format": "bf16", "registers": True, "bf16_spills": True}
+    many = fidelity.matmul(x, w, setting, k_block=k_block, **formats)
+    few = fidelity.matmul(x[:3], w, setting, k_block=k_block, **formats)
+    np.testing.assert_array_equal(few, many[:3])
+    assert np.any(many != x @ w)

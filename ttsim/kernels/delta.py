@@ -22,7 +22,8 @@ def scan(rows: int, heads: int, key: int, value: int, chip: Chip) -> list[Kernel
 
     Each column of tiles of a head's values has a core of its own in the scan: the state's columns are independent.
     Prep: K K^T, Q K^T, the inverse of a triangle of a chunk (as a product of chunk x chunk), and its products with K
-    and V. Scan: three products of a chunk with the state, and one with the chunk's scores.
+    and V. Scan: three products of a chunk with the state, and one with the chunk's scores. What either keeps in a
+    core's L1 is not known, so that no key or value is refused.
     """
     chunks, c, k, v = -(-rows // CHUNK), tiles(CHUNK), tiles(key), tiles(value)
     prep = 2 * c * c * k + c * c * c + c * c * (k + v)

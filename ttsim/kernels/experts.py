@@ -31,10 +31,12 @@ from ttsim.hardware.quantities import Terms
 from ttsim.kernels import matmul
 from ttsim.kernels.activations import small
 from ttsim.kernels.kernel import Kernel
-from ttsim.kernels.shapes import tensor_bytes, tiles
+from ttsim.kernels.l1 import multicast_buffers
+from ttsim.kernels.shapes import largest_divisor, tensor_bytes, tiles
 from ttsim.numerics.formats import TILE, get_format
 
 SPARSE_GRIDS = (12, 30)  # cores of the gpt-oss demo's gate and up, and of its down projection: 3 x 4 and 5 x 6
+SPARSE_COLUMNS = (1, 2)  # tiles of N in one output block of either: tt/experts/config.py, `*_subblock_w`
 
 
 def sparse_matmul(
@@ -61,7 +63,16 @@ def sparse_matmul(
       experts: slots on this chip. k, n: an expert's weight [k, n]. active: experts computed.
       wide: the gate or up projection (12 cores), otherwise the down projection (30). block: tiles of K in one block.
       streamed: whether the rows lie in the DRAM.
+
+    Raises:
+      UnpricedError: a core's buffers don't fit its L1; the message has the bytes.
     """
+    whole = largest_divisor(tiles(k), block)  # the kernel takes whole blocks only: gpt_oss `_largest_divisor_at_most`
+    buffers = multicast_buffers(
+        k, SPARSE_COLUMNS[0 if wide else 1], block=whole, weight_format=fmt, setting=setting, experts=experts
+    )
+    what = f"sparse_matmul on [{TILE}, {k}] @ [{experts}, {k}, {n}] ({fmt}, blocks of {whole} tiles of K)"
+    buffers.check(chip.l1_bytes, what, "give it shorter blocks (block=)")
     cores = min(tiles(n), SPARSE_GRIDS[0 if wide else 1])
     per_core = tiles(k) * -(-tiles(n) // cores)
     blocks = -(-tiles(k) // block)

@@ -1,7 +1,7 @@
 """Flash decode and flash attention: how the work is split over cores, and what bounds it.
 
 Source of the splits: ttnn operations/transformer sdpa_decode and sdpa program factories; of the times: tt-metal
-tech_reports/FlashAttention.
+tech_reports/FlashAttention. What their buffers take of a core's L1 is not checked, wide latents (DeepSeek) included.
 """
 
 from __future__ import annotations

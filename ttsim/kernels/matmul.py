@@ -25,7 +25,7 @@ from ttsim.hardware.expert_constants import MCAST_1D_START, TUNED_TILE_OVERHEAD
 from ttsim.hardware.later import BLACKHOLE_SHARDED_BANDWIDTH
 from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels.kernel import Kernel, UnpricedError
-from ttsim.kernels.l1 import dram_sharded_buffers
+from ttsim.kernels.l1 import dram_sharded_buffers, multicast_buffers
 from ttsim.kernels.shapes import largest_divisor, tensor_bytes, tiles
 from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import TILE, get_format
@@ -33,6 +33,7 @@ from ttsim.numerics.formats import TILE, get_format
 Config = Literal["default", "tuned", "minimal"]
 
 MAX_BLOCK = 8  # tiles of K in one block: `find_largest_divisor(k // (tile * cores))` of model_config.py
+SELF_CONFIGURED_BLOCK = 2  # the same of a 1-D multicast that ttnn configures (matmul_program_config.cpp)
 
 
 def phases(setting: str) -> int:
@@ -99,11 +100,8 @@ def dram_sharded(
         block=block,
         banks=banks * readers,
     )
-    if not buffers.fit(chip.l1_bytes):
-        raise UnpricedError(
-            f'kernel="dram_sharded" on [{TILE}, {k}] @ [{k}, {n}] ({fmt}, {cores} cores) keeps {buffers} in the L1 of '
-            f"a core, which has {chip.l1_bytes:,}: cut the weight over more chips or give it a smaller format"
-        )
+    what = f'kernel="dram_sharded" on [{TILE}, {k}] @ [{k}, {n}] ({fmt}, {cores} cores)'
+    buffers.check(chip.l1_bytes, what, "cut the weight over more chips or give it a smaller format")
     blocks = k_tiles // block
     moved = k_tiles * -(-tiles(n) // banks) * banks * get_format(fmt).tile_bytes
     latency = blocks * BLOCK_LATENCY
@@ -128,13 +126,27 @@ def dram_sharded(
 def mcast_1d(k: int, n: int, *, fmt: str, setting: str, chip: Chip, block: int | None = None) -> Kernel:
     """One row of tiles times an interleaved weight, the input multicast to all cores: a chain of blocks, or DRAM.
 
+    A model's own program must fit a core's L1; the whole grid is counted, so that what is refused fits no smaller one.
+    An op that configures itself shrinks its output blocks until they fit, and the blocks of the Galaxy's program are
+    not known: neither is checked.
+
     Args:
       block: most tiles of K in one block (2 where the op configures itself, 8 where the model does); None is the
         Galaxy's program, whose chain is the floor that was measured.
+
+    Raises:
+      UnpricedError: a core's buffers don't fit its L1; the message has the bytes.
     """
     moved = tensor_bytes(k, n, fmt)
-    blocks = 0 if block is None else tiles(k) // largest_divisor(tiles(k), block)
-    chain = 1 * MCAST_1D_FLOOR if block is None else blocks * BLOCK_LATENCY + MCAST_1D_START
+    chain = 1 * MCAST_1D_FLOOR
+    if block is not None:
+        tiles_of_k = largest_divisor(tiles(k), block)
+        chain = tiles(k) // tiles_of_k * BLOCK_LATENCY + MCAST_1D_START
+        if block > SELF_CONFIGURED_BLOCK:
+            columns = -(-tiles(n) // chip.cores)
+            buffers = multicast_buffers(k, columns, block=tiles_of_k, weight_format=fmt, setting=setting)
+            what = f'kernel="mcast_1d" on [{TILE}, {k}] @ [{k}, {n}] ({fmt}, blocks of {tiles_of_k} tiles of K)'
+            buffers.check(chip.l1_bytes, what, "cut the weight over more chips or give it a smaller format")
     return Kernel(
         "matmul (1-D mcast)",
         limits={"compute": chain, "dram": moved / INTERLEAVED_BANDWIDTH},
@@ -177,7 +189,8 @@ def mcast_2d(
     """[rows, k] @ [k, n] on the whole grid: rows over the grid's rows, columns over its columns.
 
     `rows` are computed in passes of at most `pass_rows`; every pass reads the weight again, through the cores of one
-    row of the grid. The tile products of a core are padded to its share of the pass.
+    row of the grid. The tile products of a core are padded to its share of the pass. Whether its buffers fit the L1 is
+    not checked.
 
     Args:
       config: "default", whose sub-blocks are single tiles; "tuned", a model's own grid and wide sub-blocks, in one

@@ -107,9 +107,7 @@ def _add_rounded(
     return from_bits(round_bf16(to_bits(end), "device"), jnp.float32)
 
 
-def _sum_of_spills(
-    product: Callable[[jax.Array, jax.Array], jax.Array], x_chunks: jax.Array, w_chunks: jax.Array, l1_acc: bool
-) -> jax.Array:
+def _sum_of_spills(product: Callable[..., jax.Array], chunks: tuple[jax.Array, ...], l1_acc: bool) -> jax.Array:
     """Sums blocks whose float32 registers are packed to bf16 between them; the last block stays in its registers."""
 
     def to_bf16(y: jax.Array, rounding: str) -> jax.Array:
@@ -120,9 +118,14 @@ def _sum_of_spills(
             return to_bf16(total + to_bf16(product(*chunk), "device"), "host"), None
         return to_bf16(total + product(*chunk), "device"), None
 
-    first = to_bf16(product(x_chunks[0], w_chunks[0]), "device")
-    total, _ = lax.scan(spill, first, (x_chunks[1:-1], w_chunks[1:-1]))
-    return total + product(x_chunks[-1], w_chunks[-1])
+    first, middle, last = _ends(chunks)
+    total, _ = lax.scan(spill, to_bf16(product(*first), "device"), middle)
+    return total + product(*last)
+
+
+def _ends(chunks: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    """The first chunk, those between, and the last one."""
+    return tuple(c[0] for c in chunks), tuple(c[1:-1] for c in chunks), tuple(c[-1] for c in chunks)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
@@ -146,15 +149,21 @@ def accumulate(
     count, steps = -(-k // size), size / STEP
     padding = count * size - k
     x, w = jnp.pad(x, ((0, 0), (0, padding))), jnp.pad(w, ((0, padding), (0, 0)))
-    x_chunks, w_chunks = x.reshape(x.shape[0], count, size).swapaxes(0, 1), w.reshape(count, size, w.shape[1])
+    if registers.wide and not in_blocks:
+        return product(x, w)
+    chunks: tuple[jax.Array, ...]
+    chunks = x.reshape(x.shape[0], count, size).swapaxes(0, 1), w.reshape(count, size, w.shape[1])
+    of: Callable[..., jax.Array] = product
+    if count > 1 and x.shape[0] <= size:  # all at once reads the weight once; the sums take no more room than it
+        chunks, of = (jax.vmap(product)(*chunks),), lambda y: y
     if registers.wide:
-        return _sum_of_spills(product, x_chunks, w_chunks, registers.l1_acc) if in_blocks else product(x, w)
+        return _sum_of_spills(of, chunks, registers.l1_acc)
     empty = jnp.zeros((x.shape[0], w.shape[1]), jnp.float32)
     # From an empty register the noise counts with half of the final mean square, of which half way has a quarter.
     first_drift = steps * registers.drift(2 / 3 * steps)
 
-    def block(x: jax.Array, w: jax.Array) -> jax.Array:
-        return _add_rounded(empty, product(x, w), registers, size, 2.0, first_drift)
+    def block(*chunk: jax.Array) -> jax.Array:
+        return _add_rounded(empty, of(*chunk), registers, size, 2.0, first_drift)
 
     if count == 1:
         return block(x, w)
@@ -163,16 +172,17 @@ def accumulate(
         drifts = jnp.array([steps * registers.drift((i + 0.5) * steps) for i in range(count)], jnp.float32)
 
         def add(dst: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-            return _add_rounded(dst, product(*chunk[:2]), registers, size, weight, chunk[2]), None
+            return _add_rounded(dst, of(*chunk[:-1]), registers, size, weight, chunk[-1]), None
 
-        return lax.scan(add, empty, (x_chunks, w_chunks, drifts))[0]
+        return lax.scan(add, empty, (*chunks, drifts))[0]
 
     def add_in_l1(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         return from_bits(round_bf16(to_bits(total + block(*chunk)), "host"), jnp.float32), None
 
-    total, _ = lax.scan(add_in_l1, block(x_chunks[0], w_chunks[0]), (x_chunks[1:-1], w_chunks[1:-1]))
+    first, middle, last = _ends(chunks)
+    total, _ = lax.scan(add_in_l1, block(*first), middle)
     drift = steps * registers.drift((count - 0.5) * steps)
-    return _add_rounded(total, product(x_chunks[-1], w_chunks[-1]), registers, size, 1.0, drift)
+    return _add_rounded(total, of(*last), registers, size, 1.0, drift)
 
 
 @accumulate.defjvp

@@ -82,7 +82,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
         options = {"fmt": fmt, "setting": setting, "inferred": call["inferred"], "chip": machine.chip}
         options |= {"active": call["active"], "wide": wide, "block": call["block"], "streamed": streamed}
         return [kernels.sparse_matmul(experts, k, n, **options), *kernels.layout_changes(3)]
-    if call["kernel"] == "streamed":  # moe_gpt: the weights of a chunk of 32 tokens from the DRAM banks
+    if call["kernel"] == "streamed":  # moe_gpt: the weights of a chunk of 32 tokens from the DRAM banks; L1 unchecked
         moved = call["active"] * tensor_bytes(k, n, fmt)
         limits = {"dram": moved / DRAM_SHARDED_BANDWIDTH}
         return [Kernel("moe_gpt (part)", limits=limits, bytes=moved, cores=12, source="tt-metal PR #38443")]
