@@ -271,7 +271,7 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
         return split(load_system(name), data_parallel)
     match = re.fullmatch(r"(.*?)\W*(?:\(?\s*(DP)\s*=\s*(\S*?)\s*\)?)?\s*", name, re.I | re.S)
     base, marker, degree = match.groups() if match else (name, None, "")
-    system = SYSTEMS.get(ALIASES.get(_fold(base), ""))
+    system = SYSTEMS.get(system_name(base) or "")
     if system is None:
         near = dict.fromkeys(
             ALIASES[each] for each in difflib.get_close_matches(_fold(base[:80]), ALIASES, n=4, cutoff=0.55)
@@ -285,6 +285,11 @@ def get_system(name: str | System, data_parallel: int = 1) -> System:
     if _replicas(data_parallel) not in (1, int(degree)):
         raise UnknownSystemError(f"{name!r} says DP={int(degree)} and data_parallel says {data_parallel}")
     return split(system, int(degree))
+
+
+def system_name(spelling: str) -> str | None:
+    """The built-in system that goes by this name (any of `ALIASES`, without replicas), or None."""
+    return ALIASES.get(_fold(spelling))
 
 
 def _replicas(number: Any) -> int:

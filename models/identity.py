@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ttsim.files.reading import printable, shown
+from ttsim.files.reading import printable, shown, user_path
 from ttsim.models.config import ModelConfig
 from ttsim.models.hf.reading import read_config
 from ttsim.models.presets import PRESETS, SAME_SIZES, SHORT_NAMES, KnownModel, known_models
@@ -45,8 +45,8 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
         raise ValueError("a model's name is empty: give a name such as 8b (`ttsim models`), or a path")
     if isinstance(model, str) and (known := find_known(model)):
         return known.config
-    path = Path(model).expanduser()
-    if len(os.fspath(model)) < 4096 and os.path.exists(path):
+    path = Path(os.path.expanduser(model))  # not `user_path`: what can't name a file is an unknown model
+    if os.path.exists(path):
         return identify(_read(path), path)
     if isinstance(model, str) and (cached := hub_snapshot(model)):
         return identify(_read(cached), cached)
@@ -123,7 +123,7 @@ def hub_snapshot(repository: str) -> Path | None:
     """The newest snapshot of a repository in the local hub cache, or None. Nothing is downloaded."""
     if not _REPOSITORY.fullmatch(repository):
         return None
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    home = user_path(os.environ.get("HF_HOME") or "~/.cache/huggingface")
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     snapshots = cache / f"models--{repository.replace('/', '--')}" / "snapshots"
     found = sorted(snapshots.glob("*/config.json"), key=lambda file: file.stat().st_mtime)

@@ -1,7 +1,7 @@
 """Every exception that a user can meet, and the one way to say which name was meant.
 
-All of them are `ValueError`s (an unknown constant: a `KeyError`): bad input. Command lines print their message in one
-line and end with exit code 2.
+All of them are `ValueError`s (an unknown constant: a `KeyError` too): bad input. Command lines print their message in
+one line and end with exit code 2.
 
     unknown("format", "bpf8", ["bfp4", "bfp8"])   ->   unknown format 'bpf8'; valid: bfp8, bfp4
 """

@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ttsim.files.progress import Progress
-from ttsim.files.reading import printable, read_json, shown
+from ttsim.files.reading import InputError, printable, read_json, shown, user_path
 from ttsim.models.checkpoints.fetch import COMMAND, smollm2_path
 from ttsim.models.checkpoints.gguf_files import GGUFFile
 from ttsim.models.checkpoints.meta_files import open_meta
@@ -126,7 +126,10 @@ def _open_without_safetensors(path: Path) -> Checkpoint:
 
 def resolve_weights(weights: str | os.PathLike[str]) -> Path:
     """The file or directory behind what a user calls weights; downloads from the hub where there is no such path."""
-    path = Path(weights).expanduser()
+    try:
+        path = user_path(weights)
+    except InputError as error:
+        raise CheckpointError(f"no checkpoint here: {error}") from None
     if path.exists():
         return path
     name = os.fspath(weights)

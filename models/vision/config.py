@@ -10,9 +10,12 @@ The three are separate choices. A tower turns pixels into states; the fusion say
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
+from ttsim.files.reading import shown
 from ttsim.models.config import ModelConfig
 
 Fusion = Literal["cross_attention", "embeddings", "deepstack"]
@@ -20,6 +23,19 @@ Fusion = Literal["cross_attention", "embeddings", "deepstack"]
 # [height, width] in tiles that Llama-3.2-Vision's checkpoints list (vision_config.supported_aspect_ratios).
 ASPECT_RATIOS = ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1))
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+# Far beyond any tower, as for the text (ttsim.models.config): larger ones would be built and traced for minutes.
+_MOST: Mapping[str, int] = MappingProxyType(
+    {
+        "num_layers": 1024,
+        "num_global_layers": 1024,
+        "num_heads": 2**12,
+        "hidden_size": 2**18,
+        "intermediate_size": 2**20,
+        "patch_size": 2**12,
+        "channels": 2**10,
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +60,12 @@ class TowerConfig:
     activation: str = "gelu"
 
     def __post_init__(self) -> None:
+        for field, most in _MOST.items():
+            if (size := getattr(self, field, 0)) > most:
+                raise ValueError(f"vision {field} is {shown(size)}; at most {most:,} is simulated")
+        for field in ("kept_layers", "full_layers", "deepstack_layers"):
+            if (count := len(getattr(self, field, ()))) > _MOST["num_layers"]:
+                raise ValueError(f"vision {field} are {count:,}; at most {_MOST['num_layers']:,} are simulated")
         if self.hidden_size % self.num_heads:
             raise ValueError(f"vision hidden_size={self.hidden_size} does not divide over {self.num_heads} heads")
 

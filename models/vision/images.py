@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttsim.files.reading import InputError, printable, read_bytes, shown
+from ttsim.files.reading import InputError, printable, read_bytes, shown, user_path
 from ttsim.models.vision.config import CLIP_MEAN, CLIP_STD, LlamaTower, PatchTower, SiglipTower
 
 if TYPE_CHECKING:
@@ -32,21 +32,13 @@ class ImageError(ValueError):
     """An image can't be read, or has a size that the model does not take."""
 
 
-def _missing(path: str | os.PathLike[str]) -> bool:
-    try:
-        return not Path(path).expanduser().exists()
-    except OSError:  # a name that no file can have: who reads it says so
-        return False
-
-
 def open_image(source: str | os.PathLike[str] | np.ndarray | Any) -> Image:
     """An RGB image from a file (JPEG, PNG, ...), an array [height, width, 3] of uint8, or a pillow image.
 
     Raises:
         ImageError: there is no such file, it is no image, or pillow is not installed.
     """
-    if isinstance(source, str | os.PathLike) and _missing(source):  # whether or not there is pillow
-        raise ImageError(f"no image at {printable(os.fspath(source))}: give a JPEG or PNG file, or a size like 512x512")
+    path = _existing(source) if isinstance(source, str | os.PathLike) else None  # whether or not there is pillow
     try:
         from PIL import Image
     except ModuleNotFoundError:
@@ -57,7 +49,8 @@ def open_image(source: str | os.PathLike[str] | np.ndarray | Any) -> Image:
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[-1] != 3:
             raise ImageError(f"an image array is uint8 [height, width, 3], not {source.dtype} {list(source.shape)}")
         return Image.fromarray(source)
-    path = Path(source).expanduser()
+    if path is None:
+        raise ImageError(f"an image is a file, an array or a pillow image, not {shown(source)}")
     name = printable(os.fspath(path))
     try:
         with warnings.catch_warnings():
@@ -71,6 +64,16 @@ def open_image(source: str | os.PathLike[str] | np.ndarray | Any) -> Image:
     except Exception as error:  # the decoders of damaged files raise whatever they meet
         reason = " ".join(str(error).split())[:120]
         raise ImageError(f"{name} is no image that pillow can read ({reason}): expected JPEG or PNG") from None
+
+
+def _existing(source: str | os.PathLike[str]) -> Path:
+    try:
+        path = user_path(source)
+    except InputError as error:
+        raise ImageError(f"{error}: give a JPEG or PNG file, or a size like 512x512") from None
+    if not path.exists():
+        raise ImageError(f"no image at {printable(os.fspath(path))}: give a JPEG or PNG file, or a size like 512x512")
+    return path
 
 
 def image_size(text: str | os.PathLike[str]) -> Size:

@@ -37,7 +37,7 @@ BASES = {
     "accuracy": ["--weights=/nowhere"],
     "demo": ["--model=1b", "--simulate_only", "--max_generated_tokens=5"],
     "pareto": ["--model=1b"],
-    "lt": ["--run=table", "--model=1b", "--device=n150"],
+    "lt": ["--run=table", "--model=1b", "--device=n150", "--dir=."],  # logs beside it, not in the user's home
     "completion": ["bash"],
 }
 LEFT_OUT = {"calibrate", "fetch-model"}  # a fit of minutes, a download: only what is wrong with their flags

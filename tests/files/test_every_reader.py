@@ -160,7 +160,7 @@ def damages(draw):
     """How bytes are damaged: a function of them."""
     kind = draw(st.sampled_from(["bytes", "cut", "twice", "line ends", "mark", "utf-16", "gzip", "insert", "replace"]))
     at, value = draw(st.integers(0, 10**6)), draw(st.sampled_from(_PIECES))
-    spots = draw(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), min_size=1, max_size=4))
+    spots = draw(_SPOTS)
 
     def damage(data):
         if kind == "bytes":
@@ -186,6 +186,7 @@ def damages(draw):
     return damage
 
 
+_SPOTS = st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), min_size=1, max_size=4)
 _PIECES = [
     b"",
     b"\0",

@@ -10,6 +10,7 @@ from importlib import resources
 import pytest
 
 from ttsim.models.layout import padded_prefill_length
+from ttsim.models.presets import SHORT_NAMES
 from ttsim.precision.values import Precision, preset, resolve
 from ttsim.proof.published import (
     COPIED,
@@ -179,6 +180,18 @@ def test_select():
         assert [r.speed for r in select(rows, device=spelling)] == [39.6]
     assert all(r.data_parallel == 1 for r in select(rows, device="T3K DP=1"))
     assert select(rows, model="Qwen2.5-7B", device="N150") == ()
+    assert select(rows, device="QuietBox") == select(rows, device="(2,4)") == select(rows, device="T3K")
+    assert select(rows, device="LoudBox (DP=4)") == select(rows, device="T3K DP=4")
+
+
+@pytest.mark.parametrize("short", SHORT_NAMES)
+def test_short_names_select_as_everywhere(short):
+    published_names = {row.model for row in published()}
+    if SHORT_NAMES[short] in published_names:
+        assert {row.model for row in select(published(), model=short.upper())} == {SHORT_NAMES[short]}
+    else:
+        with pytest.raises(ValueError, match=f"unknown model '{short}'; valid: "):
+            select(published(), model=short)
 
 
 @pytest.mark.parametrize(

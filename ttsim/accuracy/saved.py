@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ class SavedWindows:
     def __init__(self, path: str | os.PathLike[str] | None, run: Mapping[str, str], writes: bool = True):
         self._path, self._run, self._writes = path, dict(run), writes
         self._parts: dict[str, Any] = {}
-        if path is not None and Path(path).exists():
+        if path is not None and os.path.exists(path):
             self._parts = self._read(os.fspath(path))
 
     def _read(self, path: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ _FLAGS = (
         "Only this table: performance, accuracy, long-context, batch-32, sweep, sweep-0 ... sweep-11. Repeatable.",
         "many",
     ),
-    MODEL.but(help="Only this model, e.g. Llama3.1-8B. Repeatable; case does not matter.", kind="many", default=None),
+    MODEL.but(help="Only this model, by any of its names (8b). Repeatable.", kind="many", default=None),
     DEVICE.but(help='Only this device: N150, N300, T3K, TG, "T3K DP=4". Repeatable.', kind="many", default=None),
     Flag(
         "weights_root",

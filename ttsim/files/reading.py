@@ -15,6 +15,7 @@ import reprlib
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, overload
 
 MiB = 2**20
@@ -61,8 +62,7 @@ def read_bytes(path: Source, limit: int = MAX_BYTES) -> bytes:
       InputError: it is larger, a device, or no name that a file can have.
     """
     name = os.fspath(path)
-    if not name or "\0" in name or len(name) > 4096 or len(os.path.basename(name)) > 255:
-        raise InputError(f"{shown(name)} is no file name")
+    _check_name(name)
     with open(name, "rb") as file:
         status = os.fstat(file.fileno())
         if stat.S_ISREG(status.st_mode) and status.st_size > limit:
@@ -73,6 +73,21 @@ def read_bytes(path: Source, limit: int = MAX_BYTES) -> bytes:
     if len(data) > limit:
         raise InputError(f"{printable(name)} has more than the {limit:,} bytes that are read")
     return data
+
+
+def user_path(name: Source) -> Path:
+    """The path that somebody typed: "~" is a home folder, where there is one; whether the path exists is not looked at.
+
+    Raises:
+      InputError: no file can have that name.
+    """
+    _check_name(os.fspath(name))
+    return Path(os.path.expanduser(name))  # Path's own raises RuntimeError for a user whom nobody knows
+
+
+def _check_name(name: str) -> None:
+    if not name or "\0" in name or len(name) > 4000 or any(len(part) > 255 for part in name.split("/")):
+        raise InputError(f"{shown(name)} is no file name")
 
 
 def read_text(path: Source, limit: int = MAX_BYTES) -> str:

@@ -521,7 +521,7 @@ def _checked(fitted: Mapping[str, Any], origin: str) -> Mapping[str, float]:
         if name not in (*FITTED, *FITTED_LATER):
             near = difflib.get_close_matches(name[:80], (*FITTED, *FITTED_LATER), n=3, cutoff=0.3)
             raise UnknownConstantError(
-                f"no fitted constant {shown(name)}: nearest are {', '.join(near) or ', '.join(FITTED)}"
+                f"{origin}: no fitted constant {shown(name)}: nearest are {', '.join(near) or ', '.join(FITTED)}"
             )
         # A thousandth to a thousandfold of what is likely: beyond that it is a mistake, and prices lose their digits.
         likely = CONSTANTS[name].value

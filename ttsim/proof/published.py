@@ -20,6 +20,7 @@ from typing import Any
 
 from ttsim.dates import TABLE_DATE
 from ttsim.errors import unknown
+from ttsim.models.identity import find_known
 from ttsim.precision.values import base_model_name
 
 _DATA = pathlib.Path(str(resources.files("ttsim.data")))
@@ -178,23 +179,24 @@ def select(
     Args:
       rows: where to select from.
       table: ids or titles; "sweep" is all twelve sweep tables.
-      model: names as published or as on Hugging Face.
-      device: "T3K" takes every T3K row, "T3K DP=4" or "T3K (DP=4)" those of four replicas, "T3K DP=1" those of one.
+      model: names as published, as on Hugging Face or short ("8b").
+      device: by any of a system's names. "T3K" takes every T3K row, "T3K DP=4" or "T3K (DP=4)" those of four replicas,
+        "T3K DP=1" those of one.
 
     Raises:
       ValueError: a name fits none of `rows`; the message has the nearest ones.
     """
     everything = chosen = tuple(rows)
-    filters: tuple[tuple[str, str | Iterable[str], Callable[[Row, str], bool], list[str]], ...] = (
-        ("table", table, _fits_table, [*(r.table for r in everything), "sweep"]),
-        ("model", model, _fits_model, [r.model for r in everything]),
-        ("device", device, _fits_device, [r.device_label for r in everything]),
+    filters: tuple[tuple[str, str | Iterable[str], Callable[[str], Callable[[Row], bool]], list[str]], ...] = (
+        ("table", table, _in_table, [*(r.table for r in everything), "sweep"]),
+        ("model", model, _of_model, [r.model for r in everything]),
+        ("device", device, _on_device, [r.device_label for r in everything]),
     )
-    for kind, given, fits, labels in filters:
+    for kind, given, named, labels in filters:
         fitting: set[Row] = set()
         names = (given,) if isinstance(given, str) else tuple(given)
         for name in names:
-            found = [r for r in everything if fits(r, name)]
+            found = list(filter(named(name), everything))
             if not found:
                 raise unknown(kind, name, dict.fromkeys(labels))
             fitting.update(found)
@@ -203,20 +205,23 @@ def select(
     return chosen
 
 
-def _fits_table(row: Row, name: str) -> bool:
+def _in_table(name: str) -> Callable[[Row], bool]:
     name = name.strip().lower()
-    return name in (row.table, row.title.lower()) or (name == "sweep" and row.table.startswith("sweep-"))
+    return lambda row: name in (row.table, row.title.lower()) or (name == "sweep" and row.table.startswith("sweep-"))
 
 
-def _fits_model(row: Row, name: str) -> bool:
-    return base_model_name(name).lower() == row.model.lower()
+def _of_model(name: str) -> Callable[[Row], bool]:
+    known = find_known(name)  # by its repository or short name, as everywhere
+    names = {base_model_name(name).lower(), known.name.lower() if known else ""}
+    return lambda row: row.model.lower() in names
 
 
-def _fits_device(row: Row, name: str) -> bool:
-    match = re.fullmatch(r"(\w+)(?:\s*\(?\s*dp\s*=?\s*(\d+)\s*\)?)?", name.strip().lower())
-    if not match:
-        return False
-    return match[1] == row.device.lower() and match[2] in (None, str(row.data_parallel))
+def _on_device(name: str) -> Callable[[Row], bool]:
+    from ttsim.meshes.systems import system_name  # JAX comes with the systems: not for reading the tables
+
+    replicas = re.search(r"\bdp\s*=?\s*(\d+)\s*\)?\s*$", name, re.IGNORECASE)
+    device = system_name(name[: replicas.start()] if replicas else name)
+    return lambda row: row.device == device and (replicas is None or replicas[1] == str(row.data_parallel))
 
 
 # Markdown

@@ -1,5 +1,6 @@
 """Sizes of images: canvases of tiles, grids of patches, and what is said about wrong ones."""
 
+import dataclasses
 import struct
 import zlib
 
@@ -132,3 +133,11 @@ def test_an_image_that_unpacks_to_gigabytes_is_refused_by_its_header(tmp_path, s
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     with pytest.raises(ImageError, match=r"bomb\.png is no image that pillow can read"):
         image_size(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("field", ["num_layers", "hidden_size", "intermediate_size", "num_heads", "patch_size"])
+def test_a_tower_far_beyond_any_is_refused_before_it_is_built(field):
+    with pytest.raises(ValueError, match=f"vision {field} is 10,?000,?000; at most "):
+        dataclasses.replace(TOWER, **{field: 10_000_000})
+    with pytest.raises(ValueError, match="vision kept_layers are 5,000; at most 1,024 are simulated"):
+        dataclasses.replace(TOWER, kept_layers=(0,) * 5000)
