@@ -214,7 +214,7 @@ def test_script_without_weights_says_so_in_one_line():
     done = script()
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "scripts/fetch_model.py" in done.stderr
+    assert "`ttsim fetch-model`" in done.stderr
     assert "--simulate_only" in done.stderr
 
 
@@ -228,6 +228,7 @@ def test_script_takes_the_published_flags():
     assert "Llama3.1-8B on T3K DP=2" in done.stdout
     assert "Prompts: 8 of" in done.stdout
     assert "tok/s/user" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120  # the precision and the prompts too
 
 
 @pytest.mark.parametrize(

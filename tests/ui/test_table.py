@@ -88,6 +88,15 @@ def test_empty_columns_and_control_characters_are_not_shown():
     assert "\x1b" not in shown
 
 
+def test_a_number_keeps_its_unit():
+    line = "dram 40 %, at most 160 W, 12.9 GB, 4 t/s/u, 5 senses"
+    for columns in range(12, 50):
+        lines = text.wrap(line, columns)
+        assert all(len(each) <= columns for each in lines)
+        assert not any(re.match(r"\s*(%|W\b|GB)", each) for each in lines)
+        assert " ".join(each.strip() for each in lines) == line
+
+
 def test_styles_are_escape_codes_only_where_asked_for():
     cell = [Table("", (Column("a"),), [(Cell(1.0, "one", "bad"),)])]
     assert text.paint("one", text.RED) in render(cell, "text", colour=True)

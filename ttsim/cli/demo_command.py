@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ttsim.cli.flags import (
@@ -140,9 +140,9 @@ def _simulate(values: Any, settings: DemoSettings, test: str, device: str, preci
     layers = len(config.self_attention_layers)
     precision, name = demo.demo_precision(config.name, precision_text, values.decoder_config_file, layers)
     scenario, clock, lengths = demo.simulate_demo(settings, config, device, precision)
-    _print([*demo.header_lines(scenario, name, test), ""])
+    _print([*_fitted(demo.header_lines(scenario, name, test)), ""])
     _print([*demo.iteration_lines(clock, every=_every(values)), ""])
-    _print(demo.summary_lines(clock, lengths))
+    _print(_fitted(demo.summary_lines(clock, lengths)))
 
 
 def _with_images(values: Any, settings: DemoSettings, device: str, precision_text: str) -> None:
@@ -171,19 +171,17 @@ def _with_images(values: Any, settings: DemoSettings, device: str, precision_tex
     scenario.check_fits()
     clock = simulate_clock(scenario, [prompt], max(1, new))
     _print([*demo.iteration_lines(clock, every=_every(values)), ""])
-    _print(demo.summary_lines(clock, [prompt]))
+    _print(_fitted(demo.summary_lines(clock, [prompt])))
 
 
 def _generate(values: Any, settings: DemoSettings, test: str, device: str, precision_text: str) -> None:
     from ttsim.generation import demo
-    from ttsim.ui import console, text
 
     if values.model is not None:
         raise ValueError("--weights decide the model: leave --model out, or use --simulate_only")
     run = demo.Demo(values.weights, device, settings, precision_text, values.decoder_config_file)
-    _print(demo.header_lines(run.scenario, run.precision_name, test))
+    _print(_fitted(demo.header_lines(run.scenario, run.precision_name, test)))
     streams = sys.stdout.isatty() and settings.users == 1
-    colour = console.colour(None)
 
     def show(piece: str) -> None:
         sys.stdout.write(piece)
@@ -196,22 +194,35 @@ def _generate(values: Any, settings: DemoSettings, test: str, device: str, preci
             _print([""])
         else:
             for user, (prompt, output) in enumerate(zip(batch.prompts, batch.outputs, strict=True)):
-                _print(["", text.paint(f"== User {user}: {_short(prompt)}", text.BOLD, colour), output])
+                _print(["", *_bold(f"== User {user}: {_short(prompt)}"), output])
         _print(["", *demo.iteration_lines(batch.clock, batch.generation.step_times, _every(values)), ""])
-        _print(demo.summary_lines(batch.clock, batch.generation.prompt_lengths, batch.generation))
+        _print(_fitted(demo.summary_lines(batch.clock, batch.generation.prompt_lengths, batch.generation)))
 
 
 def _with_prompt(run: Demo, show: Callable[[str], None] | None) -> Iterator[Batch]:
     if show:
-        from ttsim.ui import console, text
-
-        show(text.paint(f"\n{_short(run.texts[0][0])}\n", text.BOLD, console.colour(None)))
+        show("\n".join(["", *_bold(_short(run.texts[0][0])), ""]))
     return run.batches(show)
 
 
 def _short(prompt: str, length: int = 300) -> str:
     line = " ".join(prompt.split())
     return line if len(line) <= length else f"{line[: length // 2]} <...> {line[-length // 2 :]}"
+
+
+def _fitted(lines: Sequence[str]) -> list[str]:
+    """Lines as wide as the terminal."""
+    from ttsim.ui import text
+    from ttsim.ui.table import columns_of
+
+    return [piece for line in lines for piece in text.wrap(line, columns_of())]
+
+
+def _bold(line: str) -> list[str]:
+    """A prompt above what was made of it."""
+    from ttsim.ui import console, text
+
+    return [text.paint(piece, text.BOLD, console.colour(None)) for piece in _fitted([line])]
 
 
 def _every(values: Any) -> int:
