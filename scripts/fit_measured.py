@@ -4,7 +4,6 @@ python scripts/fit_measured.py
 """
 
 import csv
-import dataclasses
 import io
 import math
 from pathlib import Path
@@ -37,18 +36,10 @@ def main() -> None:
     held_out = {
         id(item): error for item, error in zip(ours, fit(ours, constants, FITTED_LATER).held_out(), strict=True)
     }
-    # Families with code of their own: no constant is fitted to them. Those whose program is known to be another one
-    # count nowhere, but tell how far off such predictions are.
-    others = [
-        item
-        for row in shipped()
-        if row.left_out.startswith("other program")
-        for item in predictions([dataclasses.replace(row, left_out="")])
-    ]
+    # Families with code of their own: no constant is fitted to them.
     errors = [held_out.get(id(item), math.expm1(-item.residual(found.constants))) for item in known]
-    errors += [math.expm1(-item.residual(found.constants)) for item in others]
     checking = [math.expm1(-item.residual(found.constants)) for item in ours if not item.row.fitted]
-    every = zip([*known, *others], errors, strict=True)
+    every = zip(known, errors, strict=True)
     own = [(item, error) for item, error in every if family_of(item.scenario) == OWN_CODE]
     kinds = {
         "checking, constants of the fitted rows": list(
@@ -67,7 +58,7 @@ def main() -> None:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("row", "figure", "family", "served", "source", "log_ratio"))
-    for item, error in zip([*known, *others], errors, strict=True):
+    for item, error in zip(known, errors, strict=True):
         place = (family_of(item.scenario), item.scenario.software.served, item.row.source)
         writer.writerow((item.row.row, item.figure, *place, round(-float(np.log1p(error)), 4)))
     (folder / "residuals.csv").write_text(_HEAD + out.getvalue(), encoding="utf-8")

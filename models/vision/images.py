@@ -32,15 +32,20 @@ class ImageError(ValueError):
     """An image can't be read, or has a size that the model does not take."""
 
 
+def _missing(path: str | os.PathLike[str]) -> bool:
+    try:
+        return not Path(path).expanduser().exists()
+    except OSError:  # a name that no file can have: who reads it says so
+        return False
+
+
 def open_image(source: str | os.PathLike[str] | np.ndarray | Any) -> Image:
     """An RGB image from a file (JPEG, PNG, ...), an array [height, width, 3] of uint8, or a pillow image.
 
     Raises:
         ImageError: there is no such file, it is no image, or pillow is not installed.
     """
-    if (
-        isinstance(source, str | os.PathLike) and not Path(source).expanduser().exists()
-    ):  # whether or not there is pillow
+    if isinstance(source, str | os.PathLike) and _missing(source):  # whether or not there is pillow
         raise ImageError(f"no image at {printable(os.fspath(source))}: give a JPEG or PNG file, or a size like 512x512")
     try:
         from PIL import Image

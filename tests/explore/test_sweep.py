@@ -229,7 +229,7 @@ def test_what_if_needs_points():
         PromptWhatIf.build("1b", "N150", ["performance"], [1], [])
     with pytest.raises(ValueError, match="at least one precision"):
         WhatIf.build("1b", "N150", [], [1], [128])
-    with pytest.raises(ValueError, match="at least one token"):
+    with pytest.raises(ValueError, match="a context must be at least 1, not 0"):
         WhatIf.build("1b", "N150", ["performance"], [1], [0])
 
 

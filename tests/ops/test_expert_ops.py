@@ -131,7 +131,7 @@ def test_noise_of_the_products_of_experts_and_heads_is_what_the_numerics_make(fm
         assert rule_of(op, rows, w, **of, **extra).power == pytest.approx(measured, rel=0.12)
 
 
-@pytest.mark.parametrize(("fmt", "power"), [("bf16", 2.77e-6), ("bfp8", 5.27e-5), ("bfp4", 1.37e-2)])
+@pytest.mark.parametrize(("fmt", "power"), [("bf16", 2.77e-6), ("bfp8", 6.07e-5), ("bfp4", 2.34e-2)])
 def test_what_a_cache_keeps_is_rounded_once_to_its_format(fmt, power):
     positions = jnp.arange(4)
     latent = tt.update_latent_cache, jnp.zeros((4, 32, 576)), jnp.zeros((4, 576))

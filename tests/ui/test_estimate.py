@@ -153,14 +153,15 @@ def test_folds_know_less_where_the_tables_have_no_row():
 def test_blackhole_beside_the_measurements_of_2026():
     """Llama-3.1-8B on P150 (tt-metal PRs #55080 and #50662): how far off each is, and whether the interval holds it.
 
-    The two presets are held. LoFi in more matmuls is priced 9 and 10 % too slow, beyond the interval; why is not known.
+    One user's presets are held. 32 users are priced 9 % too fast and LoFi in all matmuls 9 % too slow, beyond the
+    interval; why is not known.
     """
     lofi = "li_ff2=lofi"
     cases = [
-        (32, "", 32.8, 0.075, True),
-        (1, "", 40.8, -0.069, True),
-        (1, lofi, 45.4, -0.089, False),
-        (1, lofi + ",li_qkv_decode=lofi,li_o_decode=lofi", 49.7, -0.102, False),
+        (32, "", 32.8, 0.090, False),
+        (1, "", 40.8, -0.055, True),
+        (1, lofi, 45.4, -0.074, True),
+        (1, lofi + ",li_qkv_decode=lofi,li_o_decode=lofi", 49.7, -0.085, False),
     ]
     for batch, override, measured, error, held in cases:
         question = Question(model="8b", device="P150", batch_size=batch, override=override, date="2026-09-01")

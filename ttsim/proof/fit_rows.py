@@ -18,6 +18,7 @@ import numpy as np
 from ttsim.hardware.constants import CONSTANTS, FITTED
 from ttsim.proof import fitting
 from ttsim.proof.fitting import Prior
+from ttsim.proof.intervals import OWN_CODE, family_of
 from ttsim.proof.measured import Measured
 from ttsim.proof.validate import FIGURES, Figure, predict, scenario_of
 from ttsim.scenarios.scenario import Scenario
@@ -46,8 +47,7 @@ class Prediction:
     @property
     def shared(self) -> bool:
         """Whether the program is the one that the constants are for: a dense model's, not code of a family's own."""
-        config = self.scenario.config
-        return config.experts is None and config.latent is None and config.delta is None
+        return family_of(self.scenario) != OWN_CODE
 
     def residual(self, constants: Mapping[str, float]) -> float:
         """log(measured / predicted)."""
