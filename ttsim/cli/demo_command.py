@@ -24,7 +24,8 @@ from ttsim.cli.flags import (
 from ttsim.cli.main import Command
 
 if TYPE_CHECKING:
-    from ttsim.generation.demo import Batch, Demo, DemoSettings
+    from ttsim.generation.demo import Batch, Demo
+    from ttsim.generation.demo_settings import DemoSettings
 
 
 def _switch(name: str, meaning: str) -> Flag:
@@ -81,11 +82,11 @@ def _check_prompts(source: str | None) -> None:
 
 def _run(values: Any) -> None:
     _check_prompts(values.input_prompts)
-    from ttsim.generation import demo
+    from ttsim.generation import demo, demo_settings
 
-    test, preset = demo.parse_test(values.test)
-    base = demo.TESTS[test]
-    settings = demo.settings_with(
+    test, preset = demo_settings.parse_test(values.test)
+    base = demo_settings.TESTS[test]
+    settings = demo_settings.settings_with(
         test,
         {
             "input_prompts": values.input_prompts,
@@ -96,9 +97,9 @@ def _run(values: Any) -> None:
             "max_generated_tokens": values.max_generated_tokens,
             "data_parallel": values.data_parallel,
             "paged_attention": _truth(values.paged_attention),
-            "page_params": values.page_params and demo.parse_page_params(values.page_params, base.page_params),
+            "page_params": values.page_params and demo_settings.parse_page_params(values.page_params, base.page_params),
             "sampling_params": values.sampling_params
-            and demo.parse_sampling_params(values.sampling_params, base.sampling_params),
+            and demo_settings.parse_sampling_params(values.sampling_params, base.sampling_params),
             "stop_at_eos": _truth(values.stop_at_eos),
         },
     )
@@ -127,7 +128,7 @@ def _run(values: Any) -> None:
 
 
 def _simulate(values: Any, settings: DemoSettings, test: str, device: str, precision_text: str) -> None:
-    from ttsim.generation import demo
+    from ttsim.generation import demo, demo_lines
     from ttsim.models.identity import get_config
 
     weights = values.weights
@@ -140,14 +141,14 @@ def _simulate(values: Any, settings: DemoSettings, test: str, device: str, preci
     layers = len(config.self_attention_layers)
     precision, name = demo.demo_precision(config.name, precision_text, values.decoder_config_file, layers)
     scenario, clock, lengths = demo.simulate_demo(settings, config, device, precision)
-    _print([*_fitted(demo.header_lines(scenario, name, test)), ""])
-    _print([*demo.iteration_lines(clock, every=_every(values)), ""])
-    _print(_fitted(demo.summary_lines(clock, lengths)))
+    _print([*_fitted(demo_lines.header_lines(scenario, name, test)), ""])
+    _print([*demo_lines.iteration_lines(clock, every=_every(values)), ""])
+    _print(_fitted(demo_lines.summary_lines(clock, lengths)))
 
 
 def _with_images(values: Any, settings: DemoSettings, device: str, precision_text: str) -> None:
     """The vision demo: one user, greedy; with weights its text, and the clock in any case."""
-    from ttsim.generation import demo
+    from ttsim.generation import demo, demo_lines
     from ttsim.generation.clock import simulate_clock
     from ttsim.generation.image_text import scenario_with_images, tell
     from ttsim.models.vision.images import image_size
@@ -170,17 +171,17 @@ def _with_images(values: Any, settings: DemoSettings, device: str, precision_tex
         scenario, new = scenario_with_images(generator, sizes, prompt, new), len(told.tokens)
     scenario.check_fits()
     clock = simulate_clock(scenario, [prompt], max(1, new))
-    _print([*demo.iteration_lines(clock, every=_every(values)), ""])
-    _print(_fitted(demo.summary_lines(clock, [prompt])))
+    _print([*demo_lines.iteration_lines(clock, every=_every(values)), ""])
+    _print(_fitted(demo_lines.summary_lines(clock, [prompt])))
 
 
 def _generate(values: Any, settings: DemoSettings, test: str, device: str, precision_text: str) -> None:
-    from ttsim.generation import demo
+    from ttsim.generation import demo, demo_lines
 
     if values.model is not None:
         raise ValueError("--weights decide the model: leave --model out, or use --simulate_only")
     run = demo.Demo(values.weights, device, settings, precision_text, values.decoder_config_file)
-    _print(_fitted(demo.header_lines(run.scenario, run.precision_name, test)))
+    _print(_fitted(demo_lines.header_lines(run.scenario, run.precision_name, test)))
     streams = sys.stdout.isatty() and settings.users == 1
 
     def show(piece: str) -> None:
@@ -195,8 +196,8 @@ def _generate(values: Any, settings: DemoSettings, test: str, device: str, preci
         else:
             for user, (prompt, output) in enumerate(zip(batch.prompts, batch.outputs, strict=True)):
                 _print(["", *_bold(f"== User {user}: {_short(prompt)}"), output])
-        _print(["", *demo.iteration_lines(batch.clock, batch.generation.step_times, _every(values)), ""])
-        _print(_fitted(demo.summary_lines(batch.clock, batch.generation.prompt_lengths, batch.generation)))
+        _print(["", *demo_lines.iteration_lines(batch.clock, batch.generation.step_times, _every(values)), ""])
+        _print(_fitted(demo_lines.summary_lines(batch.clock, batch.generation.prompt_lengths, batch.generation)))
 
 
 def _with_prompt(run: Demo, show: Callable[[str], None] | None) -> Iterator[Batch]:
