@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from ttsim.ui import text
+from ttsim.ui import charts, text
 from ttsim.ui.document import Document, render
 from ttsim.ui.table import Cell, Column, Figure, Paragraph, Table, columns_of, plain
 
@@ -157,3 +157,9 @@ def test_width_is_that_of_the_terminal_but_80_at_least(monkeypatch):
     assert columns_of() == 80
     monkeypatch.delenv("COLUMNS")
     assert columns_of() == 120  # no terminal
+
+
+def test_the_last_number_of_an_axis_stays_within_the_picture():
+    picture = charts.curves({"a": [(300.0, 1.0), (10_000.0, 2.0)]}, title="t", x_label="ms")
+    centre = float(re.search(r'<text x="([\d.]+)"[^>]*>10,000<', picture)[1])
+    assert centre + 4 * len("10,000") <= charts.WIDTH
