@@ -58,9 +58,12 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
         raise ValueError(f"no Hugging Face config at {model}: expected a config.json or the directory of one")
     close = difflib.get_close_matches(_normalise(model[:80]), _aliases(), n=6)
     names = dict.fromkeys(_aliases()[key].name for key in close)
+    nearest = f"nearest names are {', '.join(names)}"
+    listed = f"`ttsim models` lists the {len(known_models())} names that are known"
     raise ValueError(
-        f"unknown model {shown(model)}: it is not a path, and the "
-        + (f"nearest names are {', '.join(names)}" if names else f"known names are {', '.join(known_models())}")
+        f"unknown model {shown(model)}: it is not a path, and the {nearest}"
+        if names
+        else f"unknown model {shown(model)}: it is not a path, and {listed}"
     )
 
 

@@ -85,6 +85,18 @@ def test_commands_in_the_documents_exist(path):
             assert flag in known or flag.removeprefix("no") in known or flag == "help", command
 
 
+def test_examples_in_the_pages_are_included_and_exist():
+    """The marks are the syntax of pymdownx.snippets; anything else would be printed as it stands."""
+    lines = [
+        line for path in PAGES for line in path.read_text().splitlines() if "examples/" in line and "8" in line[:4]
+    ]
+    names = [re.fullmatch(r'--8<-- "(examples/\w+\.py)"', line) for line in lines]
+    assert len(names) >= 5
+    for line, found in zip(lines, names, strict=True):
+        assert found, line
+        assert (ROOT / found[1]).is_file()
+
+
 def test_scripts_in_the_documents_exist():
     for path in PAGES:
         for script in re.findall(r"scripts/(\w+)\.py", path.read_text()):

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Sequence
 from ttsim.files.reading import InputError, shown
 
 _MANY = 24  # valid names beyond which only the nearest are listed
+_NEAR = 0.5  # likeness from which a name may have been meant
 
 
 def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
-    """An error that names the valid names, the nearest first, and only those where there are many.
+    """An error that names the valid names in their order, after those that may have been meant; not all if many.
 
     Args:
       kind: what the name should be one of ("format", "tensor group").
@@ -28,9 +29,11 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
 
     def likeness(candidate: str) -> tuple[bool, float]:
         other = candidate.lower()
-        return other.startswith(mine), difflib.SequenceMatcher(None, mine, other).ratio()
+        ratio = difflib.SequenceMatcher(None, mine, other).ratio()
+        return other.startswith(mine), ratio if ratio >= _NEAR else 0.0
 
-    names = sorted(dict.fromkeys(valid), key=likeness, reverse=True)
+    ordered = sorted(valid) if isinstance(valid, set | frozenset) else dict.fromkeys(valid)
+    names = sorted(ordered, key=likeness, reverse=True)  # the order given, but for those that may have been meant
     listed = ", ".join(names[:_MANY]) + (f", ... ({len(names)} in all)" if len(names) > _MANY else "")
     return ValueError(f"unknown {kind} {shown(name)}; valid: {listed}")
 

@@ -31,6 +31,7 @@ from ttsim.ui.plot import curves
         ("batch_size=4,1..2,4", (4, 1, 2)),
         ("device=N150,N300", ("N150", "N300")),
         ("precision=performance;accuracy", ("performance", "accuracy")),
+        ("precision=performance,accuracy", ("performance", "accuracy")),
         ("override=ff2=bfp4,li_ff2=lofi;ff2=bfp8", ("ff2=bfp4,li_ff2=lofi", "ff2=bfp8")),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ttsim.cli import demo_command
-from ttsim.generation import demo, prompts
+from ttsim.generation import demo, demo_lines, demo_settings, prompts
 from ttsim.generation.paging import PageParams
 from ttsim.generation.prompts import Chat, Prompt, load_prompts
 from ttsim.lt.state import Job
@@ -36,18 +36,18 @@ def script(*arguments, **environment):
 # Settings
 
 
-@pytest.mark.parametrize("test", list(demo.TESTS))
+@pytest.mark.parametrize("test", list(demo_settings.TESTS))
 def test_every_id_is_a_test(test):
-    assert demo.parse_test(test.upper()) == (test, "performance")
-    assert demo.parse_test(f"accuracy and {test}") == (test, "accuracy")
+    assert demo_settings.parse_test(test.upper()) == (test, "performance")
+    assert demo_settings.parse_test(f"accuracy and {test}") == (test, "accuracy")
 
 
 def test_published_settings():
-    long = demo.TESTS["long-context-64k"]
+    long = demo_settings.TESTS["long-context-64k"]
     assert (long.max_seq_len, long.page_params.block_size, long.page_params.max_num_blocks) == (131_072, 64, 2048)
-    assert demo.TESTS["ci-32"].max_seq_len == 2000
-    assert demo.TESTS["DP-4-b32"].users == 128
-    assert not demo.TESTS["reasoning-1"].stop_at_eos
+    assert demo_settings.TESTS["ci-32"].max_seq_len == 2000
+    assert demo_settings.TESTS["DP-4-b32"].users == 128
+    assert not demo_settings.TESTS["reasoning-1"].stop_at_eos
 
 
 @pytest.mark.parametrize("prompt", ["a word " * 60, "é" * 200, "一" * 5000])
@@ -65,26 +65,26 @@ def test_a_prompt_longer_than_a_file_s_name_is_a_prompt(prompt):
 )
 def test_bad_settings_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        demo.settings_with("batch-1", change)
+        demo_settings.settings_with("batch-1", change)
 
 
 def test_options_are_dictionaries_in_json_or_python():
-    base = demo.TESTS["batch-1"]
-    page = demo.parse_page_params("{'page_block_size': 64, 'page_max_num_blocks': 16}", base.page_params)
+    base = demo_settings.TESTS["batch-1"]
+    page = demo_settings.parse_page_params("{'page_block_size': 64, 'page_max_num_blocks': 16}", base.page_params)
     assert (page.block_size, page.max_num_blocks) == (64, 16)
-    sampling = demo.parse_sampling_params('{"temperature": 0.6}', base.sampling_params)
+    sampling = demo_settings.parse_sampling_params('{"temperature": 0.6}', base.sampling_params)
     assert (sampling.temperature, sampling.top_p) == (0.6, 0.08)
     for text, message in (("32", "takes a dictionary"), ('{"block": 1}', "unknown page parameter 'block'")):
         with pytest.raises(ValueError, match=message):
-            demo.parse_page_params(text, base.page_params)
+            demo_settings.parse_page_params(text, base.page_params)
     with pytest.raises(ValueError, match="temperature must be a number"):
-        demo.parse_sampling_params('{"temperature": "hot"}', base.sampling_params)
+        demo_settings.parse_sampling_params('{"temperature": "hot"}', base.sampling_params)
 
 
 def test_lengths_are_checked_against_the_sequence_and_the_pool():
     with pytest.raises(ValueError, match="max_seq_len is 1024"):
-        demo.check_lengths(demo.TESTS["batch-1"], [900])
-    small = demo.settings_with("batch-32", {"page_params": demo.PageParams(32, 128)})
+        demo.check_lengths(demo_settings.TESTS["batch-1"], [900])
+    small = demo_settings.settings_with("batch-32", {"page_params": demo_settings.PageParams(32, 128)})
     with pytest.raises(ValueError, match="out of KV-cache blocks: 318 positions for each of 32 users need 320 blocks"):
         demo.check_lengths(small, [118])
 
@@ -184,7 +184,7 @@ def test_clock_alone_is_what_simulate_says():
     from ttsim import simulate
 
     precision = preset("performance", "Llama3.2-1B")
-    scenario, clock, lengths = demo.simulate_demo(demo.TESTS["batch-1"], "Llama3.2-1B", "N150", precision)
+    scenario, clock, lengths = demo.simulate_demo(demo_settings.TESTS["batch-1"], "Llama3.2-1B", "N150", precision)
     report = simulate("Llama3.2-1B", "N150", prompt_length=118)
     assert lengths == [118]
     np.testing.assert_allclose((clock.speed, clock.ttft), (report.speed, report.ttft))
@@ -193,18 +193,18 @@ def test_clock_alone_is_what_simulate_says():
 
 def test_lines_are_those_that_the_devices_log_has():
     precision = preset("performance", "Llama3.2-1B")
-    _, clock, lengths = demo.simulate_demo(demo.TESTS["batch-32"], "Llama3.2-1B", "N300", precision)
-    lines = list(demo.iteration_lines(clock, [0.5]))
+    _, clock, lengths = demo.simulate_demo(demo_settings.TESTS["batch-32"], "Llama3.2-1B", "N300", precision)
+    lines = list(demo_lines.iteration_lines(clock, [0.5]))
     assert len(lines) == 200
     assert lines[0].endswith("tok/s throughput) | here 500 ms")
     job = Job(1, "demo", "1b", "n300")
-    job.parse("\n".join([*lines, *demo.summary_lines(clock, lengths)]))
+    job.parse("\n".join([*lines, *demo_lines.summary_lines(clock, lengths)]))
     np.testing.assert_allclose((job.speed, job.ttft), (clock.speed, clock.ttft), rtol=0.02)
 
 
 def test_replicas_must_divide_the_device():
     with pytest.raises(UnknownSystemError, match="N150 has 1 chips"):
-        demo.simulate_demo(demo.TESTS["DP-4-b1"], "Llama3.2-1B", "N150", preset("performance", "1b"))
+        demo.simulate_demo(demo_settings.TESTS["DP-4-b1"], "Llama3.2-1B", "N150", preset("performance", "1b"))
 
 
 # The script
@@ -214,7 +214,7 @@ def test_script_without_weights_says_so_in_one_line():
     done = script()
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "scripts/fetch_model.py" in done.stderr
+    assert "`ttsim fetch-model`" in done.stderr
     assert "--simulate_only" in done.stderr
 
 
@@ -228,6 +228,7 @@ def test_script_takes_the_published_flags():
     assert "Llama3.1-8B on T3K DP=2" in done.stdout
     assert "Prompts: 8 of" in done.stdout
     assert "tok/s/user" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120  # the precision and the prompts too
 
 
 @pytest.mark.parametrize(
@@ -238,6 +239,6 @@ def test_script_takes_the_published_flags():
     ],
 )
 def test_the_cache_that_is_allocated_must_fit(changes, what):
-    settings = dataclasses.replace(demo.TESTS["batch-32"], **changes)
+    settings = dataclasses.replace(demo_settings.TESTS["batch-32"], **changes)
     with pytest.raises(DoesNotFitError, match=f"{what} does not fit"):
         demo.simulate_demo(settings, "8b", "N150", preset("performance", "Llama3.1-8B"))

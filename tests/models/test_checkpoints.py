@@ -226,7 +226,7 @@ def test_unknown_name_and_hub_without_network(monkeypatch):
 def test_smollm2_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setenv("TTSIM_CACHE", str(tmp_path))
     assert smollm2_path().parent == tmp_path
-    with pytest.raises(CheckpointError, match=r"fetch_model\.py"):
+    with pytest.raises(CheckpointError, match="`ttsim fetch-model`"):
         resolve_weights("SmolLM2-135M-Instruct")
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from ttsim.errors import unknown
 from ttsim.precision.slots import abstract_precision
 from ttsim.precision.text import decoders_from_json
 from ttsim.precision.values import (
@@ -36,6 +37,13 @@ SWEEP_9 = (
 MIXED = (
     Precision().replace(lm_head="bf16").replace_layer(31, ff1_3="bf16", activation="bfp8").replace_layer(2, wo="bfp4")
 )
+
+
+def test_valid_names_keep_their_order_after_those_that_may_be_meant():
+    groups = ("wqkv", "wo", "ff1_3", "ff2")
+    assert str(unknown("group", "foo", groups)).endswith("valid: wqkv, wo, ff1_3, ff2")
+    assert str(unknown("group", "fff2", groups)).endswith("valid: ff2, wqkv, wo, ff1_3")
+    assert str(unknown("group", "foo", set(groups))).endswith("valid: ff1_3, ff2, wo, wqkv")
 
 
 def test_groups_are_the_fields_in_published_order():

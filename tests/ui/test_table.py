@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from ttsim.ui import text
+from ttsim.ui import charts, text
 from ttsim.ui.document import Document, render
 from ttsim.ui.table import Cell, Column, Figure, Paragraph, Table, columns_of, plain
 
@@ -88,6 +88,15 @@ def test_empty_columns_and_control_characters_are_not_shown():
     assert "\x1b" not in shown
 
 
+def test_a_number_keeps_its_unit():
+    line = "dram 40 %, at most 160 W, 12.9 GB, 4 t/s/u, 5 senses"
+    for columns in range(12, 50):
+        lines = text.wrap(line, columns)
+        assert all(len(each) <= columns for each in lines)
+        assert not any(re.match(r"\s*(%|W\b|GB)", each) for each in lines)
+        assert " ".join(each.strip() for each in lines) == line
+
+
 def test_styles_are_escape_codes_only_where_asked_for():
     cell = [Table("", (Column("a"),), [(Cell(1.0, "one", "bad"),)])]
     assert text.paint("one", text.RED) in render(cell, "text", colour=True)
@@ -148,3 +157,9 @@ def test_width_is_that_of_the_terminal_but_80_at_least(monkeypatch):
     assert columns_of() == 80
     monkeypatch.delenv("COLUMNS")
     assert columns_of() == 120  # no terminal
+
+
+def test_the_last_number_of_an_axis_stays_within_the_picture():
+    picture = charts.curves({"a": [(300.0, 1.0), (10_000.0, 2.0)]}, title="t", x_label="ms")
+    centre = float(re.search(r'<text x="([\d.]+)"[^>]*>10,000<', picture)[1])
+    assert centre + 4 * len("10,000") <= charts.WIDTH

@@ -123,7 +123,7 @@ def _sweep(
 
 def _compare(request: Request, question: Question, constants: Mapping[str, float]) -> Document:
     if len(request.compare) > 2:
-        raise ValueError(f"--compare puts two runs side by side, not {len(request.compare)}")
+        raise ValueError(f"a comparison puts two runs side by side, not {len(request.compare)}")
     runs = [run_of(spec, question, constants) for spec in request.compare]
     if len(runs) == 1:
         runs.insert(0, record(estimate(question.scenario(), constants, advice=False)))

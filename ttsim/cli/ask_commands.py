@@ -13,7 +13,7 @@ REGRESSED = 4  # exit code of a comparison in which what came second is slower t
 _SWEEP = Flag(
     "sweep",
     "Answer for all values of a field: batch_size=1..32, prompt_length=128,1k,...,64k, device=N150,N300, "
-    "precision=performance;accuracy. Repeatable: all combinations.",
+    "precision=performance,accuracy (texts are separated by ;). Repeatable: all combinations.",
     "many",
 )
 _GOAL = Flag(

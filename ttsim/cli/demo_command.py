@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ttsim.cli.flags import (
@@ -24,7 +24,8 @@ from ttsim.cli.flags import (
 from ttsim.cli.main import Command
 
 if TYPE_CHECKING:
-    from ttsim.generation.demo import Batch, Demo, DemoSettings
+    from ttsim.generation.demo import Batch, Demo
+    from ttsim.generation.demo_settings import DemoSettings
 
 
 def _switch(name: str, meaning: str) -> Flag:
@@ -81,11 +82,11 @@ def _check_prompts(source: str | None) -> None:
 
 def _run(values: Any) -> None:
     _check_prompts(values.input_prompts)
-    from ttsim.generation import demo
+    from ttsim.generation import demo, demo_settings
 
-    test, preset = demo.parse_test(values.test)
-    base = demo.TESTS[test]
-    settings = demo.settings_with(
+    test, preset = demo_settings.parse_test(values.test)
+    base = demo_settings.TESTS[test]
+    settings = demo_settings.settings_with(
         test,
         {
             "input_prompts": values.input_prompts,
@@ -96,9 +97,9 @@ def _run(values: Any) -> None:
             "max_generated_tokens": values.max_generated_tokens,
             "data_parallel": values.data_parallel,
             "paged_attention": _truth(values.paged_attention),
-            "page_params": values.page_params and demo.parse_page_params(values.page_params, base.page_params),
+            "page_params": values.page_params and demo_settings.parse_page_params(values.page_params, base.page_params),
             "sampling_params": values.sampling_params
-            and demo.parse_sampling_params(values.sampling_params, base.sampling_params),
+            and demo_settings.parse_sampling_params(values.sampling_params, base.sampling_params),
             "stop_at_eos": _truth(values.stop_at_eos),
         },
     )
@@ -127,7 +128,7 @@ def _run(values: Any) -> None:
 
 
 def _simulate(values: Any, settings: DemoSettings, test: str, device: str, precision_text: str) -> None:
-    from ttsim.generation import demo
+    from ttsim.generation import demo, demo_lines
     from ttsim.models.identity import get_config
 
     weights = values.weights
@@ -140,14 +141,14 @@ def _simulate(values: Any, settings: DemoSettings, test: str, device: str, preci
     layers = len(config.self_attention_layers)
     precision, name = demo.demo_precision(config.name, precision_text, values.decoder_config_file, layers)
     scenario, clock, lengths = demo.simulate_demo(settings, config, device, precision)
-    _print([*demo.header_lines(scenario, name, test), ""])
-    _print([*demo.iteration_lines(clock, every=_every(values)), ""])
-    _print(demo.summary_lines(clock, lengths))
+    _print([*_fitted(demo_lines.header_lines(scenario, name, test)), ""])
+    _print([*demo_lines.iteration_lines(clock, every=_every(values)), ""])
+    _print(_fitted(demo_lines.summary_lines(clock, lengths)))
 
 
 def _with_images(values: Any, settings: DemoSettings, device: str, precision_text: str) -> None:
     """The vision demo: one user, greedy; with weights its text, and the clock in any case."""
-    from ttsim.generation import demo
+    from ttsim.generation import demo, demo_lines
     from ttsim.generation.clock import simulate_clock
     from ttsim.generation.image_text import scenario_with_images, tell
     from ttsim.models.vision.images import image_size
@@ -170,20 +171,18 @@ def _with_images(values: Any, settings: DemoSettings, device: str, precision_tex
         scenario, new = scenario_with_images(generator, sizes, prompt, new), len(told.tokens)
     scenario.check_fits()
     clock = simulate_clock(scenario, [prompt], max(1, new))
-    _print([*demo.iteration_lines(clock, every=_every(values)), ""])
-    _print(demo.summary_lines(clock, [prompt]))
+    _print([*demo_lines.iteration_lines(clock, every=_every(values)), ""])
+    _print(_fitted(demo_lines.summary_lines(clock, [prompt])))
 
 
 def _generate(values: Any, settings: DemoSettings, test: str, device: str, precision_text: str) -> None:
-    from ttsim.generation import demo
-    from ttsim.ui import console, text
+    from ttsim.generation import demo, demo_lines
 
     if values.model is not None:
         raise ValueError("--weights decide the model: leave --model out, or use --simulate_only")
     run = demo.Demo(values.weights, device, settings, precision_text, values.decoder_config_file)
-    _print(demo.header_lines(run.scenario, run.precision_name, test))
+    _print(_fitted(demo_lines.header_lines(run.scenario, run.precision_name, test)))
     streams = sys.stdout.isatty() and settings.users == 1
-    colour = console.colour(None)
 
     def show(piece: str) -> None:
         sys.stdout.write(piece)
@@ -196,22 +195,35 @@ def _generate(values: Any, settings: DemoSettings, test: str, device: str, preci
             _print([""])
         else:
             for user, (prompt, output) in enumerate(zip(batch.prompts, batch.outputs, strict=True)):
-                _print(["", text.paint(f"== User {user}: {_short(prompt)}", text.BOLD, colour), output])
-        _print(["", *demo.iteration_lines(batch.clock, batch.generation.step_times, _every(values)), ""])
-        _print(demo.summary_lines(batch.clock, batch.generation.prompt_lengths, batch.generation))
+                _print(["", *_bold(f"== User {user}: {_short(prompt)}"), output])
+        _print(["", *demo_lines.iteration_lines(batch.clock, batch.generation.step_times, _every(values)), ""])
+        _print(_fitted(demo_lines.summary_lines(batch.clock, batch.generation.prompt_lengths, batch.generation)))
 
 
 def _with_prompt(run: Demo, show: Callable[[str], None] | None) -> Iterator[Batch]:
     if show:
-        from ttsim.ui import console, text
-
-        show(text.paint(f"\n{_short(run.texts[0][0])}\n", text.BOLD, console.colour(None)))
+        show("\n".join(["", *_bold(_short(run.texts[0][0])), ""]))
     return run.batches(show)
 
 
 def _short(prompt: str, length: int = 300) -> str:
     line = " ".join(prompt.split())
     return line if len(line) <= length else f"{line[: length // 2]} <...> {line[-length // 2 :]}"
+
+
+def _fitted(lines: Sequence[str]) -> list[str]:
+    """Lines as wide as the terminal."""
+    from ttsim.ui import text
+    from ttsim.ui.table import columns_of
+
+    return [piece for line in lines for piece in text.wrap(line, columns_of())]
+
+
+def _bold(line: str) -> list[str]:
+    """A prompt above what was made of it."""
+    from ttsim.ui import console, text
+
+    return [text.paint(piece, text.BOLD, console.colour(None)) for piece in _fitted([line])]
 
 
 def _every(values: Any) -> int:

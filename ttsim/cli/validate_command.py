@@ -39,7 +39,8 @@ def _run(values: Any) -> None:
         from ttsim.ui import load_page
 
         loads = load_rows.shipped() if values.measured is None else load_rows.read_load_rows(values.measured)
-        console.show(load_page.document(load_rows.validate_load(loads)), values.format, values.out)
+        results = load_rows.validate_load(loads, console.progress("servers"))
+        console.show(load_page.document(results), values.format, values.out)
         return
     from ttsim.hardware.constants import constants_json, load_constants
     from ttsim.proof.fit_rows import fit_host

@@ -58,7 +58,7 @@ function showMemory(used, capacity) {
   const said = `${(used / 1e9).toFixed(2)} of ${(capacity / 1e9).toFixed(2)} GB used`;
   bar.setAttribute("aria-label", said);
   const part = document.createElement("i");
-  part.style.cssText = `width:${share}%;background:${used > capacity ? "var(--bad)" : "var(--m0,#334155)"}`;
+  part.style.cssText = `width:${share}%;background:${used > capacity ? "var(--bad)" : "var(--m2,#94a3b8)"}`;
   bar.append(part);
   byId("memory").replaceChildren(bar, text("p", said, { class: "faint" }));
 }

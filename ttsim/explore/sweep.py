@@ -91,7 +91,7 @@ def parse_sweep(text: str) -> tuple[str, tuple[Any, ...]]:
     if not equals or not listed.strip():
         raise ValueError(f"--sweep={text}: give values, e.g. {name}=" + ("1..32" if name in NUMBERS else "a,b"))
     items = [item.strip() for item in re.split(r"[,;](?![^{]*\})", listed)]
-    if name in ("precision", "override"):  # these hold commas themselves
+    if name in ("precision", "override") and "=" in listed:  # texts hold commas themselves, presets don't
         items = [item.strip() for item in listed.split(";")]
     if name not in NUMBERS:
         return name, tuple(dict.fromkeys(parse_field(name, item) for item in items if item))

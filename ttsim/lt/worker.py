@@ -58,7 +58,7 @@ def run(job: dict[str, Any], log: TextIO, say: Say) -> None:
     """One job: writes its log, whose lines `Job.parse` reads."""
     task = commands.task(job["command"])
     say("Initializing device")
-    from ttsim.generation import demo
+    from ttsim.generation import demo, demo_lines, demo_settings
     from ttsim.models.identity import get_config
     from ttsim.precision.values import Precision, preset
 
@@ -89,9 +89,9 @@ def run(job: dict[str, Any], log: TextIO, say: Say) -> None:
         log.write(f"{report}\n(TTFT): {1e3 * report.ttft:.2f} ms\n@ {report.speed:.3f} tok/s/user\n")
     else:
         say("Prefill")
-        scenario, clock, lengths = demo.simulate_demo(demo.TESTS[task.test], config, device, precision)
+        scenario, clock, lengths = demo.simulate_demo(demo_settings.TESTS[task.test], config, device, precision)
         say("Decode")
-        lines = [*demo.iteration_lines(clock), *demo.summary_lines(clock, lengths)]
+        lines = [*demo_lines.iteration_lines(clock), *demo_lines.summary_lines(clock, lengths)]
         log.write("\n".join(lines) + "\n")
         # Again with the digits that an exported table needs, as the log's last words.
         log.write(f"Average Time to First Token (TTFT): {1e3 * clock.ttft:.4f} ms\n")

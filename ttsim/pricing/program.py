@@ -157,10 +157,12 @@ def _renumber(block: Block, numbers: Mapping[int, int], done: dict[int, tuple[Bl
         return jax.ShapeDtypeStruct(tuple(map(number, value.shape)), value.dtype)
 
     def call(old: OpCall) -> OpCall:
+        sizes = {size for each in jax.tree.leaves((old.inputs, old.outputs)) for size in each.shape}
+        if numbers.keys().isdisjoint(sizes.union(value for value in old.attributes.values() if isinstance(value, int))):
+            return old
         attributes = {key: number(value) for key, value in old.attributes.items()}
         inputs, outputs = jax.tree.map(array, (old.inputs, old.outputs))
-        new = dataclasses.replace(old, attributes=attributes, inputs=inputs, outputs=outputs)
-        return old if new == old else new
+        return dataclasses.replace(old, attributes=attributes, inputs=inputs, outputs=outputs)
 
     if id(block.body) not in done:
         done[id(block.body)] = tuple(

@@ -66,7 +66,11 @@ def predictions(rows: Sequence[Measured]) -> Iterator[Prediction]:
         for figure in FIGURES:
             truth = row.speed if figure == "speed" else row.ttft
             if truth is not None:
-                yield Prediction(row, figure, truth, scenario, functools.partial(predict, scenario, row, figure))
+                yield Prediction(row, figure, truth, scenario, functools.partial(_figure, scenario, row, figure))
+
+
+def _figure(scenario: Scenario, row: Measured, figure: Figure, constants: Mapping[str, float]) -> float:
+    return predict(scenario, row, (figure,), constants)[figure]
 
 
 def fit_host(rows: Sequence[Measured], constants: Mapping[str, float]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import dataclasses
 import datetime
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -190,13 +190,20 @@ def _day(cell: str) -> datetime.date:
     return parse_period(cell.split()[0]).middle
 
 
-def validate_load(rows: Sequence[LoadRow]) -> list[LoadResult]:
-    """Predicts the rows under load; rows of one user serve as measured steps."""
-    return [
-        LoadResult(row, with_measured_steps(row, rows), with_own_steps(row))
-        for row in rows
-        if row.concurrency > 1 and (row.ttft or row.tpot or row.e2el)
-    ]
+def validate_load(rows: Sequence[LoadRow], progress: Callable[[int, int], None] | None = None) -> list[LoadResult]:
+    """Predicts the rows under load; rows of one user serve as measured steps.
+
+    Args:
+      rows: all rows, of one user and of several.
+      progress: called with (rows done, rows in all).
+    """
+    loaded = [row for row in rows if row.concurrency > 1 and (row.ttft or row.tpot or row.e2el)]
+    results = []
+    for row in loaded:
+        results.append(LoadResult(row, with_measured_steps(row, rows), with_own_steps(row)))
+        if progress:
+            progress(len(results), len(loaded))
+    return results
 
 
 def with_own_steps(row: LoadRow) -> Prediction:

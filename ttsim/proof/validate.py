@@ -129,11 +129,9 @@ def _validate(row: Measured, constants: Mapping[str, float]) -> Validated:
         first = scenario_of(row)
         groups = _groups(row, first)
         first.check_fits()
-        values, intervals = {}, {}
-        for figure in FIGURES:
-            if (row.speed if figure == "speed" else row.ttft) is not None:
-                values[figure] = predict(first, row, figure, constants)
-                intervals[figure] = _interval(first, row, figure, values[figure], constants)
+        wanted = [figure for figure in FIGURES if (row.speed if figure == "speed" else row.ttft) is not None]
+        values = predict(first, row, wanted, constants)
+        intervals = _intervals(first, row, values, constants)
     except (ValueError, OSError) as error:
         return Validated(row, refused=" ".join(str(error).split()) or type(error).__name__, groups=groups)
     if not values:
@@ -162,8 +160,10 @@ def scenario_of(row: Measured, date: datetime.date | None = None) -> Scenario:
     )
 
 
-def predict(scenario: Scenario, row: Measured, figure: Figure, constants: Mapping[str, float]) -> float:
-    """A figure as it was measured.
+def predict(
+    scenario: Scenario, row: Measured, figures: Sequence[Figure], constants: Mapping[str, float]
+) -> dict[Figure, float]:
+    """Figures as they were measured.
 
     A client with several requests open sees what the server makes of them: TTFT with the wait for others, and its
     users' speed with the prompts that came between (`ttsim.proof.load_rows`). With one open it sees the server's work
@@ -171,9 +171,15 @@ def predict(scenario: Scenario, row: Measured, figure: Figure, constants: Mappin
     where prompts are computed together, and until 2025-06 holds what one of them compiled.
     """
     if row.under_load:
-        return _under_load(scenario, row, figure, constants)
-    if figure == "speed":
-        return scenario.speed(constants)
+        return _under_load(scenario, row, figures, constants) if figures else {}
+    alone: dict[Figure, Callable[[], float]] = {
+        "speed": lambda: scenario.speed(constants),
+        "ttft": lambda: _first_token(scenario, row, constants),
+    }
+    return {figure: alone[figure]() for figure in figures}
+
+
+def _first_token(scenario: Scenario, row: Measured, constants: Mapping[str, float]) -> float:
     if computed_together(scenario):
         return prompt_share(scenario, constants)
     if row.client:
@@ -184,8 +190,10 @@ def predict(scenario: Scenario, row: Measured, figure: Figure, constants: Mappin
     return float(scenario.ttft(constants)) + compiled * constants["program_one_off"]
 
 
-def _under_load(scenario: Scenario, row: Measured, figure: Figure, constants: Mapping[str, float]) -> float:
-    """The mean that a client with as many open requests as the row's users would report."""
+def _under_load(
+    scenario: Scenario, row: Measured, figures: Sequence[Figure], constants: Mapping[str, float]
+) -> dict[Figure, float]:
+    """The means that a client with as many open requests as the row's users would report, from one run."""
     users, isl, osl = row.batch or 1, scenario.prompt_length, scenario.max_generated_tokens
     server = build(
         row.model,
@@ -196,22 +204,24 @@ def _under_load(scenario: Scenario, row: Measured, figure: Figure, constants: Ma
         constants=constants,
     )
     metrics = serve_closed(server.pool, users, requests_sent(users, isl, osl), isl, osl)
-    return float(metrics.ttft.mean if figure == "ttft" else 1 / metrics.tpot.mean)
+    return {figure: float(metrics.ttft.mean if figure == "ttft" else 1 / metrics.tpot.mean) for figure in figures}
 
 
-def _interval(
-    scenario: Scenario, row: Measured, figure: Figure, value: float, constants: Mapping[str, float]
-) -> Interval | None:
-    """The interval of a figure; of a month or a year it spans what its first and last day would give."""
-    found = interval(value, figure, fold_of(scenario))
-    if found is None or row.date is None or row.date.first == row.date.last:
+def _intervals(
+    scenario: Scenario, row: Measured, values: Mapping[Figure, float], constants: Mapping[str, float]
+) -> dict[Figure, Interval | None]:
+    """The interval of each figure; of a month or a year it spans what its first and last day would give."""
+    found = {figure: interval(value, figure, fold_of(scenario)) for figure, value in values.items()}
+    known = [figure for figure, one in found.items() if one is not None]
+    if not known or row.date is None or row.date.first == row.date.last:
         return found
-    ends = [
-        predict(scenario_of(row, day), row, figure, constants) / value
-        for day in (row.date.first, row.date.last)
-        if scenario_of(row, day).software != scenario.software
-    ]
-    return found.spanning(min([1.0, *ends]), max([1.0, *ends]))
+    days = (scenario_of(row, day) for day in (row.date.first, row.date.last))
+    ends = [predict(day, row, known, constants) for day in days if day.software != scenario.software]
+    for figure in known:
+        one, ratios = found[figure], [end[figure] / values[figure] for end in ends]
+        if one is not None:
+            found[figure] = one.spanning(min([1.0, *ratios]), max([1.0, *ratios]))
+    return found
 
 
 def _assumed(row: Measured, scenario: Scenario) -> Iterable[str]:

@@ -169,9 +169,10 @@ def _frame(values: Sequence[float], label: str, title: str, margin: float = 0.0)
     shapes = [f'<text x="{_LEFT}" y="15" class="title">{html.escape(title)}</text>']
     for value in ticks:
         x = at(value)
+        middle = min(x, WIDTH - 4 * len(number(value)))  # a label stays within the picture
         shapes += [
             f'<line x1="{x:.1f}" y1="{base}" x2="{x:.1f}" y2="{base + 4}" class="axis"/>',
-            f'<text x="{x:.1f}" y="{base + 19}" text-anchor="middle" class="faint">{number(value)}</text>',
+            f'<text x="{middle:.1f}" y="{base + 19}" text-anchor="middle" class="faint">{number(value)}</text>',
         ]
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     shapes.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(label)}</text>')

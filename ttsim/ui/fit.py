@@ -68,7 +68,8 @@ def _table(table: Table, width: int, colour: bool) -> list[str]:
         lines += _row(cells, room, left, styles if colour else ())
     notes = table.notes_of(kept)
     if dropped:
-        notes.append(f"left out at {width} columns: {', '.join(_called(table, i) for i in sorted(dropped))}")
+        names = dict.fromkeys(_called(table, i) for i in sorted(dropped))
+        notes.append(f"left out at {width} columns: {', '.join(names)}")
     return lines + [line for note in notes for line in _prose(note, "faint", width, colour)]
 
 

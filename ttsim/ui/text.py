@@ -50,9 +50,16 @@ def columns(rows: Sequence[Sequence[str]], right: Sequence[int], gap: str = "  "
     return lines
 
 
+# The space between a number and its unit, which no line breaks at.
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|[munk]?s|[kMGT]?B|W|J|t/s)(?![\w/]))")
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
 def wrap(line: str, columns: int = 118, indent: str = "  ") -> list[str]:
-    """A long line in several, the later ones indented."""
-    return textwrap.wrap(line, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    """A long line in several, the later ones indented; a number keeps its unit."""
+    whole = _BEFORE_UNIT.sub(_NO_BREAK, line)
+    lines = textwrap.wrap(whole, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return [each.replace(_NO_BREAK, " ") for each in lines]
 
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"

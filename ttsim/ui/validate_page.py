@@ -50,9 +50,13 @@ def document(items: Sequence[Validated]) -> Document:
     found = groups(items)
     if found:
         blocks.append(_summary(found, items))
-    assumed = [f"{item.measured.row}: {', '.join(item.notes)}" for item in predicted if item.notes]
+    assumed: dict[str, list[str]] = {}
+    for item in predicted:
+        for note in item.notes:
+            assumed.setdefault(note, []).append(item.measured.row)
     if assumed:
-        blocks.append(Paragraph("Assumed: " + "; ".join(assumed), style="faint"))
+        said = "; ".join(f"{note}: {', '.join(rows)}" for note, rows in assumed.items())
+        blocks.append(Paragraph(f"What rows don't say: {said}", style="faint"))
     records = [item.record() for item in items]
     return Document(
         title="Measured and predicted",
