@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ttsim.errors import UnknownConstantError as UnknownConstantError
-from ttsim.files.reading import number, read_json, shown
+from ttsim.files.reading import number, printable, read_json, shown
 from ttsim.hardware.expert_constants import EXPERT_CONSTANTS
 from ttsim.hardware.later import LATER
 from ttsim.hardware.quantities import Constant, ScalesWith, Unit
@@ -520,9 +520,8 @@ def _checked(fitted: Mapping[str, Any], origin: str) -> Mapping[str, float]:
     for name in fitted:
         if name not in (*FITTED, *FITTED_LATER):
             near = difflib.get_close_matches(name[:80], (*FITTED, *FITTED_LATER), n=3, cutoff=0.3)
-            raise UnknownConstantError(
-                f"{origin}: no fitted constant {shown(name)}: nearest are {', '.join(near) or ', '.join(FITTED)}"
-            )
+            nearest = ", ".join(near or FITTED)
+            raise UnknownConstantError(f"{printable(origin)}: no fitted constant {shown(name)}: nearest are {nearest}")
         # A thousandth to a thousandfold of what is likely: beyond that it is a mistake, and prices lose their digits.
         likely = CONSTANTS[name].value
         number(fitted, name, origin, least=likely / 1e3, most=likely * 1e3)
