@@ -171,18 +171,20 @@ class MetaVisionTensors(Mapping[str, LazyTensor]):
         try:
             found = self._tensor(hub)
             return LazyTensor(found.shape, lambda: self._checked(hub, lambda: np.asarray(found)))
-        except (IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError) as error:
             raise self._broken(hub, error) from None
 
     def _checked(self, hub: str, read: Callable[[], np.ndarray]) -> np.ndarray:
         try:
             return read()
-        except (IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError) as error:
             raise self._broken(hub, error) from None
 
     def _broken(self, hub: str, error: Exception) -> CheckpointError:
         if isinstance(error, CheckpointError):
             return error
+        if isinstance(error, KeyError):  # of another tensor that this one is made of, or in another shard
+            return CheckpointError(f"tensor {error.args[0]} is missing")
         name = self._names[hub][0]
         shapes = " and ".join(str(list(shard[name].shape)) for shard in self._shards[:2])
         return CheckpointError(f"tensor {name} has shape {shapes}, which a model of this params.json has not")

@@ -166,3 +166,16 @@ def test_shapes_that_no_shard_has_are_named():
     found = MetaVisionTensors(shards, PARAMS)
     with pytest.raises(CheckpointError, match=r"attention\.wo\.weight has shape \[.*\] and \[3, "):
         np.asarray(found["language_model.model.layers.1.self_attn.o_proj.weight"])
+
+
+@pytest.mark.parametrize("name", ["text_model.learnable_embedding.weight", "text_model.layers.0.attention.wo.weight"])
+def test_a_tensor_that_a_shard_lacks_is_named(name):
+    """The rows of the image token stand in a file of their own; every shard holds a part of every tensor."""
+    whole, first_only = ([dict(shard) for shard in as_meta(hub_weights(), 2)] for _ in range(2))
+    for shard in whole[: 2 if "learnable" in name else 0]:
+        del shard[name]
+    del first_only[1][name]
+    asked = "embed_tokens.weight" if "learnable" in name else "layers.1.self_attn.o_proj.weight"
+    for shards in (whole, first_only) if "learnable" in name else (first_only,):
+        with pytest.raises(CheckpointError, match="is missing"):
+            np.asarray(MetaVisionTensors(shards, PARAMS)[f"language_model.model.{asked}"])
