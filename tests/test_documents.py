@@ -18,6 +18,7 @@ import pytest
 import ttsim
 from ttsim.cli.main import COMMANDS, load
 from ttsim.hardware.constants import CONSTANTS, FITTED, FITTED_LATER
+from ttsim.proof.intervals import OWN_CODE, Fold, interval
 from ttsim.proof.published import published
 from ttsim.proof.summary import ErrorSummary
 
@@ -149,6 +150,17 @@ def test_errors_in_the_readme_are_those_of_rows_left_out(figure, rows, own):
     assert shown[0] == str(s.rows)
     for cell, value in zip(shown[1:], (s.median, s.mean, s.p90, s.bias), strict=True):
         assert float(cell) == pytest.approx(100 * value, abs=0.06)  # the file has four digits
+
+
+def test_coverage_in_the_readme():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    for figure, claim in (("speed", "hold {} to {} % of the speeds"), ("ttft", "and {} to {} % of its TTFTs")):
+        shares = [
+            interval(10.0, figure, Fold("source", family, served)).measured
+            for family in ("wormhole", "blackhole", "galaxy", OWN_CODE)
+            for served in (False, True)
+        ]
+        assert claim.format(*(round(100 * share) for share in (min(shares), max(shares)))) in readme
 
 
 def test_counts_in_the_readme():
