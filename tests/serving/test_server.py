@@ -291,3 +291,14 @@ def test_more_boxes_cost_more():
     assert (several.price, several.power) == (3 * one.price, 3 * one.power)
     assert several.tokens_per_joule == one.tokens_per_joule == one.served.metrics.output_throughput / 160
     assert boxes._rank(one) < boxes._rank(several)
+
+
+def test_rows_that_count_in_no_mean_stand_in_parentheses():
+    row = next(row for row in load_rows.shipped() if row.row == "S076")  # a demo's figures beside a server's
+    found = load_rows.Prediction({"ttft": 10 * row.ttft, "tpot": row.tpot})
+    result = load_rows.LoadResult(row, load_rows.Prediction({}), found)
+    text = load_page.document([result]).render("text", 200)
+    assert "(+900.0)" in text
+    assert "(+0.0)" in text
+    counted = dataclasses.replace(result, row=dataclasses.replace(row, left_out=""))
+    assert "+900.0" in load_page.document([counted]).render("text", 200).replace("(+900.0)", "")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ttsim.proof.load_rows import FIGURES, LoadResult, summaries
 from ttsim.ui.document import Document
-from ttsim.ui.table import Block, Column, Paragraph, Table
+from ttsim.ui.table import Block, Cell, Column, Paragraph, Table
 
 _KINDS = {"measured_steps": "measured single-user steps", "own_steps": "simulated steps"}
 _SPLITS = {"all that count": ("checking", "seen"), "never looked at for a rule": ("checking",)}
@@ -27,8 +27,8 @@ def document(results: Sequence[LoadResult]) -> Document:
             for figure in FIGURES
             for column in (
                 Column(figure.upper(), "ms", scale=1e3, key=f"{figure}_s", priority=1),
-                Column("meas. steps", "%", 1, scale=100, signed=True, key=f"{figure}_error_measured_steps"),
-                Column("sim. steps", "%", 1, scale=100, signed=True, key=f"{figure}_error_own_steps"),
+                Column(f"{figure.upper()} meas.", "%", 1, scale=100, signed=True, key=f"{figure}_error_measured_steps"),
+                Column(f"{figure.upper()} sim.", "%", 1, scale=100, signed=True, key=f"{figure}_error_own_steps"),
             )
         ),
         Column("load", "%", 0, scale=100, key="load_share", priority=1),
@@ -40,7 +40,7 @@ def document(results: Sequence[LoadResult]) -> Document:
         figures = [
             cell
             for figure in FIGURES
-            for cell in (getattr(row, figure), *(result.error(kind, figure) for kind in _KINDS))
+            for cell in (getattr(row, figure), *(_error(result, kind, figure) for kind in _KINDS))
         ]
         share = result.own_steps.load_share or result.measured_steps.load_share
         why = row.left_out or result.own_steps.refused or ""
@@ -72,6 +72,11 @@ def document(results: Sequence[LoadResult]) -> Document:
             errors,
         ),
         Paragraph(
+            "meas.: errors with the server's own steps as one user measures them. sim.: with the simulator's prices. "
+            "In parentheses: counts in no mean, since it isn't what it seems (JSON, CSV and wide tables say why).",
+            style="faint",
+        ),
+        Paragraph(
             "No row under load is fitted; the figures of some have led to a rule, and they check no longer. load: "
             "requests per second over what the server does with every slot full; near 100 % a small error of a step is "
             "a large one of TTFT.",
@@ -79,3 +84,11 @@ def document(results: Sequence[LoadResult]) -> Document:
         ),
     ]
     return Document("Servers under load", blocks)
+
+
+def _error(result: LoadResult, kind: str, figure: str) -> float | Cell | None:
+    """An error, in parentheses where it doesn't count."""
+    error = result.error(kind, figure)
+    if error is None or result.row.counts(kind, figure):
+        return error
+    return Cell(error, f"({100 * error:+,.1f})")
