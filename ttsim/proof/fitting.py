@@ -34,11 +34,6 @@ def constants_at(priors: Mapping[str, Prior], z: Any, xp: Any = np) -> dict[str,
     return {name: prior.centre * xp.exp(prior.width * z[i]) for i, (name, prior) in enumerate(priors.items())}
 
 
-def widths_from(priors: Mapping[str, Prior], constants: Mapping[str, float]) -> np.ndarray:
-    """The inverse of `constants_at`: how many widths constants are from their centres, [constants]."""
-    return np.array([math.log(constants[name] / prior.centre) / prior.width for name, prior in priors.items()])
-
-
 @dataclass(frozen=True)
 class Fit:
     """Where a fit ended.
