@@ -11,6 +11,7 @@ from ttsim.ops.attention import (
     create_heads_prefill,
     fill_cache,
     query_growth,
+    query_heads,
     read_cache,
     rotary,
     rotary_tables,
@@ -34,6 +35,7 @@ from ttsim.ops.eltwise import activate, add, add_bias, gated_mul, multiply, scal
 from ttsim.ops.exchange import all_reduce_residual, combine, dispatch
 from ttsim.ops.experts import expert_bias, expert_gate, expert_linear, expert_sum, sigmoid_scale
 from ttsim.ops.host import copy_to_device, read_back, traced
+from ttsim.ops.host_tokens import token_inputs
 from ttsim.ops.host_vision import (
     from_torch,
     host_image,
@@ -164,6 +166,7 @@ __all__ = [
     "prepend_class",
     "put_rows",
     "query_growth",
+    "query_heads",
     "read_back",
     "read_cache",
     "read_latent_cache",
@@ -199,6 +202,7 @@ __all__ = [
     "take_columns",
     "take_rows",
     "to_torch",
+    "token_inputs",
     "topk",
     "tower_mask",
     "traced",
