@@ -53,6 +53,13 @@ def _calibrated(name: str, value: float, source: str, guess: float) -> Constant:
 
 # Choosing the next token
 TOPK_COLUMN = _sourced("topk_column", 0.56e-6, "s", "clock", "top-k of 32 rows on one core, a column: #38487, #40397")
+BLACKHOLE_TOPK_COLUMN = _sourced(
+    "blackhole_topk_column",
+    0.152e-6,
+    "s",
+    "nothing",
+    "the same on Blackhole: 8B on P150 takes 1/22 s a step with top-k of two halves, 1/38.5 s with argmax: PR #48886",
+)
 TOPK_MANY_CORES = _sourced("topk_many_cores", 0.35e-3, "s", "clock", "top-k of up to 16,384 columns: tt-metal #38487")
 TOPK_SAMPLING = _sourced("topk_sampling", 0.123e-3, "s", "clock", f"sampling kernel 68 us and its gap: {_TARGETS}")
 TOPK_USER = _set_once(
