@@ -16,7 +16,8 @@ from ttsim.hardware.software import software_of
 from ttsim.kernels import activations, delta, flash, links, matmul
 from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.machine import Machine
-from ttsim.meshes.systems import Topology, get_system
+from ttsim.meshes.lookup import get_system
+from ttsim.meshes.systems import Topology
 from ttsim.pricing.price import price
 from ttsim.pricing.program import trace
 from ttsim.pricing.scaling import scaled
