@@ -1,13 +1,14 @@
 """Kernels that work on activations: fixed times in L1, streaming in DRAM.
 
-Times in L1 are those of two op profiles of 2024-11 (`ttsim.hardware.constants`), under one fitted scale where the
-kernels have become faster since; a time that grows with the shape goes through both profiles.
+Times in L1 are those of two op profiles of 2024-11 (`ttsim.hardware.activation_constants`), under one fitted scale
+where the kernels have become faster since; a time that grows with the shape goes through both profiles.
 """
 
 from __future__ import annotations
 
+from ttsim.hardware.activation_constants import CORE_BANDWIDTH, SMALL_KERNEL_SCALE, STREAM_START
 from ttsim.hardware.chips import Chip
-from ttsim.hardware.constants import CORE_BANDWIDTH, INTERLEAVED_BANDWIDTH, SMALL_KERNEL_SCALE, STREAM_START
+from ttsim.hardware.matmul_constants import INTERLEAVED_BANDWIDTH
 from ttsim.hardware.quantities import Constant, Terms
 from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.shapes import tiles

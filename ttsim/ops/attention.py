@@ -13,10 +13,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.constants import (
+from ttsim.hardware.activation_constants import (
     CONCAT_HEADS_TIME,
     CREATE_HEADS_TILE_TIME,
     CREATE_HEADS_TIME,
+    FUSED_PAIR,
     ROTARY_STREAM_START,
     ROTARY_TIME,
     TABLE_LOOKUP_TIME,
@@ -25,7 +26,6 @@ from ttsim.hardware.constants import (
     UPDATE_CACHE_TILE_TIME,
     UPDATE_CACHE_TIME,
 )
-from ttsim.hardware.later import FUSED_PAIR
 from ttsim.hardware.quantities import Terms
 from ttsim.kernels import flash
 from ttsim.kernels.activations import fixed, small, stream, stream_rows

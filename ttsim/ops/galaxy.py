@@ -20,8 +20,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ttsim.hardware.constants import INTERLEAVED_BANDWIDTH, MCAST_2D_START, MCAST_2D_WEIGHT_BANDWIDTH, SDPA_DECODE_CHUNK
-from ttsim.hardware.later import (
+from ttsim.hardware.attention_constants import SDPA_DECODE_CHUNK
+from ttsim.hardware.galaxy_constants import (
     GALAXY_ATTENTION,
     GALAXY_COLLECTIVE_START,
     GALAXY_EAGER_PROMPT,
@@ -45,6 +45,7 @@ from ttsim.hardware.later import (
     GALAXY_SMALL_OPS_ROW,
     GALAXY_TARGETS,
 )
+from ttsim.hardware.matmul_constants import INTERLEAVED_BANDWIDTH, MCAST_2D_START, MCAST_2D_WEIGHT_BANDWIDTH
 from ttsim.hardware.quantities import Constant, Terms, seconds
 from ttsim.kernels.kernel import Kernel, host_work
 from ttsim.kernels.machine import Machine

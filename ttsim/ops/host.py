@@ -11,8 +11,16 @@ from typing import ParamSpec, TypeVar
 
 import jax
 
-from ttsim.hardware.constants import HOST_CHIP, HOST_PROMPT, HOST_REPLICA
-from ttsim.hardware.later import BLACKHOLE_REPLICAS, SERVER_PROMPT, SERVER_PROMPT_CHIP, SERVER_PROMPT_EARLY, SERVER_STEP
+from ttsim.hardware.host_constants import (
+    BLACKHOLE_REPLICAS,
+    HOST_CHIP,
+    HOST_PROMPT,
+    HOST_REPLICA,
+    SERVER_PROMPT,
+    SERVER_PROMPT_CHIP,
+    SERVER_PROMPT_EARLY,
+    SERVER_STEP,
+)
 from ttsim.hardware.quantities import Terms
 from ttsim.kernels.kernel import Kernel, host_work
 from ttsim.kernels.machine import Machine

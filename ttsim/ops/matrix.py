@@ -7,7 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.constants import EMBEDDING_BANDWIDTH, INTERLEAVED_BANDWIDTH, LOGITS_MOVE_COLUMN_TIME
+from ttsim.hardware.activation_constants import EMBEDDING_BANDWIDTH, LOGITS_MOVE_COLUMN_TIME
+from ttsim.hardware.matmul_constants import INTERLEAVED_BANDWIDTH
 from ttsim.kernels import links, matmul
 from ttsim.kernels.activations import fixed, stream_rows
 from ttsim.kernels.kernel import Kernel

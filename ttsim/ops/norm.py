@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.constants import (
+from ttsim.hardware.activation_constants import (
     NORM_BANDWIDTH,
     NORM_HALF_TIME,
     NORM_SHARD_TIME,

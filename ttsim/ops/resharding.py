@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.constants import HOST_ARGMAX, HOST_UNTILIZE, RESHARD_TIME, TO_INTERLEAVED_TIME
-from ttsim.hardware.later import HOST_SAMPLING, TUNNEL_READ_BANDWIDTH
+from ttsim.hardware.activation_constants import RESHARD_TIME, TO_INTERLEAVED_TIME
+from ttsim.hardware.host_constants import HOST_ARGMAX, HOST_SAMPLING, HOST_UNTILIZE, TUNNEL_READ_BANDWIDTH
 from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels import links, matmul
 from ttsim.kernels.activations import small, stream

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttsim.hardware.constants import SMALL_KERNEL_SCALE, TYPECAST_TIME
-from ttsim.hardware.later import TOPK_COLUMN, TOPK_MANY_CORES, TOPK_SAMPLING, TOPK_USER
+from ttsim.hardware.activation_constants import SMALL_KERNEL_SCALE, TYPECAST_TIME
+from ttsim.hardware.sampling_constants import TOPK_COLUMN, TOPK_MANY_CORES, TOPK_SAMPLING, TOPK_USER
 from ttsim.kernels.activations import stream
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
