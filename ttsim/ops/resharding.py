@@ -32,6 +32,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [small("reshard", RESHARD_TIME)]
 
 
+@reshard.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return []  # part of the collectives and matmuls around it
+
+
 @op
 def untilize(x: Array, *, format: str, memory: Memory = "dram") -> Array:
     """From tiles to rows, as a row-major op or the host reads it.
@@ -92,6 +97,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     ]
 
 
+@select_users.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return []  # the sum of QKV is scattered by user
+
+
 @op(in_l1=True)
 def select_rows(x: Array, *, rows: int, format: str) -> Array:
     """The first `rows` rows of what was gathered from all columns, by a selection matrix: drops the padding."""
@@ -106,6 +116,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
         small("sharded_to_interleaved", TO_INTERLEAVED_TIME),
         matmul.mcast_1d(max(rows, 32), columns, fmt=call["format"], setting="lofi", chip=machine.chip),
     ]
+
+
+@select_rows.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return []  # part of attention's kernel
 
 
 @op
