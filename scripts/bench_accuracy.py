@@ -30,7 +30,7 @@ from ttsim.accuracy.measured import Runner, bundled_text, cut_windows
 from ttsim.accuracy.results import PUBLISHED, Outputs
 from ttsim.explore.front import published_settings
 from ttsim.files.writing import write_file
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
 from ttsim.models.checkpoints.tokenizers import load_tokenizer

@@ -20,7 +20,7 @@ from absl import flags
 from flax import nnx
 from plain_model import plain_forward
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from ttsim.accuracy.measured import Runner, bundled_text, cut_windows, measure_accuracy
 from ttsim.accuracy.results import PUBLISHED, AccuracyReport, Outputs, Protocol, Score, failures
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.checkpoints.fetch import COMMAND, smollm2_path
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
 from ttsim.models.checkpoints.source import CheckpointError

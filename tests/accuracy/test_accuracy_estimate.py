@@ -11,7 +11,7 @@ import pytest
 
 from ttsim.accuracy.estimated import Noise, contested, estimate_accuracy, kept, load_constants, noise_on
 from ttsim.hardware.constants import prior_constants
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.presets import PRESETS
 from ttsim.numerics import fidelity
 from ttsim.numerics.noise import destination_roundings, rounding

@@ -15,8 +15,8 @@ from ttsim.accuracy.results import Outputs, Protocol
 from ttsim.accuracy.saved import SavedWindows, identity, joined
 from ttsim.files.reading import InputError
 from ttsim.generation.generate import Generator
+from ttsim.meshes.lookup import get_system
 from ttsim.meshes.processes import join
-from ttsim.meshes.systems import get_system
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout

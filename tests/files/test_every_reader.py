@@ -21,8 +21,7 @@ from ttsim.explore.front import file_settings
 from ttsim.generation.prompts import load_chat, load_prompts
 from ttsim.hardware.constants import constants_json, load_constants
 from ttsim.lt.state import State
-from ttsim.meshes.systems import get_system
-from ttsim.meshes.toml_systems import print_systems
+from ttsim.meshes.lookup import get_system, print_systems
 from ttsim.models.checkpoints.loading import open_checkpoint
 from ttsim.models.checkpoints.meta_files import read_params
 from ttsim.models.hf.reading import read_config

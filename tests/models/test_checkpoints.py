@@ -8,7 +8,7 @@ import pytest
 from checkpoint_files import CASES, GOLDEN, Golden, save_gguf, save_hf, save_meta, write_torch_file
 
 from ttsim.accuracy.refpt import read_refpt
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.fetch import fetch_smollm2, smollm2_path
 from ttsim.models.checkpoints.loading import check_sharding, load_model, open_checkpoint, resolve_weights

@@ -14,7 +14,7 @@ import pytest
 from random_weights import tensor
 
 import ttsim
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.loading import Checkpoint
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.identity import describe_identity, find_known, get_config, repository_of
 from ttsim.models.layout import Layout

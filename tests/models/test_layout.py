@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ttsim.meshes.lookup import get_system
 from ttsim.meshes.sharding import ONE_D, RING, TWO_D, ShardingError
-from ttsim.meshes.systems import SYSTEMS, get_system
+from ttsim.meshes.systems import SYSTEMS
 from ttsim.models.layout import TILE, Layout, closest_grid, largest_grid, tiles
 from ttsim.models.presets import PRESETS
 from ttsim.models.run import decode_program, prefill_program

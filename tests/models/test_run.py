@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
 from ttsim.models.hf.reading import read_config

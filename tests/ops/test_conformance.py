@@ -21,7 +21,7 @@ from ttsim.hardware.constants import load_constants
 from ttsim.hardware.software import software_of
 from ttsim.hardware.vision_software import vision_software
 from ttsim.kernels.machine import Machine
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_program, prefill_program

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ttsim import ops, trace
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.numerics import elementwise, fidelity, switches
 from ttsim.numerics.formats import quantize, round_to
 

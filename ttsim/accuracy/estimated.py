@@ -32,7 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from ttsim.meshes.systems import System, get_system
+from ttsim.meshes.lookup import get_system
+from ttsim.meshes.systems import System
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout

@@ -30,7 +30,8 @@ from ttsim.accuracy.refpt import ReferenceFile, read_refpt
 from ttsim.accuracy.results import PUBLISHED, AccuracyReport, Outputs, Protocol, Score
 from ttsim.accuracy.saved import SavedWindows, identity, joined
 from ttsim.files.progress import Progress
-from ttsim.meshes.systems import System, get_system
+from ttsim.meshes.lookup import get_system
+from ttsim.meshes.systems import System
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.loading import Checkpoint, Storage, load_model, open_checkpoint
 from ttsim.models.checkpoints.tokenizers import load_tokenizer

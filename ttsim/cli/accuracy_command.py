@@ -78,8 +78,8 @@ def _run(values: Any) -> int:
 
         read_refpt(values.reference_file)
 
+    from ttsim.meshes.lookup import get_system
     from ttsim.meshes.processes import join
-    from ttsim.meshes.systems import get_system
 
     system = get_system(values.device, values.data_parallel)
     with join(system.num_chips, values.coordinator, values.processes, values.process_id) as group:

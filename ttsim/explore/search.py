@@ -20,7 +20,7 @@ from ttsim.accuracy.measured import Runner, bundled_text, cut_windows
 from ttsim.accuracy.results import Outputs, Protocol, Score
 from ttsim.explore.front import Accuracy, Kind, Point, dominates, evaluate, front, set_formats
 from ttsim.hardware.constants import load_constants
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.checkpoints.loading import Checkpoint, load_model
 from ttsim.models.checkpoints.tokenizers import load_tokenizer
 from ttsim.models.config import ModelConfig

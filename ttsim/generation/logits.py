@@ -9,7 +9,8 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from ttsim.meshes.systems import System, get_system
+from ttsim.meshes.lookup import get_system
+from ttsim.meshes.systems import System
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.loading import Checkpoint, load_model, open_checkpoint
 from ttsim.models.layerwise import prefill_by_layer

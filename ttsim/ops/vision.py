@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.constants import ADD_TIME, CONCAT_HEADS_TIME, RETILE_TIME
+from ttsim.hardware.activation_constants import ADD_TIME, CONCAT_HEADS_TIME, RETILE_TIME
 from ttsim.kernels import flash, links, matmul
 from ttsim.kernels.activations import check_l1, small, stream, stream_rows
 from ttsim.kernels.kernel import Kernel

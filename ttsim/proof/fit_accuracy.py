@@ -31,7 +31,7 @@ from ttsim.accuracy.estimated import (
     noise_on,
     reference_confidence,
 )
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.config import ModelConfig, RopeConfig
 from ttsim.models.identity import get_config
 from ttsim.precision.values import resolve

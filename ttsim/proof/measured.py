@@ -19,9 +19,11 @@ from importlib import resources
 from pathlib import Path
 
 from ttsim.dates import Period, parse_period
+from ttsim.errors import UnknownSystemError
 from ttsim.files.reading import InputError, read_text
 from ttsim.hardware.facts import SERVER, STACKS
-from ttsim.meshes.systems import System, Topology, UnknownSystemError, get_system
+from ttsim.meshes.lookup import get_system
+from ttsim.meshes.systems import System, Topology
 
 COLUMNS = (
     "model",

@@ -217,7 +217,7 @@ def _of_model(name: str) -> Callable[[Row], bool]:
 
 
 def _on_device(name: str) -> Callable[[Row], bool]:
-    from ttsim.meshes.systems import system_name  # JAX comes with the systems: not for reading the tables
+    from ttsim.meshes.lookup import system_name  # JAX comes with the systems: not for reading the tables
 
     replicas = re.search(r"\bdp\s*=?\s*(\d+)\s*\)?\s*$", name, re.IGNORECASE)
     device = system_name(name[: replicas.start()] if replicas else name)

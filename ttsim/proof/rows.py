@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ttsim.accuracy.estimated import AccuracyEstimate, estimate_accuracy
 from ttsim.hardware.software import software_of
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.identity import get_config
 from ttsim.precision.values import resolve
 from ttsim.proof.published import Row, prompt_tokens

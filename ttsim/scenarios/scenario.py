@@ -20,8 +20,9 @@ from ttsim.hardware.facts import date_of
 from ttsim.hardware.software import Sampler, Software, software_of
 from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.machine import Machine
+from ttsim.meshes.lookup import get_system
 from ttsim.meshes.sharding import ShardingError
-from ttsim.meshes.systems import SYSTEMS, System, Topology, get_system, split
+from ttsim.meshes.systems import SYSTEMS, System, Topology, split
 from ttsim.models.cache import users_axis
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config

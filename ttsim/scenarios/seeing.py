@@ -23,13 +23,7 @@ from ttsim.models.layout import TILE, Layout, round_up
 from ttsim.models.parameters import is_variable, key_names, traits
 from ttsim.models.run import decode_program
 from ttsim.models.storage import tensor_bytes_of
-from ttsim.models.vision.config import (
-    LlamaTower,
-    PatchTower,
-    SiglipTower,
-    TowerConfig,
-    VisionConfig,
-)
+from ttsim.models.vision.config import LlamaTower, PatchTower, SiglipTower, TowerConfig, VisionConfig
 from ttsim.models.vision.images import canvas, check_size, grid_of
 from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLayout

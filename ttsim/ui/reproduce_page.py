@@ -7,14 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ttsim.proof import published as tables
-from ttsim.proof.reproduce import (
-    ACCURACY_KINDS,
-    PREDICTED,
-    Reproduction,
-    Summaries,
-    accuracy_summaries,
-    summaries,
-)
+from ttsim.proof.reproduce import ACCURACY_KINDS, PREDICTED, Reproduction, Summaries, accuracy_summaries, summaries
 from ttsim.proof.summary import ErrorSummary
 from ttsim.ui.document import Document
 from ttsim.ui.table import Block, Cell, Column, Paragraph, Table
