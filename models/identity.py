@@ -174,7 +174,7 @@ def _kin(one: ModelConfig, other: ModelConfig) -> bool:
 
 def _normalise(name: str) -> str:
     """One spelling of the ways people write a name: "Llama-3.1-8B-Instruct" is "Llama3.1-8B" with the suffix."""
-    name = re.sub(r"-(instruct|it)(-v\d[\d.]*|-\d{4})?$", "", name.strip().casefold())
+    name = re.sub(r"-(instruct|it)(-v\d[\d.]*|-\d{4})?$", "", "-".join(name.casefold().split()))
     return name.replace("-instruct", "").replace("-", "").replace("_", "")
 
 
