@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 
 from ttsim.errors import UnknownSystemError
-from ttsim.meshes.lookup import get_system
-from ttsim.meshes.systems import System, part_of, system_name
+from ttsim.meshes.lookup import get_system, system_name
+from ttsim.meshes.systems import System, part_of
 from ttsim.models.identity import find_known
 from ttsim.proof.words import SHOWN, is_unknown
 
