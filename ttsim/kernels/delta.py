@@ -54,15 +54,17 @@ def fused_step(machine: Machine) -> bool:
     return machine.chip.family == "blackhole" and machine.system.chips_per_replica > 1
 
 
-def convolution_of_ops(moved: float, taps: int, chip: Chip) -> list[Kernel]:
+def convolution_of_ops(row: float, taps: int, chip: Chip) -> list[Kernel]:
     """One token's convolution as ops on whole rows: a product and a sum a tap, SiLU, and the inputs moved on by one.
 
     Args:
-      moved: bytes of one row of inputs. Source: `_causal_conv1d_decode_t1_split_inplace` of tt-metal
-        models/experimental/gated_attention_gated_deltanet tt/ttnn_gated_deltanet.py.
+      row: bytes of one token's inputs.
+
+    Source: `_causal_conv1d_decode_t1_split_inplace` of tt-metal models/experimental/
+    gated_attention_gated_deltanet tt/ttnn_gated_deltanet.py.
     """
     names = ("multiply",) * taps + ("add",) * (taps - 1) + ("silu",) + ("copy",) * (taps - 1)
-    return [stream(name, 3 * moved if name == "add" else 2 * moved, chip) for name in names]
+    return [stream(name, (3 if name == "add" else 2) * row, chip) for name in names]
 
 
 def step_of_ops(users: int, heads: int, key: int, value: int, chip: Chip) -> list[Kernel]:

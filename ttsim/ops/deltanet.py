@@ -95,10 +95,10 @@ def _(call: OpCall) -> OpNoise:
 
 @conv_decode.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
-    moved = 2 * math.prod(call.inputs[1].shape) * get_format("bf16").bytes_per_value
+    (users, channels), taps = call.inputs[0].shape, call.inputs[2].shape[1]
     if not delta.fused_step(machine):
-        taps = call.inputs[2].shape[1]
-        return delta.convolution_of_ops(moved / 2 / (taps - 1), taps, machine.chip)
+        return delta.convolution_of_ops(tensor_bytes(users, channels, "bf16"), taps, machine.chip)
+    moved = 2 * (taps - 1) * users * channels * get_format("bf16").bytes_per_value
     return [stream("causal_conv1d_update", moved, machine.chip)]
 
 
@@ -151,10 +151,11 @@ def _(call: OpCall) -> OpNoise:
 
 @delta_decode.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    users, heads, key, value = call.inputs[7].shape
     if not delta.fused_step(machine):
-        return delta.step_of_ops(*call.inputs[7].shape, machine.chip)
+        return delta.step_of_ops(users, heads, key, value, machine.chip)
     # The fused step: every head's state is read and written once.
-    moved = 2 * math.prod(call.inputs[7].shape) * get_format("fp32").bytes_per_value
+    moved = 2 * users * heads * key * value * get_format("fp32").bytes_per_value
     return [stream("gated_delta_step", moved, machine.chip)]
 
 
