@@ -176,6 +176,17 @@ def test_a_step_of_a_delta_net_reads_and_writes_its_states(box):
     assert sum(kernel.bytes for kernel in updates) == (2 * (4 + 1 + 3) + 3 * 3) * row
 
 
+def test_a_convolution_of_a_prompt_copies_its_rows_for_every_tap_on_wormhole():
+    """Of 64 rows of 80 channels: in order and joined; four shifted copies, tilized; a product, three sums, SiLU."""
+    operands = jnp.zeros((64, 80)), jnp.zeros((80, 3)), jnp.zeros((80, 4)), jnp.int32(63)
+    rows = 2 * 3 * 2048
+    (one,) = launches(tt.conv_prefill, *operands, out_format="bf16", box="P150")
+    assert one.bytes == 2 * rows
+    many = launches(tt.conv_prefill, *operands, out_format="bf16", box="N300")
+    assert len(many) == 2 + 2 * 4 + 4 + 1
+    assert sum(kernel.bytes for kernel in many) == (2 * (2 + 8 + 1 + 1) + 3 * 3) * rows
+
+
 def test_a_sum_of_experts_is_relatively_as_noisy_as_one():
     rng = np.random.RandomState(4)
     exact = jnp.asarray(rng.standard_normal((4, 32, 256)), jnp.float32)

@@ -67,6 +67,24 @@ def convolution_of_ops(row: float, taps: int, chip: Chip) -> list[Kernel]:
     return [stream(name, (3 if name == "add" else 2) * row, chip) for name in names]
 
 
+def convolution_of_rows(moved: float, taps: int, chip: Chip) -> list[Kernel]:
+    """A prompt's convolution on Wormhole: rows laid out one after the other, and a shifted copy of all of them a tap.
+
+    Args:
+      moved: bytes of the rows.
+
+    Source: tt-metal models/demos/blackhole/qwen36 tt/gdn/conv_fir_wh.py.
+    """
+    return [
+        stream("untilize", 2 * moved, chip),
+        stream("concat", 2 * moved, chip),
+        *(stream(name, 2 * moved, chip) for name in ("slice", "tilize") * taps),
+        stream("multiply", 2 * moved, chip),
+        *(stream("addcmul", 3 * moved, chip) for _ in range(taps - 1)),
+        stream("silu", 2 * moved, chip),
+    ]
+
+
 def step_of_ops(users: int, heads: int, key: int, value: int, chip: Chip) -> list[Kernel]:
     """One token's recurrence as ops of their own: the gates and q, k and v first, then six ops on the state.
 

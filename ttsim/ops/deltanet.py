@@ -122,8 +122,11 @@ def conv_prefill(x_tc: Array, state_cw: Array, w_cw: Array, last: Array, *, out_
 
 @conv_prefill.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
-    rows, columns = call.inputs[0].shape
-    return [stream("causal_conv1d", 2 * tensor_bytes(rows, columns, "bf16"), machine.chip)]
+    (rows, channels), taps = call.inputs[0].shape, call.inputs[2].shape[1]
+    moved = tensor_bytes(rows, channels, "bf16")
+    if machine.chip.family == "wormhole":
+        return delta.convolution_of_rows(moved, taps, machine.chip)
+    return [stream("causal_conv1d", 2 * moved, machine.chip)]
 
 
 @op(weights=(5, 6), caches=(7,))
