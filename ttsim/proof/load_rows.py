@@ -17,7 +17,7 @@ from importlib import resources
 
 from ttsim.dates import parse_period
 from ttsim.files.reading import InputError, parse_csv, read_text
-from ttsim.models.layout import padded_prefill_length
+from ttsim.models.grids import padded_prefill_length
 from ttsim.proof.measured import MeasuredFileError
 from ttsim.proof.summary import ErrorSummary
 from ttsim.serving import workload
