@@ -249,3 +249,32 @@ def split(system: System, data_parallel: int) -> System:
         links=1 if system.topology is Topology.GRID else system.links,
         replica_name="P100" if system.chip == BLACKHOLE_P100 else None,
     )
+
+
+def part_of(box: System, replicas: int = 1, chips: int | None = None) -> System:
+    """So many replicas of so many chips of a box (None: all that there are); fewer than all are a box of their own.
+
+    Raises:
+      UnknownSystemError: the box has fewer chips, or can't be cut like that.
+    """
+    if box.data_parallel > 1:  # says already how it is cut
+        replicas = box.data_parallel if replicas == 1 else replicas
+        if replicas != box.data_parallel or chips not in (None, box.chips_per_replica):
+            asked = f"{replicas} x {box.chips_per_replica if chips is None else chips}"
+            raise UnknownSystemError(f"{box.label} is {box.data_parallel} x {box.chips_per_replica} chips, not {asked}")
+        return box
+    if chips is None:
+        return split(box, replicas)
+    used = replicas * chips
+    if used > box.num_chips:
+        raise UnknownSystemError(f"{box.name} has {box.num_chips} chips, not {replicas} x {chips}")
+    if used == box.num_chips:
+        return split(box, replicas)
+    for system in SYSTEMS.values():
+        if system.chip == box.chip and system.num_chips == used and (used == 1 or system.tunnelled == box.tunnelled):
+            return split(system, replicas)
+    whole = split(box, box.num_chips // chips) if box.num_chips % chips == 0 else None
+    if whole is None:
+        raise UnknownSystemError(f"{box.name} has {box.num_chips} chips, which are not cut into replicas of {chips}")
+    local = None if box.local_chips is None else -(-box.local_chips * used // box.num_chips)
+    return dataclasses.replace(whole, data_parallel=replicas, local_chips=local)

@@ -12,7 +12,13 @@ import numpy as np
 from ttsim.hardware.activation_constants import SMALL_KERNEL_SCALE, TYPECAST_TIME
 from ttsim.hardware.galaxy_constants import GALAXY_TARGETS
 from ttsim.hardware.quantities import seconds
-from ttsim.hardware.sampling_constants import TOPK_COLUMN, TOPK_MANY_CORES, TOPK_SAMPLING, TOPK_USER
+from ttsim.hardware.sampling_constants import (
+    BLACKHOLE_TOPK_COLUMN,
+    TOPK_COLUMN,
+    TOPK_MANY_CORES,
+    TOPK_SAMPLING,
+    TOPK_USER,
+)
 from ttsim.kernels import galaxy
 from ttsim.kernels.activations import stream
 from ttsim.kernels.kernel import Kernel
@@ -48,7 +54,8 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     axis = call.attributes.get("axis")
     chips = 1 if axis is None else call.axis_sizes[axis]
     width, many = machine.software.topk_width(columns, chips)
-    each = max(1.0, width / 16_384) * TOPK_MANY_CORES if many else width * TOPK_COLUMN
+    one_core = TOPK_COLUMN if machine.chip.family == "wormhole" else BLACKHOLE_TOPK_COLUMN
+    each = max(1.0, width / 16_384) * TOPK_MANY_CORES if many else width * one_core
     source = "tt-metal #38487, #40397: one core a column, or many cores at powers of two"
     kernel = Kernel("topk", start=each, cores=machine.chip.cores if many else 1, source=source)
     cast = stream("typecast", tensor_bytes(32, width, "bf16"), machine.chip)
