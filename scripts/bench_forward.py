@@ -29,8 +29,9 @@ from ttsim.models.run import decode_step, prefill_step
 from ttsim.models.storage import parameter_format
 from ttsim.models.transformer import Transformer
 from ttsim.numerics import switches
-from ttsim.numerics.formats import round_to
-from ttsim.precision.values import Precision, preset
+from ttsim.numerics.conversion import round_to
+from ttsim.precision.presets import preset
+from ttsim.precision.values import Precision
 from ttsim.ui import console, text
 
 _MODEL = flags.DEFINE_string("model", "Llama3.2-1B", "Model whose widths are used.")

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from ttsim.meshes.systems import System
     from ttsim.models.config import ModelConfig
     from ttsim.models.identity import get_config
-    from ttsim.precision.values import Precision, preset
+    from ttsim.precision.presets import preset
+    from ttsim.precision.values import Precision
     from ttsim.pricing.program import Program, trace
     from ttsim.proof.intervals import Interval, interval
     from ttsim.proof.reproduce import reproduce
@@ -63,7 +64,8 @@ _HOMES = {
     "ttsim.meshes.systems": ("System",),
     "ttsim.models.config": ("ModelConfig",),
     "ttsim.models.identity": ("get_config",),
-    "ttsim.precision.values": ("Precision", "preset"),
+    "ttsim.precision.presets": ("preset",),
+    "ttsim.precision.values": ("Precision",),
     "ttsim.pricing.program": ("Program", "trace"),
     "ttsim.proof.intervals": ("Interval", "interval"),
     "ttsim.proof.reproduce": ("reproduce",),

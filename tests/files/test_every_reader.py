@@ -33,7 +33,7 @@ from ttsim.proof.measured import read_measured
 from ttsim.scenarios.question import Question, read_question
 from ttsim.serving.recorded import read_result
 from ttsim.serving.workload import read_trace
-from ttsim.ui.perf_report import read_profile
+from ttsim.ui.profile_diff import read_profile
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LAYER = {"precision_cfg": {"FF2": "BFP4"}, "fidelity_cfg": {"LI_FF2": "LOFI"}}

@@ -16,7 +16,8 @@ from ttsim.generation import demo, demo_lines, demo_settings, prompts
 from ttsim.generation.paging import PageParams
 from ttsim.generation.prompts import Chat, Prompt, load_prompts
 from ttsim.lt.state import Job
-from ttsim.precision.values import Precision, preset
+from ttsim.precision.presets import preset
+from ttsim.precision.values import Precision
 from ttsim.scenarios.memory import DoesNotFitError
 
 ROOT = Path(__file__).parents[2]

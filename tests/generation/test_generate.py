@@ -21,7 +21,7 @@ from ttsim.models.layout import Layout
 from ttsim.models.run import place
 from ttsim.models.transformer import Transformer
 from ttsim.numerics import switches
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 from ttsim.scenarios.scenario import Scenario
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "hf" / "llama-gqa-8kv.npz")

@@ -15,8 +15,10 @@ from ttsim.models.checkpoints.loading import check_sharding, load_model, open_ch
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.layout import Layout
 from ttsim.models.run import prefill_step
-from ttsim.numerics.formats import BlockArray, dequantize, round_to
-from ttsim.precision.values import Precision, preset
+from ttsim.numerics.blockarray import BlockArray
+from ttsim.numerics.conversion import dequantize, round_to
+from ttsim.precision.presets import preset
+from ttsim.precision.values import Precision
 
 EXACT = preset("fp32", "")
 GGUF_CASES = [case for case in CASES if case != "mllama-text"]

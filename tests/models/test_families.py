@@ -24,7 +24,7 @@ from ttsim.models.hf import FAMILIES
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place, place_cache
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/dense.npz")
 CASES = sorted(key.removesuffix(".config") for key in GOLDEN.files if key.endswith(".config"))

@@ -8,7 +8,7 @@ from ttsim import ops as tt
 from ttsim.hardware.software import software_of
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.lookup import get_system
-from ttsim.numerics.formats import round_to
+from ttsim.numerics.conversion import round_to
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import OpNoise
 from ttsim.pricing.program import trace

@@ -8,7 +8,7 @@ import pytest
 from ttsim import ops
 from ttsim.meshes.lookup import get_system
 from ttsim.numerics import elementwise, switches
-from ttsim.numerics.formats import round_to
+from ttsim.numerics.conversion import round_to
 
 spec = jax.sharding.PartitionSpec
 

@@ -21,9 +21,10 @@ from ttsim.models.parameters import shardings
 from ttsim.models.presets import PRESETS
 from ttsim.models.run import decode_program, decode_step, prefill_program, prefill_step
 from ttsim.models.transformer import Transformer
-from ttsim.numerics.formats import quantize
+from ttsim.numerics.conversion import quantize
 from ttsim.ops import OpCall, op
-from ttsim.precision.values import Precision, preset
+from ttsim.precision.presets import preset
+from ttsim.precision.values import Precision
 from ttsim.pricing.program import trace
 
 EXACT = preset("fp32", "Llama3.2-1B")

@@ -27,7 +27,8 @@ from ttsim.models.checkpoints.fetch import COMMAND
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
-from ttsim.precision.values import Precision, resolve
+from ttsim.precision.presets import resolve
+from ttsim.precision.values import Precision
 from ttsim.proof.published import prompt_tokens
 from ttsim.scenarios.memory import check_fits, kv_cache_bytes, pool_bytes
 from ttsim.scenarios.scenario import Scenario

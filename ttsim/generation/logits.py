@@ -16,7 +16,8 @@ from ttsim.models.checkpoints.loading import Checkpoint, load_model, open_checkp
 from ttsim.models.layerwise import prefill_by_layer
 from ttsim.models.layout import Layout
 from ttsim.models.run import place_cache
-from ttsim.precision.values import Precision, resolve
+from ttsim.precision.presets import resolve
+from ttsim.precision.values import Precision
 
 
 def logits(

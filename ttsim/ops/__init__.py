@@ -5,7 +5,6 @@ static attributes (formats, compute settings, core counts). `op` makes new ones.
 """
 
 from ttsim.ops.attention import sdpa_decode, sdpa_prefill
-from ttsim.ops.cache import fill_cache, read_cache, update_cache
 from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
 from ttsim.ops.core import OPS, Op, OpCall, OpNoise, op
 from ttsim.ops.deltanet import (
@@ -41,6 +40,7 @@ from ttsim.ops.image_rows import (
     take_aspect,
     take_columns,
 )
+from ttsim.ops.kv_cache import fill_cache, read_cache, update_cache
 from ttsim.ops.latent import (
     concat_columns,
     fill_latent_cache,
@@ -57,7 +57,7 @@ from ttsim.ops.latent import (
 from ttsim.ops.matrix import all_gather_matmul, embedding, linear
 from ttsim.ops.norm import center, rms_norm, rms_norm_apply, rms_norm_stats
 from ttsim.ops.resharding import argmax, mesh_partition, reshard, select_rows, select_users, take_rows, untilize
-from ttsim.ops.rotary import query_growth, rotary, rotary_tables
+from ttsim.ops.rotary_embedding import query_growth, rotary, rotary_tables
 from ttsim.ops.routing import local_experts, route, router_input, router_linear, scale_experts
 from ttsim.ops.sampling import TOPK, choose, topk
 from ttsim.ops.vision import (

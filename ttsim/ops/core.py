@@ -37,7 +37,7 @@ import jax
 
 from ttsim.errors import unknown
 from ttsim.hardware.facts import STACKS
-from ttsim.numerics.formats import BlockArray
+from ttsim.numerics.blockarray import BlockArray
 from ttsim.precision.slots import Slot, neutral
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics import fidelity
-from ttsim.numerics.formats import dequantize, get_format
+from ttsim.numerics.conversion import dequantize
+from ttsim.numerics.formats import get_format
 from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op

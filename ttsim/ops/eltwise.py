@@ -12,7 +12,8 @@ from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import elementwise, switches
-from ttsim.numerics.formats import TILE, round_to
+from ttsim.numerics.conversion import round_to
+from ttsim.numerics.formats import TILE
 from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, op

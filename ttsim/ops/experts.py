@@ -15,7 +15,8 @@ from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
-from ttsim.numerics.formats import TILE, dequantize
+from ttsim.numerics.conversion import dequantize
+from ttsim.numerics.formats import TILE
 from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op

@@ -23,8 +23,9 @@ from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import attention as numeric
 from ttsim.numerics import fidelity
+from ttsim.numerics.conversion import dequantize
 from ttsim.numerics.fidelity import get_setting
-from ttsim.numerics.formats import TILE, dequantize
+from ttsim.numerics.formats import TILE
 from ttsim.numerics.noise import destination_roundings, packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op

@@ -15,7 +15,8 @@ from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity, switches
-from ttsim.numerics.formats import TILE, dequantize, round_to
+from ttsim.numerics.conversion import dequantize, round_to
+from ttsim.numerics.formats import TILE
 from ttsim.numerics.noise import destination_roundings, packing, rounding
 from ttsim.numerics.noise import fidelity as fidelity_noise
 from ttsim.ops.core import Array, OpCall, OpNoise, Weight, array_shape, op

@@ -22,8 +22,8 @@ from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.meshes.systems import Topology
 from ttsim.numerics import attention as numeric
 from ttsim.numerics import fidelity
+from ttsim.numerics.conversion import dequantize
 from ttsim.numerics.fidelity import get_setting
-from ttsim.numerics.formats import dequantize
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, Weight, op
 

@@ -29,7 +29,8 @@ from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_program, prefill_program
 from ttsim.models.vision.config import VisionConfig
-from ttsim.precision.values import Precision, resolve
+from ttsim.precision.presets import resolve
+from ttsim.precision.values import Precision
 from ttsim.pricing.price import Cost, price, totals
 from ttsim.pricing.program import Program
 from ttsim.scenarios.memory import DoesNotFitError, Memory, check_fits, memory_of

@@ -16,7 +16,8 @@ from ttsim.kernels.kernel import Kernel, host_work
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import tensor_bytes
 from ttsim.numerics import elementwise, switches
-from ttsim.numerics.formats import TILE, round_to
+from ttsim.numerics.conversion import round_to
+from ttsim.numerics.formats import TILE
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, op
 
