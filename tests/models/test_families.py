@@ -14,7 +14,7 @@ import pytest
 from random_weights import tensor
 
 import ttsim
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.loading import Checkpoint
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
@@ -25,7 +25,7 @@ from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_program, decode_step, place, place_cache
 from ttsim.models.storage import parameters
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/dense.npz")
 CASES = sorted(key.removesuffix(".config") for key in GOLDEN.files if key.endswith(".config"))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.identity import describe_identity, find_known, get_config, repository_of
 from ttsim.models.layout import Layout
 from ttsim.models.presets import HF_REPOS, PRESETS, SHORT_NAMES, known_models
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 
 PUBLISHED = json.loads((resources.files("ttsim.data") / "models.json").read_text(encoding="utf-8"))
 HASH = "0e9e39f249a16976918f6564b8830bc894c89659"

@@ -26,7 +26,7 @@ def _is_load_file(path: str) -> bool:
     from ttsim.files.reading import read_text
 
     header = next((line for line in read_text(path).splitlines() if not line.startswith("#")), "")
-    return "concurrency" in [name.strip() for name in header.split(",")]
+    return "concurrency" in [name.strip().lower() for name in header.split(",")]
 
 
 def _run(values: Any) -> None:
@@ -39,7 +39,7 @@ def _run(values: Any) -> None:
         from ttsim.ui import load_page
 
         loads = load_rows.shipped() if values.measured is None else load_rows.read_load_rows(values.measured)
-        results = load_rows.validate_load(loads, console.progress("servers"))
+        results = load_rows.validate_load(loads, console.progress("servers"), single=values.measured is not None)
         console.show(load_page.document(results), values.format, values.out)
         return
     from ttsim.hardware.constants import constants_json, load_constants

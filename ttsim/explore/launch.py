@@ -18,7 +18,7 @@ from typing import Any
 from ttsim.meshes.systems import System
 from ttsim.models.config import ModelConfig
 from ttsim.models.presets import known_models
-from ttsim.precision.values import resolve
+from ttsim.precision.presets import resolve
 from ttsim.scenarios.scenario import Scenario
 
 _PLUGIN = datetime.date(2026, 6, 1)  # servers from here on are vLLM with the plugin, earlier ones a fork of it

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import TypeVar
 
-from ttsim.dates import parse_period
 from ttsim.files.reading import InputError, parse_csv, read_text
-from ttsim.models.layout import padded_prefill_length
+from ttsim.hardware import facts
+from ttsim.models.grids import padded_prefill_length
+from ttsim.proof import box_words, words
 from ttsim.proof.measured import MeasuredFileError
 from ttsim.proof.summary import ErrorSummary
 from ttsim.serving import workload
@@ -45,7 +45,7 @@ COLUMNS = (
 )
 _DEVICE_ARGMAX_SINCE = datetime.date(2025, 7, 23)  # tt-metal #25510
 _ANOTHER_PROGRAM = ("other program", "slow host", "throttled")
-_BOXES = {"WH Galaxy (T3K slice)": "Galaxy T3K"}
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class LoadRow:
       concurrency, requests, isl, osl: of the load; requests None: as many as the vendor's script sends.
       ttft, tpot, e2el: means. date: of the software. stack: of the server.
       split: "fitted", "checking" or "seen". left_out: why the row doesn't count with simulated steps, "" if it does;
-        with "ttft: " before it, only its TTFT doesn't.
+        with "ttft: " before it, only its TTFT doesn't. problem: cells that can't be read, "" if all can.
     """
 
     row: str
@@ -78,6 +78,7 @@ class LoadRow:
     stack: str = "vllm"
     split: str = "checking"
     left_out: str = ""
+    problem: str = ""
 
     def counts(self, kind: str, figure: str) -> bool:
         """Whether a figure counts with "measured_steps" or "own_steps".
@@ -88,11 +89,6 @@ class LoadRow:
         if only or self.left_out.startswith("ttft: "):
             return figure != "ttft"
         return not why or (kind == "measured_steps" and why.startswith(_ANOTHER_PROGRAM))
-
-    @property
-    def data_parallel(self) -> int:
-        found = re.search(r"DP\s*=\s*(\d+)", self.parallel, re.IGNORECASE)
-        return int(found[1]) if found else 1
 
     @property
     def sent(self) -> int:
@@ -126,7 +122,7 @@ class LoadResult:
 def shipped() -> list[LoadRow]:
     """The rows that ship with the project."""
     text = resources.files("ttsim.data").joinpath("serving.csv").read_text(encoding="utf-8")
-    return _read(text, "serving.csv")
+    return [row for row in _read(text, "serving.csv") if not row.problem]  # some say nothing about a load
 
 
 def read_load_rows(path: str) -> list[LoadRow]:
@@ -143,61 +139,69 @@ def _read(text: str, path: str) -> list[LoadRow]:
         table = parse_csv((line for line in text.splitlines() if not line.startswith("#")), path, COLUMNS)
     except InputError as error:
         raise MeasuredFileError(f"{error}; a row under load has {', '.join(COLUMNS)}") from None
-    rows = []
-    for number, cells in enumerate(table, 1):
-        if not (cells["concurrency"] and cells["isl"] and cells["osl"] and cells["date"]):
-            continue  # says nothing about a load
-        name = cells.get("row") or str(number)
+    return [_row(cells, number) for number, cells in enumerate(table, 1) if any(cells.get(name) for name in COLUMNS)]
+
+
+def _row(cells: Mapping[str, str], number: int) -> LoadRow:
+    """A row as `ttsim.proof.words` reads it; a cell that can't be read is a problem of its row."""
+    problems: list[str] = []
+    text = {name: (value or "").strip() for name, value in cells.items()}
+
+    def read(reader: Callable[..., _T], name: str, *more: str, least: bool = False) -> _T | None:
         try:
-            rows.append(
-                LoadRow(
-                    row=name,
-                    model=cells["model"],
-                    device=cells["device"],
-                    parallel=cells["parallel"],
-                    concurrency=int(cells["concurrency"]),
-                    requests=int(cells["requests"]) if cells["requests"] else None,
-                    isl=int(cells["isl"]),
-                    osl=int(cells["osl"]),
-                    ttft=_ms(cells["ttft_ms"]),
-                    tpot=_ms(cells["tpot_ms"]),
-                    e2el=_ms(cells["e2el_ms"]),
-                    date=_day(cells["date"]),
-                    source=cells.get("source") or "",
-                    client=cells.get("client") or "",
-                    note=cells.get("note") or "",
-                    stack=cells.get("stack") or "vllm",
-                    split=cells.get("split") or ("fitted" if cells["concurrency"] == "1" else "checking"),
-                    left_out=cells.get("left_out") or "",
-                )
-            )
-        except (ValueError, IndexError) as error:
-            raise MeasuredFileError(f"{path}, row {name}: {error}") from None
-    return rows
+            found = reader(text.get(name, ""), *more)
+        except ValueError as error:
+            problems.append(str(error))
+            return None
+        if least and (found.value if isinstance(found, words.Read) else getattr(found, "number", None)) is None:
+            problems.append(f"{name} {text.get(name, '')!r} says no number")
+        return found
+
+    users = read(words.read_users, "concurrency", least=True)
+    isl, osl = (read(words.read_tokens, name, name, least=True) for name in ("isl", "osl"))
+    asked = read(words.read_tokens, "requests", "requests")
+    times = [read(words.read_figure, f"{figure}_ms", f"{figure}_ms") for figure in FIGURES]
+    period, _ = read(words.read_date, "date") or (None, "")
+    stacks, _ = read(words.read_stack, "stack") or ((), "")
+    ttft, tpot, e2el = (1e-3 * found.value if found and found.value else None for found in times)
+    concurrency = (users.number if users else None) or 1
+    if users and users.each:
+        concurrency *= box_words.read_parallel(text["parallel"]).replicas
+    return LoadRow(
+        row=text.get("row") or str(number),
+        model=box_words.read_model(text["model"]),
+        device=text["device"],
+        parallel=text["parallel"],
+        concurrency=concurrency,
+        requests=int(asked.value) if asked and asked.value else None,
+        isl=int(isl.value) if isl and isl.value else 1,
+        osl=int(osl.value) if osl and osl.value else 1,
+        ttft=ttft,
+        tpot=tpot,
+        e2el=e2el,
+        date=period.middle if period else facts.newest(),
+        source=text.get("source", ""),
+        client=text.get("client", ""),
+        note=text.get("note", ""),
+        stack=" ".join(stacks if facts.SERVER in stacks else (facts.SERVER, *stacks)),
+        split=text.get("split") or ("fitted" if concurrency == 1 else "checking"),
+        left_out=text.get("left_out", ""),
+        problem="; ".join(problems),
+    )
 
 
-def _ms(cell: str) -> float | None:
-    if not cell:
-        return None
-    value = float(cell)
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{cell!r} is no positive number of milliseconds")
-    return 1e-3 * value
-
-
-def _day(cell: str) -> datetime.date:
-    """The day that a date cell starts with ("2025-07-25 tt-metal 633160e")."""
-    return parse_period(cell.split()[0]).middle
-
-
-def validate_load(rows: Sequence[LoadRow], progress: Callable[[int, int], None] | None = None) -> list[LoadResult]:
+def validate_load(
+    rows: Sequence[LoadRow], progress: Callable[[int, int], None] | None = None, *, single: bool = False
+) -> list[LoadResult]:
     """Predicts the rows under load; rows of one user serve as measured steps.
 
     Args:
       rows: all rows, of one user and of several.
       progress: called with (rows done, rows in all).
+      single: whether rows of one user are predicted too.
     """
-    loaded = [row for row in rows if row.concurrency > 1 and (row.ttft or row.tpot or row.e2el)]
+    figures = [row for row in rows if row.ttft or row.tpot or row.e2el or row.problem]
+    loaded = [row for row in figures if single or row.concurrency > 1]
     results = []
     for row in loaded:
         results.append(LoadResult(row, with_measured_steps(row, rows), with_own_steps(row)))
@@ -208,6 +212,8 @@ def validate_load(rows: Sequence[LoadRow], progress: Callable[[int, int], None] 
 
 def with_own_steps(row: LoadRow) -> Prediction:
     """From the simulator's prices."""
+    if row.problem:
+        return Prediction({}, refused=row.problem)
     try:
         server = server_of(row)
         return _predict(row, server.pool)
@@ -217,6 +223,8 @@ def with_own_steps(row: LoadRow) -> Prediction:
 
 def with_measured_steps(row: LoadRow, rows: Sequence[LoadRow]) -> Prediction:
     """From TTFT and TPOT of one user: the nearest row of the same source that pads its prompt to the same rows."""
+    if row.problem or row.concurrency == 1:
+        return Prediction({}, refused=row.problem or "a row of one user")
     alike = [
         other
         for other in rows
@@ -269,10 +277,10 @@ def _predict(row: LoadRow, pool: Pool) -> Prediction:
 
 def server_of(row: LoadRow) -> Server:
     """The server that a row says was measured."""
-    device, day = _BOXES.get(row.device, row.device), row.date
+    day, (system, _) = row.date, box_words.read_box(row.device, row.parallel)
     if "host argmax" in row.note:  # measured on the day of #25510, without it
         day = min(day, _DEVICE_ARGMAX_SINCE - datetime.timedelta(days=1))
-    return build(row.model, device, data_parallel=row.data_parallel, date=day.isoformat(), stack=row.stack)
+    return build(row.model, system, date=day.isoformat(), stack=row.stack)
 
 
 def summaries(

@@ -11,17 +11,21 @@ continuous integration and rows that are left out (`left_out` says why) are neve
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
-from ttsim.dates import Period, parse_period
+from ttsim.dates import Period
 from ttsim.files.reading import InputError, read_text
-from ttsim.hardware.facts import SERVER, STACKS
-from ttsim.meshes.systems import System, Topology, UnknownSystemError, get_system
+from ttsim.hardware.facts import SERVER
+from ttsim.meshes.systems import System, Topology, part_of
+from ttsim.proof import box_words, words
+from ttsim.scenarios.scenario import MAX_BATCH
 
 COLUMNS = (
     "model",
@@ -37,6 +41,8 @@ COLUMNS = (
     "precision",
     "source",
 )
+_T = TypeVar("_T")
+ROWS = MAX_BATCH  # users of one replica at most
 # The models that the Galaxy's own code runs, as far as a row's stack says only "vllm".
 _GALAXY_MODELS = re.compile(r"llama.*70b|qwen3-32b", re.IGNORECASE)
 
@@ -52,11 +58,12 @@ class Measured:
     Attributes:
       row: its name, or its line in the file.
       model, device, parallel, stack, precision, source: as written.
-      batch: users of all replicas. isl, osl: tokens of a prompt and of an answer. None is unknown.
+      batch: users of all replicas, or of each. isl, osl: tokens of a prompt and of an answer. None is unknown.
       speed: tokens per second and user. ttft: seconds.
       date: when; None is unknown.
       kind: "measured" or "ci_target". left_out: why the row doesn't count, "" if it does.
-      problems: cells that can't be read, one line each.
+      each: whether the users are counted for each replica. stacks: those that `stack` names, the server first.
+      problems: cells that can't be read, one line each. notes: what was read from a range or a word.
     """
 
     row: str
@@ -74,7 +81,10 @@ class Measured:
     source: str = ""
     kind: str = "measured"
     left_out: str = ""
+    each: bool = False
+    stacks: tuple[str, ...] = ()
     problems: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
 
     @property
     def counts(self) -> bool:
@@ -90,7 +100,7 @@ class Measured:
     def client(self) -> bool:
         """Whether a server's client measured it, from the outside, with the wait for others: not a table of a demo."""
         table = "PERF.md" in self.source or "README" in self.source
-        return "tt-inference-server" in self.source or (SERVER in self.stack and not table)
+        return "tt-inference-server" in self.source or (SERVER in self.stacks and not table)
 
     @property
     def under_load(self) -> bool:
@@ -100,21 +110,39 @@ class Measured:
     @property
     def served(self) -> bool:
         """Whether a server ran it: its stack or its source says so."""
-        return SERVER in self.stack or self.client
+        return SERVER in self.stacks or self.client
+
+    @functools.cached_property
+    def _box(self) -> tuple[System, str]:
+        """The box, cut as the row says, and what was assumed."""
+        box, note = box_words.read_box(self.device, self.parallel)
+        users, box_chips = self.batch or 1, box.num_chips
+        if self.each or self.client or box.data_parallel > 1 or users <= ROWS or not words.is_unknown(self.parallel):
+            return box, note
+        # More users than a replica has rows: there were several.
+        fits = (n for n in range(2, box_chips + 1) if box_chips % n == 0 and users <= n * ROWS)
+        if (replicas := next(fits, None)) is None:
+            return box, note
+        told = f"DP={replicas} assumed: {users} users are at most {ROWS} a replica"
+        return part_of(box, replicas), "; ".join(filter(None, (note, told)))
 
     def system(self) -> System:
-        """The box, cut as `parallel` says.
+        """The box, cut as the row says.
 
         Raises:
           ValueError: no such box, or it can't be cut like that.
         """
-        box = get_system(self.device)
-        replicas, chips = _parallel(self.parallel)
-        if chips is None:
-            return get_system(box, replicas)
-        if replicas * chips > box.num_chips:
-            raise UnknownSystemError(f"{self.device} has {box.num_chips} chips, not {replicas} x {chips}")
-        return get_system(box, box.num_chips // chips)
+        return self._box[0]
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What was assumed where a cell is a range, a word or ambiguous.
+
+        Raises:
+          ValueError: as `system` does.
+        """
+        read = (*self.notes, *self._box[1].split("; "), words.read_precision(self.precision)[1])
+        return tuple(dict.fromkeys(filter(None, read)))
 
     def software_stack(self, system: System) -> str:
         """The stack, with what a server runs on top of.
@@ -122,10 +150,7 @@ class Measured:
         Raises:
           ValueError: there is no such stack.
         """
-        names = self.stack.lower().replace(",", " ").split() or ["tt_transformers"]
-        unknown = [name for name in names if name not in STACKS]
-        if unknown:
-            raise ValueError(f"no stack {unknown[0]!r}: one of {', '.join(STACKS)}")
+        names = list(self.stacks) or ["tt_transformers"]
         if self.served and SERVER not in names:
             names.insert(0, SERVER)
         if names == [SERVER] and system.topology is Topology.GRID and _GALAXY_MODELS.search(self.model):
@@ -134,24 +159,11 @@ class Measured:
 
     def users(self, system: System) -> int:
         """Users of one replica; one if the row doesn't say."""
-        return -(-(self.batch or 1) // system.data_parallel)
+        return (self.batch or 1) if self.each else -(-(self.batch or 1) // system.data_parallel)
 
-
-def _parallel(text: str) -> tuple[int, int | None]:
-    """(replicas, chips of each if it says) of "TP=8", "DP=4,TP=8", "DP=4 of 1x8", "mesh 4x8", "single" or nothing."""
-    words = text.strip().lower()
-    if words in ("", "-", "none"):
-        return 1, None
-    if words in ("single", "1"):
-        return 1, 1
-    counts = {name: int(number) for name, number in re.findall(r"\b(dp|tp)\s*[=/:]?\s*([0-9]{1,6})", words)}
-    if mesh := re.search(r"([0-9]{1,6})\s*x\s*([0-9]{1,6})", words):
-        counts.setdefault("tp", int(mesh[1]) * int(mesh[2]))
-    if "tp/ep" in words and (both := re.search(r"tp/ep\s*=?\s*(\d+)", words)):
-        counts["tp"] = int(both[1])
-    if not counts or 0 in counts.values():
-        raise ValueError(f"parallel {text!r} is not like TP=8 or DP=4,TP=8")
-    return counts.get("dp", 1), counts.get("tp")
+    def requests(self, system: System) -> int:
+        """Requests that are open at once, of all replicas."""
+        return (self.batch or 1) * (system.data_parallel if self.each else 1)
 
 
 def read_measured(path: str | Path) -> tuple[Measured, ...]:
@@ -200,51 +212,50 @@ def parse_measured(text: str, origin: str = "measurements") -> tuple[Measured, .
 def _row(cells: Mapping[str, str], line: int) -> Measured:
     text = {name: value.strip() for name, value in cells.items()}
     problems: list[str] = []
+    notes: list[str] = []
 
-    def number(name: str, least: float) -> float | None:
-        cell = text.get(name, "").replace(",", "").replace("_", "")
-        if cell in ("", "-", "N/A", "n/a", "?"):
-            return None
+    def read(name: str, reader: Callable[[str], _T]) -> _T | None:
         try:
-            value = float(cell)
-            if not least <= value < float("inf"):
-                raise ValueError
-        except ValueError:
-            problems.append(f"{name} {text[name]!r} is no number of at least {least:g}")
-            return None
-        return value
-
-    def count(name: str) -> int | None:
-        value = number(name, 1)
-        if value is not None and value != int(value):
-            problems.append(f"{name} {text[name]!r} is no whole number")
-            return None
-        return None if value is None else int(value)
-
-    date = None
-    if text.get("date"):
-        try:
-            date = parse_period(text["date"])
+            return reader(text.get(name, ""))
         except ValueError as error:
             problems.append(str(error))
-    ttft_ms, speed = number("ttft_ms", 1e-3), number("decode_tsu", 1e-3)
+            return None
+
+    def number(name: str, reader: Callable[[str, str], words.Read], *, figure: bool = False) -> float | None:
+        try:
+            found = reader(text.get(name, ""), name)
+        except ValueError as error:
+            (notes if figure else problems).append(str(error))
+            return None
+        notes.extend(filter(None, [found.note]))
+        return found.value
+
+    users = read("batch", words.read_users) or words.Users(None)
+    date = read("date", words.read_date)
+    stacks = read("stack", words.read_stack)
+    notes.extend(filter(None, [users.note, date[1] if date else "", stacks[1] if stacks else ""]))
+    isl, osl = number("isl", words.read_tokens), number("osl", words.read_tokens)
+    ttft_ms = number("ttft_ms", words.read_figure, figure=True)
     return Measured(
         row=text.get("row") or f"line {line}",
-        model=text.get("model", ""),
+        model=box_words.read_model(text.get("model", "")),
         device=text.get("device", ""),
         parallel=text.get("parallel", ""),
-        batch=count("batch"),
-        isl=count("isl"),
-        osl=count("osl"),
+        batch=users.number,
+        each=users.each,
+        isl=None if isl is None else int(isl),
+        osl=None if osl is None else int(osl),
         ttft=None if ttft_ms is None else 1e-3 * ttft_ms,
-        speed=speed,
-        date=date,
+        speed=number("decode_tsu", words.read_figure, figure=True),
+        date=date[0] if date else None,
         stack=text.get("stack", ""),
+        stacks=stacks[0] if stacks else (),
         precision=text.get("precision", ""),
         source=text.get("source", ""),
         kind=text.get("kind") or "measured",
         left_out=text.get("left_out", ""),
         problems=tuple(problems),
+        notes=tuple(notes),
     )
 
 

@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 from ttsim.hardware.constants import load_constants
 from ttsim.pricing.price import totals
-from ttsim.proof import published
+from ttsim.proof import published, words
 from ttsim.proof.intervals import Interval, fold_of, interval
 from ttsim.proof.load_rows import requests_sent, serve_closed
 from ttsim.proof.measured import Measured
 from ttsim.proof.rows import compilations
 from ttsim.proof.summary import ErrorSummary
 from ttsim.scenarios.batched import computed_together, prompt_share
-from ttsim.scenarios.scenario import Scenario
+from ttsim.scenarios.scenario import MAX_BATCH, Scenario
 from ttsim.serving.server import build
 
 Figure = Literal["speed", "ttft"]
@@ -135,7 +135,9 @@ def _validate(row: Measured, constants: Mapping[str, float]) -> Validated:
     except (ValueError, OSError) as error:
         return Validated(row, refused=" ".join(str(error).split()) or type(error).__name__, groups=groups)
     if not values:
-        return Validated(row, refused="the row has neither decode_tsu nor ttft_ms", groups=groups)
+        return Validated(
+            row, refused="; ".join(row.notes) or "the row has neither decode_tsu nor ttft_ms", groups=groups
+        )
     return Validated(row, values, intervals, notes=tuple(_assumed(row, first)), groups=groups)
 
 
@@ -151,8 +153,8 @@ def scenario_of(row: Measured, date: datetime.date | None = None) -> Scenario:
     return Scenario.of(
         row.model,
         system,
-        row.precision or "performance",
-        row.users(system),
+        words.read_precision(row.precision)[0],
+        min(row.users(system), MAX_BATCH) if row.under_load else row.users(system),
         row.isl or DEFAULT_ISL,
         max(row.osl or DEFAULT_OSL, 2),
         date=date or (row.date.middle if row.date else None),
@@ -194,13 +196,14 @@ def _under_load(
     scenario: Scenario, row: Measured, figures: Sequence[Figure], constants: Mapping[str, float]
 ) -> dict[Figure, float]:
     """The means that a client with as many open requests as the row's users would report, from one run."""
-    users, isl, osl = row.batch or 1, scenario.prompt_length, scenario.max_generated_tokens
+    system = row.system()
+    users, isl, osl = row.requests(system), scenario.prompt_length, scenario.max_generated_tokens
     server = build(
         row.model,
-        row.system(),
-        row.precision or "performance",
+        system,
+        words.read_precision(row.precision)[0],
         date=scenario.software.date.isoformat(),
-        stack=row.software_stack(row.system()),
+        stack=row.software_stack(system),
         constants=constants,
     )
     metrics = serve_closed(server.pool, users, requests_sent(users, isl, osl), isl, osl)
@@ -225,7 +228,8 @@ def _intervals(
 
 
 def _assumed(row: Measured, scenario: Scenario) -> Iterable[str]:
-    """What the row doesn't say."""
+    """What the row doesn't say, or says in a word or a range."""
+    yield from row.assumed
     for name, value, assumed in (
         ("batch", row.batch, 1),
         ("isl", row.isl, DEFAULT_ISL),
