@@ -32,10 +32,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttsim.errors import SystemFileError as SystemFileError
+from ttsim.errors import SystemFileError
 from ttsim.files.reading import InputError, parse_toml, printable, read_text, shown
 from ttsim.hardware.chips import CHIPS, Chip
-from ttsim.meshes.systems import SYSTEMS, System, Topology, UnknownSystemError, get_system
+from ttsim.meshes.systems import SYSTEMS, System, Topology
 
 _NAME_LENGTH = 64
 _LARGEST_COUNT = 4096  # chips along an axis, cores, links, banks: far beyond any box
@@ -269,12 +269,3 @@ def _decimal(value: float, unit: float) -> str:
         if _in_si(float(text), unit) == value:
             return text
     return repr(quotient)
-
-
-def print_systems(name: str) -> str:
-    """A built-in system as TOML, or all of them ("all"), each under a line with its name."""
-    if name.lower() == "all":
-        return "\n".join(f"# {system.name}\n{to_toml(system)}" for system in SYSTEMS.values())
-    if name.endswith(".toml"):
-        raise UnknownSystemError(f"no built-in system {name!r}: {', '.join(SYSTEMS)}, all")
-    return to_toml(get_system(name))

@@ -19,6 +19,14 @@ from ttsim.models.config import ModelConfig
 from ttsim.models.hf.reading import read_config
 from ttsim.models.presets import PRESETS, SAME_SIZES, SHORT_NAMES, KnownModel, known_models
 
+# What names of copies of a model end in: number formats, and checkpoints in other files or of another training stage,
+# whose sizes are the same.
+_COPY = re.compile(
+    r"[-_.:@ ]((nv|mx)?fp[468]|bf16|fp16|int[48]|w\d+a\d+|[48]-?bits?|awq|gptq|bnb|exl[23]|mlx|gguf|hf|qat"
+    r"|unquantized|q\d(_[k01])?(_[sml])?|g\d+|marlin|dynamic|static|block|channel|kv|quantized|quantization|compressed|unsloth"
+    r"|base|pt|chat|latest|preview|assistant)$",
+    re.IGNORECASE,
+)
 # What makes two checkpoints the same model to the rules that follow; vocabularies differ by added tokens.
 _SIZES = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -29,8 +37,9 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
 
     Args:
         model: a known name ("Llama3.1-8B", in any case, with or without -Instruct), a Hugging Face repository
-            ("Qwen/Qwen3-32B", offline too: sizes of the vendor's catalogue ship), a short name ("8b"), a directory or
-            file (config.json, params.json, .safetensors, .gguf), a repository in the local hub cache, or a
+            ("Qwen/Qwen3-32B", offline too: its sizes ship), a short name ("8b"), the name of a copy ("Qwen3-8B-FP8",
+            "unsloth/Llama-3.1-8B-Instruct-GGUF": sizes of the original), a directory or file (config.json,
+            params.json, .safetensors, .gguf), a repository in the local hub cache, or a
             configuration, which is returned as it is. A known name wins over a directory of that name; "./name" is
             the directory.
 
@@ -52,6 +61,8 @@ def get_config(model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
         return identify(_read(cached), cached)
     if isinstance(model, str) and _normalise(model).startswith("smollm2135m"):
         return _smollm2()
+    if isinstance(model, str) and (copied := _copy_of(model)):
+        return copied
     if isinstance(model, str) and re.match(r"[/~]|\.\.?/|.*\.(json|gguf|safetensors)$", model):
         raise ValueError(f"{printable(model)}: No such file or directory")
     if not isinstance(model, str):
@@ -82,6 +93,21 @@ def find_known(name: str) -> KnownModel | None:
     return _aliases().get(_normalise(name))
 
 
+def _copy_of(name: str) -> ModelConfig | None:
+    """The known model of which a name says that it is a copy, by another organisation or in another format."""
+    own = name.strip().rsplit("/", 1)[-1]
+    for rest in (own, own.partition("_")[2]):  # some write the organisation before the name: "Qwen_QwQ-32B-GGUF"
+        whole = len(rest)
+        while rest:
+            if known := find_known(rest):
+                ending = own[len(own) - whole + len(rest) :]
+                by = f"name {rest}" + (f", a copy by its ending {ending}: the original's sizes" if ending else "")
+                return dataclasses.replace(known.config, name=own, known_as=known.name, known_by=by)
+            found = _COPY.search(rest)
+            rest = rest[: found.start()] if found else ""
+    return None
+
+
 def identify(config: ModelConfig, path: Path) -> ModelConfig:
     """The configuration read from a path, with what it is known as.
 
@@ -98,7 +124,9 @@ def identify(config: ModelConfig, path: Path) -> ModelConfig:
         known = find_known(name) if name else None
         if known and _same_sizes(known, config):
             return dataclasses.replace(config, name=shown, known_as=known.name, known_by=f"{what} {name}")
-    matches = [known for known in known_models().values() if _same_sizes(known, config)]
+    # Of models that share their sizes the table names one; the others are written `like` it.
+    matches = [known for known in known_models().values() if not known.like and _same_sizes(known, config)]
+    matches = matches or [known for known in known_models().values() if _same_sizes(known, config)]
     published = [known for known in matches if known.name in PRESETS] or matches
     if len(published) == 1:
         return dataclasses.replace(config, name=shown, known_as=published[0].name, known_by="its sizes")
@@ -173,9 +201,9 @@ def _kin(one: ModelConfig, other: ModelConfig) -> bool:
 
 
 def _normalise(name: str) -> str:
-    """One spelling of the ways people write a name: "Llama-3.1-8B-Instruct" is "Llama3.1-8B" with the suffix."""
-    name = re.sub(r"-(instruct|it)(-v\d[\d.]*|-\d{4})?$", "", "-".join(name.casefold().split()))
-    return name.replace("-instruct", "").replace("-", "").replace("_", "")
+    """One spelling of the ways people write a name: "Llama-3.1-8B-Instruct" is "llama3.1:8b" with the suffix."""
+    name = re.sub(r"-(instruct|it)(?=$|-)", "", re.sub(r"[\s_:]+", "-", name.strip().casefold()))
+    return name.replace("instruct", "").removeprefix("meta-").replace("-", "")
 
 
 @functools.cache
@@ -189,6 +217,7 @@ def _alias_pairs() -> Iterator[tuple[str, KnownModel]]:
         for alias in (name, name.rsplit("/", 1)[-1]):
             yield _normalise(alias), known[other]
     for model in known.values():
-        for alias in (model.name, model.repository, model.repository.rsplit("/", 1)[-1]):
-            yield _normalise(alias), model
-            yield _normalise(alias).removesuffix("vision"), model
+        for repository in (model.name, model.repository, *model.also):
+            for alias in (repository, repository.rsplit("/", 1)[-1]):
+                yield _normalise(alias), model
+                yield _normalise(alias).removesuffix("vision"), model

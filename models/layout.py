@@ -13,21 +13,18 @@ from dataclasses import dataclass
 from ttsim.meshes.sharding import ONE_D, RING, TWO_D, ShardingError, ShardingRules
 from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS, System, Topology
 from ttsim.models.config import ModelConfig
-from ttsim.models.features import DeltaConfig, ExpertsConfig, LatentConfig, LayerKind
+from ttsim.models.features import DeltaConfig, ExpertsConfig, LatentConfig, LayerInputs, LayerKind
+from ttsim.models.grids import MAX_GRID_SIDE, TILE, closest_grid, largest_grid, round_up, tiles
 from ttsim.models.placement import Placement, active_blocks, expert_kernel, place_parts, special_rules
 
-TILE = 32
 BLOCK = 16  # values of a block float that share an exponent
-MAX_GRID_SIDE = 8
 # Widest piece of the vocabulary that one LM-head matmul computes. Source: model_config.py, 128,256 / 4 or, on fewer
 # than 48 cores, 668 a core ("close to the L1 limit"); 128,256 / 8 on Blackhole.
 _LM_HEAD_COLUMNS, _LM_HEAD_COLUMNS_OF_A_CORE, _LM_HEAD_COLUMNS_BLACKHOLE = 32_064, 668, 16_032
 CHUNK_MULTIPLE = 2048  # tokens; chunks of a long prompt are multiples of it
 GALAXY_VOCAB_MULTIPLE = 16_384  # a Galaxy's LM head pads 128,256 to 131,072: 16,384 columns a row of chips
-
 # Cores that the intermediate size is padded for, where tt_transformers does so (PAD_MLP_CORES' defaults).
 PAD_MLP_CORES = {"Qwen2.5-7B": 16, "Qwen2.5-72B": 32}
-
 # max_prefill_chunk_size in thousands of tokens, by model and device; other models have 4 everywhere.
 _CHUNK_SIZES = {
     "Llama3.2-1B": {"N150": 128, "N300": 128, "T3K": 128, "TG": 128},
@@ -41,45 +38,6 @@ _CHUNK_SIZES = {
     "Phi3.5-mini": {"N150": 128, "N300": 128, "T3K": 128, "TG": 128},
 }
 _DEFAULT_CHUNK = 4
-
-
-def tiles(size: int) -> int:
-    """Tiles of 32 that cover a size."""
-    return -(-size // TILE)
-
-
-def round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
-
-
-def padded_prefill_length(tokens: int) -> int:
-    """The length a prompt is padded to: 128, else the next power of 2 or multiple of 2048, whichever is less.
-
-    Source: tt-metal models/tt_transformers/tt/common.py, `get_padded_prefill_len`.
-    """
-    if tokens < 1:
-        raise ValueError(f"a prompt has at least one token, not {tokens}")
-    if tokens <= 128:
-        return 128
-    return min(1 << (tokens - 1).bit_length(), -(-tokens // 2048) * 2048)
-
-
-def _is_grid(cores: int) -> bool:
-    """Whether so many cores form a rectangle of at most 8 x 8."""
-    return any(cores % rows == 0 and cores // rows <= MAX_GRID_SIDE for rows in range(1, MAX_GRID_SIDE + 1))
-
-
-@functools.cache
-def closest_grid(size_tiles: int, target: int = 32) -> int:
-    """Cores of a grid that divide the tiles evenly, as close to `target` as possible (`find_grid`)."""
-    divisors = [c for c in range(1, MAX_GRID_SIDE**2 + 1) if size_tiles % c == 0 and _is_grid(c)]
-    return min(divisors, key=lambda cores: abs(cores - target))
-
-
-@functools.cache
-def largest_grid(k_tiles: int, n_tiles: int) -> int:
-    """The most cores whose number divides both tile counts (`find_grid_k_n`)."""
-    return max(c for c in range(1, MAX_GRID_SIDE**2 + 1) if k_tiles % c == 0 and n_tiles % c == 0 and _is_grid(c))
 
 
 @dataclass(frozen=True)
@@ -210,6 +168,11 @@ class Layout:
         assert self.config.delta is not None
         return self.config.delta
 
+    @property
+    def layer_inputs(self) -> LayerInputs:
+        assert self.config.layer_inputs is not None
+        return self.config.layer_inputs
+
     # Routed experts.
 
     @property
@@ -244,6 +207,12 @@ class Layout:
         """The MLP's width, padded so that every chip's share is whole tiles on whole cores."""
         cores = PAD_MLP_CORES.get(self.config.known_name, 1)
         return round_up(self.config.intermediate_size, cores * TILE * self.ways)
+
+    def mlp_width(self, kind: LayerKind) -> int:
+        """The padded width of the MLP of one layer."""
+        if kind.intermediate_size is None:
+            return self.intermediate_size
+        return round_up(kind.intermediate_size, TILE * self.ways)
 
     @property
     def qkv_size(self) -> int:

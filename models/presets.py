@@ -1,7 +1,11 @@
-"""The models whose sizes ship: the ten of the published tables, and those of the vendor's catalogue."""
+"""The models that are known by name: those of the published tables, of the vendor's catalogue, and a table of others.
+
+Source of each model's sizes: its `KnownModel.source`.
+"""
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 from collections.abc import Mapping
@@ -10,19 +14,27 @@ from importlib import resources
 from typing import Any
 
 from ttsim.models.config import ModelConfig
-from ttsim.models.hf.reading import read_config
+from ttsim.models.hf.reading import read_config, text_config
 
+# Keys of config.json as the table spells them.
+SHORT_KEYS: Mapping[str, str] = {
+    "type": "model_type",
+    "hidden": "hidden_size",
+    "inner": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv": "num_key_value_heads",
+    "head": "head_dim",
+    "vocab": "vocab_size",
+    "context": "max_position_embeddings",
+    "eps": "rms_norm_eps",
+    "theta": "rope_theta",
+    "tied": "tie_word_embeddings",
+}
+_PUBLISHED = "models.json"  # the ten models of the published tables
+_JSON_FILES = (_PUBLISHED, "catalogue_models.json", "expert_models.json")
+_TABLE = "model_sizes.csv"
 
-def _data(name: str) -> dict[str, dict[str, Any]]:
-    """{name: {hf_repo, source, config}}; `config` has the keys and values of the repository's config.json."""
-    value: dict[str, dict[str, Any]] = json.loads((resources.files("ttsim.data") / name).read_text(encoding="utf-8"))
-    return value
-
-
-_PUBLISHED = _data("models.json")
-
-PRESETS: dict[str, ModelConfig] = {name: read_config(entry["config"], name=name) for name, entry in _PUBLISHED.items()}
-HF_REPOS: dict[str, str] = {name: entry["hf_repo"] for name, entry in _PUBLISHED.items()}
 
 # Short names: those that tt_transformers' `lt` takes, and the same way of writing others.
 SHORT_NAMES: dict[str, str] = {
@@ -57,18 +69,30 @@ SAME_SIZES: dict[str, str] = {
     "Qwen/Qwen2.5-32B": "Qwen2.5-32B",
     "DeepSeek-R1-Llama-70B": "DeepSeek-R1-Distill-Llama-70B",  # as the published tables write it
     "microsoft/Phi-4": "phi-4",
+    "Mistral-Small-3.1": "Mistral-Small-3.1-24B",
     "microsoft/Phi-3-mini-128k-instruct": "Phi3.5-mini",
 }
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model whose sizes ship: its name, repository, the source of its sizes and its config.json."""
+    """A model whose sizes ship.
+
+    Attributes:
+      name, repository: what it is called here and on the hub. also: other repositories and names of the same sizes.
+      source: where its sizes are from.
+      data: the keys and values of its config.json.
+      like: the known model whose sizes it shares but for the keys that its line of the table gives.
+      billions: its parameters as published, in 1e9, and the digits of that figure; "" where it was not noted.
+    """
 
     name: str
     repository: str
     source: str
     data: Mapping[str, Any]
+    like: str = ""
+    billions: str = ""
+    also: tuple[str, ...] = ()
 
     @functools.cached_property
     def config(self) -> ModelConfig:
@@ -77,13 +101,45 @@ class KnownModel:
         Raises:
           ValueError: it has a part that `ModelConfig` can't express.
         """
-        return PRESETS.get(self.name) or read_config(self.data, name=self.name)
+        return read_config(self.data, name=self.name)
 
 
 @functools.cache
 def known_models() -> dict[str, KnownModel]:
     """Every model whose sizes ship, by name."""
-    entries = {**_PUBLISHED, **_data("catalogue_models.json"), **_data("expert_models.json")}
-    return {
-        name: KnownModel(name, entry["hf_repo"], entry["source"], entry["config"]) for name, entry in entries.items()
-    }
+    known: dict[str, KnownModel] = {}
+    for file in _JSON_FILES:
+        for name, entry in json.loads(_text(file)).items():
+            known[name] = KnownModel(name, entry["hf_repo"], entry["source"], entry["config"])
+    lines = [line for line in _text(_TABLE).splitlines() if not line.startswith("#")]
+    rows = {row["name"]: row for row in csv.DictReader(lines, delimiter="|", quoting=csv.QUOTE_NONE)}
+
+    def data(name: str) -> Mapping[str, Any]:
+        if name in known:
+            return text_config(known[name].data)
+        row = rows[name]
+        base = data(row["like"]) if row["like"] else {}
+        return {**base, **_keys(row["keys"])}
+
+    for name, row in rows.items():
+        known[name] = KnownModel(
+            name, row["repository"], row["source"], data(name), row["like"], row["billions"], tuple(row["also"].split())
+        )
+    return known
+
+
+def _text(file: str) -> str:
+    return (resources.files("ttsim.data") / file).read_text(encoding="utf-8")
+
+
+def _keys(cell: str) -> dict[str, Any]:
+    """ "hidden=4096 sliding_window=null" -> {"hidden_size": 4096, "sliding_window": None}; a bare word is a text."""
+    keys = {}
+    for word in cell.split():
+        key, _, value = word.partition("=")
+        keys[SHORT_KEYS.get(key, key)] = value if key == "type" else json.loads(value)
+    return keys
+
+
+PRESETS: dict[str, ModelConfig] = {name: known_models()[name].config for name in json.loads(_text(_PUBLISHED))}
+HF_REPOS: dict[str, str] = {name: known_models()[name].repository for name in PRESETS}

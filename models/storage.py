@@ -12,11 +12,13 @@ from typing import NamedTuple
 import jax
 
 from ttsim.meshes.sharding import axis_names
-from ttsim.models.layout import Layout, round_up
+from ttsim.models.grids import round_up
+from ttsim.models.layout import Layout
 from ttsim.models.parameters import Traits, is_variable, key_names, traits
 from ttsim.models.transformer import Transformer
 from ttsim.numerics.formats import get_format, tile_padded_bytes
-from ttsim.precision.values import MODEL_GROUPS, LayerPrecision, Precision
+from ttsim.precision.text import MODEL_GROUPS
+from ttsim.precision.values import LayerPrecision, Precision
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ def tensor_bytes_of(
 
 
 def _bytes(kind: Traits, local: tuple[int, ...], fmt: str, layout: Layout) -> int:
+    if kind.storage == "host":
+        return 0
     if kind.storage == "rows":
         return int(prod(local) * get_format(fmt).bytes_per_value)
     if kind.storage == "tiles":

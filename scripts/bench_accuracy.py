@@ -26,18 +26,19 @@ import numpy as np
 from absl import flags
 from plain_model import plain_forward
 
-from ttsim.accuracy.measured import Runner, bundled_text, cut_windows
+from ttsim.accuracy.measured import bundled_text, cut_windows
 from ttsim.accuracy.results import PUBLISHED, Outputs
+from ttsim.accuracy.runner import Runner
 from ttsim.explore.front import published_settings
 from ttsim.files.writing import write_file
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
 from ttsim.models.checkpoints.tokenizers import load_tokenizer
 from ttsim.models.layout import Layout
 from ttsim.models.rope import inverse_frequencies
 from ttsim.numerics import switches
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 from ttsim.ui import console, text
 
 _WEIGHTS = flags.DEFINE_string("weights", "SmolLM2-135M", "Checkpoint.")

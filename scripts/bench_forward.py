@@ -20,7 +20,7 @@ from absl import flags
 from flax import nnx
 from plain_model import plain_forward
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
@@ -29,8 +29,9 @@ from ttsim.models.run import decode_step, prefill_step
 from ttsim.models.storage import parameter_format
 from ttsim.models.transformer import Transformer
 from ttsim.numerics import switches
-from ttsim.numerics.formats import round_to
-from ttsim.precision.values import Precision, preset
+from ttsim.numerics.conversion import round_to
+from ttsim.precision.presets import preset
+from ttsim.precision.values import Precision
 from ttsim.ui import console, text
 
 _MODEL = flags.DEFINE_string("model", "Llama3.2-1B", "Model whose widths are used.")

@@ -73,10 +73,10 @@ def plain_step(parameters, tokens, positions, cache, *, config):
 
 def main() -> None:
     from ttsim.generation.generate import Generator, keep_compiled
-    from ttsim.meshes.systems import get_system
+    from ttsim.meshes.lookup import get_system
     from ttsim.models.checkpoints.loading import load_model, open_checkpoint
     from ttsim.models.layout import Layout
-    from ttsim.precision.values import preset
+    from ttsim.precision.presets import preset
 
     keep_compiled()
     checkpoint, batch, length = open_checkpoint(_WEIGHTS.value), _BATCH.value, _LENGTH.value

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from ttsim.numerics import formats
+from ttsim.numerics import conversion, formats
 from ttsim.ui import console
 
 _ROWS = flags.DEFINE_integer("rows", 4096, "Rows of the array.", lower_bound=1)
@@ -64,10 +64,11 @@ def rows_of(dtype: jnp.dtype) -> list[tuple[str, Timing, Timing]]:
     copy, _ = run(jnp.copy, x)
     rows = [(f"copy {x.dtype}", copy, copy)]
     for name in _FORMATS.value:
-        quantised, stored = run(functools.partial(formats.quantize, fmt=name, rounding=_ROUNDING.value), x)
+        quantised, stored = run(functools.partial(conversion.quantize, fmt=name, rounding=_ROUNDING.value), x)
         rows.append((f"quantize {x.dtype} -> {name}", quantised, copy))
-        rows.append((f"dequantize {name} -> {x.dtype}", run(lambda a: formats.dequantize(a, dtype), stored)[0], copy))
-        rounded, _ = run(functools.partial(formats.round_to, fmt=name, rounding=_ROUNDING.value), x)
+        values, _ = run(lambda a: conversion.dequantize(a, dtype), stored)
+        rows.append((f"dequantize {name} -> {x.dtype}", values, copy))
+        rounded, _ = run(functools.partial(conversion.round_to, fmt=name, rounding=_ROUNDING.value), x)
         rows.append((f"round_to {x.dtype} {name}", rounded, copy))
     return rows
 

@@ -17,7 +17,7 @@ from ttsim.explore.whatif import WhatIf
 from ttsim.explore.whatif_prompts import PromptWhatIf
 from ttsim.hardware.constants import load_constants
 from ttsim.models.identity import get_config
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 from ttsim.scenarios.scenario import Scenario
 from ttsim.ui import console, text
 

@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from ttsim.explore.whatif import WhatIf
     from ttsim.explore.whatif_prompts import PromptWhatIf
     from ttsim.generation.logits import logits
-    from ttsim.meshes.systems import System, get_system
+    from ttsim.meshes.lookup import get_system
+    from ttsim.meshes.systems import System
     from ttsim.models.config import ModelConfig
     from ttsim.models.identity import get_config
-    from ttsim.precision.values import Precision, preset
+    from ttsim.precision.presets import preset
+    from ttsim.precision.values import Precision
     from ttsim.pricing.program import Program, trace
     from ttsim.proof.intervals import Interval, interval
     from ttsim.proof.reproduce import reproduce
@@ -58,10 +60,12 @@ _HOMES = {
     "ttsim.explore.whatif": ("WhatIf",),
     "ttsim.explore.whatif_prompts": ("PromptWhatIf",),
     "ttsim.generation.logits": ("logits",),
-    "ttsim.meshes.systems": ("System", "get_system"),
+    "ttsim.meshes.lookup": ("get_system",),
+    "ttsim.meshes.systems": ("System",),
     "ttsim.models.config": ("ModelConfig",),
     "ttsim.models.identity": ("get_config",),
-    "ttsim.precision.values": ("Precision", "preset"),
+    "ttsim.precision.presets": ("preset",),
+    "ttsim.precision.values": ("Precision",),
     "ttsim.pricing.program": ("Program", "trace"),
     "ttsim.proof.intervals": ("Interval", "interval"),
     "ttsim.proof.reproduce": ("reproduce",),

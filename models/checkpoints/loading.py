@@ -39,7 +39,9 @@ from ttsim.models.parameters import Traits, is_replicated, is_variable, key_name
 from ttsim.models.presets import HF_REPOS
 from ttsim.models.storage import parameter_format
 from ttsim.models.transformer import Transformer
-from ttsim.numerics.formats import BlockArray, get_format, quantize, round_to
+from ttsim.numerics.blockarray import BlockArray
+from ttsim.numerics.conversion import quantize, round_to
+from ttsim.numerics.formats import get_format
 from ttsim.precision.values import LayerPrecision, Precision
 
 Storage = Literal["float32", "bfloat16", "packed"]

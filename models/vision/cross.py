@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec
 
 from ttsim import ops as tt
 from ttsim.meshes.systems import DATA_AXIS
-from ttsim.models.layout import TILE, Layout, round_up
+from ttsim.models.grids import TILE, round_up
+from ttsim.models.layout import Layout
 from ttsim.models.parallel import Stage, decode_stage
 from ttsim.models.vision.layers import PASS_ROWS, VisionPrecision
 

@@ -17,7 +17,7 @@ from flax import nnx
 from ttsim import ops as tt
 from ttsim.meshes.sharding import ONE_D, ShardingError, ShardingRules
 from ttsim.meshes.systems import TENSOR_AXIS, System, Topology
-from ttsim.models.layout import TILE, round_up
+from ttsim.models.grids import TILE, round_up
 from ttsim.models.parameters import parameter
 from ttsim.models.vision.config import TowerConfig
 from ttsim.precision.values import LayerPrecision

@@ -16,7 +16,7 @@ import jax
 from flax import nnx
 
 from ttsim import ops as tt
-from ttsim.models.layout import TILE, round_up
+from ttsim.models.grids import TILE, round_up
 from ttsim.models.parameters import parameter
 from ttsim.models.vision.config import LlamaTower
 from ttsim.models.vision.layers import LayerNorm, TowerLayout, TowerStage, VisionAttention, VisionMLP

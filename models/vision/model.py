@@ -20,7 +20,8 @@ from ttsim.hardware.vision_software import VisionSoftware, vision_software
 from ttsim.models.attention import rotary_tables
 from ttsim.models.cache import KVCache
 from ttsim.models.decoder import decode_layer, prefill_layer
-from ttsim.models.layout import TILE, Layout, round_up
+from ttsim.models.grids import TILE, round_up
+from ttsim.models.layout import Layout
 from ttsim.models.parallel import Stage, decode_stage, prefill_stage
 from ttsim.models.parameters import parameter
 from ttsim.models.transformer import Transformer, table_of

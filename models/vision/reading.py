@@ -19,14 +19,7 @@ from ttsim.files.reading import printable, read_json, shown
 from ttsim.models.config import ModelConfig
 from ttsim.models.hf.keys import Keys
 from ttsim.models.hf.reading import read_config
-from ttsim.models.vision.config import (
-    ASPECT_RATIOS,
-    LlamaTower,
-    Qwen3Tower,
-    QwenTower,
-    SiglipTower,
-    VisionConfig,
-)
+from ttsim.models.vision.config import ASPECT_RATIOS, LlamaTower, Qwen3Tower, QwenTower, SiglipTower, VisionConfig
 
 # A tower's field -> (the key that holds it, what it is where the key is absent). Whole numbers are sizes, lists are
 # lists of whole numbers; a text must be as it stands here.

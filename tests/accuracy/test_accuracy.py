@@ -15,16 +15,18 @@ import random_weights
 from checkpoint_files import GOLDEN, Golden, save_hf
 from safetensors.numpy import save_file
 
-from ttsim.accuracy.measured import Runner, bundled_text, cut_windows, measure_accuracy
+from ttsim.accuracy.measured import bundled_text, cut_windows, measure_accuracy
 from ttsim.accuracy.results import PUBLISHED, AccuracyReport, Outputs, Protocol, Score, failures
-from ttsim.meshes.systems import get_system
+from ttsim.accuracy.runner import Runner
+from ttsim.meshes.lookup import get_system
 from ttsim.models.checkpoints.fetch import COMMAND, smollm2_path
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.checkpoints.tokenizers import load_tokenizer
 from ttsim.models.layout import Layout
 from ttsim.numerics import switches
-from ttsim.precision.values import Precision, preset
+from ttsim.precision.presets import preset
+from ttsim.precision.values import Precision
 from ttsim.ui.accuracy_page import document
 
 SHORT = Protocol(prefill=16, decode=47)

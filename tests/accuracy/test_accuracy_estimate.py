@@ -9,18 +9,22 @@ import math
 import numpy as np
 import pytest
 
-from ttsim.accuracy.estimated import Noise, contested, estimate_accuracy, kept, load_constants, noise_on
+from ttsim.accuracy.estimated import estimate_accuracy, load_constants
+from ttsim.accuracy.flips import contested, kept
+from ttsim.accuracy.step_noise import Noise, noise_on
 from ttsim.hardware.constants import prior_constants
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.presets import PRESETS
 from ttsim.numerics import fidelity
 from ttsim.numerics.noise import destination_roundings, rounding
 from ttsim.numerics.noise import fidelity as fidelity_noise
+from ttsim.precision.presets import preset
 from ttsim.precision.text import SETTINGS
-from ttsim.precision.values import Precision, preset
+from ttsim.precision.values import Precision
 from ttsim.proof import fit_accuracy as calibration
 from ttsim.proof import published as tables
 from ttsim.proof import reproduce
+from ttsim.proof.published_tables import parse_markdown
 from ttsim.proof.rows import estimate_row
 from ttsim.ui.reproduce_page import document, published_layout
 
@@ -251,7 +255,7 @@ def test_text_labels_estimates_and_fits(items):
 
 
 def test_markdown_has_rounded_estimates(items):
-    rows = tables.parse_markdown(published_layout(items))
+    rows = parse_markdown(published_layout(items))
     assert rows[0].top1 == round(items[0].accuracy.top1)
     assert rows[1].top1 is None  # batch-32 has no such column
 

@@ -15,12 +15,12 @@ from ttsim.accuracy.results import Outputs, Protocol
 from ttsim.accuracy.saved import SavedWindows, identity, joined
 from ttsim.files.reading import InputError
 from ttsim.generation.generate import Generator
+from ttsim.meshes.lookup import get_system
 from ttsim.meshes.processes import join
-from ttsim.meshes.systems import get_system
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 
 PROTOCOL = Protocol(32, 16)
 # Text and accuracy as one process has them: each process runs it on its share of the chips.

@@ -3,10 +3,10 @@
 import pytest
 
 from ttsim.explore.catalogue import CATALOGUE_DATE, Entry, catalogue_answers, catalogue_entries
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.identity import find_known, get_config
 from ttsim.models.layout import Layout
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 from ttsim.scenarios.memory import kv_cache_bytes, pool_bytes
 from ttsim.scenarios.simulate import simulate
 

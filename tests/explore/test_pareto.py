@@ -11,7 +11,8 @@ from ttsim.explore import front as pareto
 from ttsim.explore import search as pareto_search
 from ttsim.explore.front import Point
 from ttsim.models.identity import get_config
-from ttsim.precision.values import Precision, preset
+from ttsim.precision.presets import preset
+from ttsim.precision.values import Precision
 from ttsim.ui import front_page
 
 CONFIG = get_config("Llama3.2-1B")

@@ -21,8 +21,7 @@ from ttsim.explore.front import file_settings
 from ttsim.generation.prompts import load_chat, load_prompts
 from ttsim.hardware.constants import constants_json, load_constants
 from ttsim.lt.state import State
-from ttsim.meshes.systems import get_system
-from ttsim.meshes.toml_systems import print_systems
+from ttsim.meshes.lookup import get_system, print_systems
 from ttsim.models.checkpoints.loading import open_checkpoint
 from ttsim.models.checkpoints.meta_files import read_params
 from ttsim.models.hf.reading import read_config
@@ -34,7 +33,7 @@ from ttsim.proof.measured import read_measured
 from ttsim.scenarios.question import Question, read_question
 from ttsim.serving.recorded import read_result
 from ttsim.serving.workload import read_trace
-from ttsim.ui.perf_report import read_profile
+from ttsim.ui.profile_diff import read_profile
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LAYER = {"precision_cfg": {"FF2": "BFP4"}, "fidelity_cfg": {"LI_FF2": "LOFI"}}

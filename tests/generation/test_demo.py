@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from ttsim.cli import demo_command
+from ttsim.errors import UnknownSystemError
 from ttsim.generation import demo, demo_lines, demo_settings, prompts
 from ttsim.generation.paging import PageParams
 from ttsim.generation.prompts import Chat, Prompt, load_prompts
 from ttsim.lt.state import Job
-from ttsim.meshes.systems import UnknownSystemError
-from ttsim.precision.values import Precision, preset
+from ttsim.precision.presets import preset
+from ttsim.precision.values import Precision
 from ttsim.scenarios.memory import DoesNotFitError
 
 ROOT = Path(__file__).parents[2]

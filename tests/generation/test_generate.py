@@ -14,14 +14,14 @@ from ttsim.generation.clock import simulate_clock
 from ttsim.generation.generate import Generator, cache_length
 from ttsim.generation.paging import BlockTable, OutOfBlocksError, PageParams, gather_pages, scatter_pages
 from ttsim.generation.sampling import SamplingParams, prompt_seeds, sample
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import place
 from ttsim.models.transformer import Transformer
 from ttsim.numerics import switches
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 from ttsim.scenarios.scenario import Scenario
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "hf" / "llama-gqa-8kv.npz")

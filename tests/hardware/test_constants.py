@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from ttsim.hardware import constants
-from ttsim.hardware.constants import BLOCK_LATENCY, LINK_BANDWIDTH, SMALL_KERNEL_SCALE
+from ttsim.hardware.activation_constants import SMALL_KERNEL_SCALE
+from ttsim.hardware.link_constants import LINK_BANDWIDTH
+from ttsim.hardware.matmul_constants import BLOCK_LATENCY
 from ttsim.hardware.quantities import Terms, UnitError, seconds
 
 VALUES = constants.load_constants()
@@ -53,10 +55,16 @@ def test_units_are_checked_when_a_rule_runs(rule, words):
 
 
 def test_a_name_is_its_variable_in_lower_case():
-    for name, value in vars(constants).items():
-        if isinstance(value, constants.Constant):
-            assert value.name == name.lower()
-            assert constants.CONSTANTS[value.name] is value
+    found = [(name, value) for module in constants.MODULES for name, value in vars(module).items()]
+    named = [(name, value) for name, value in found if isinstance(value, constants.Constant)]
+    assert len(named) > 100
+    for name, value in named:
+        assert value.name == name.lower()
+        assert constants.CONSTANTS[value.name] is value
+
+
+def test_every_module_of_constants_is_in_the_registry():
+    assert {Path(module.__file__) for module in constants.MODULES} == set(PACKAGE.glob("hardware/*_constants.py"))
 
 
 def computes_values(node):

@@ -11,7 +11,8 @@ from ttsim.dates import parse_date, parse_period
 from ttsim.hardware import facts
 from ttsim.hardware.facts import MEANING, Place
 from ttsim.hardware.software import software_of
-from ttsim.meshes.systems import SYSTEMS, get_system
+from ttsim.meshes.lookup import get_system
+from ttsim.meshes.systems import SYSTEMS
 
 
 def day(text):

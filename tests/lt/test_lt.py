@@ -18,7 +18,7 @@ from ttsim.lt import commands, export
 from ttsim.lt.runner import Runner
 from ttsim.lt.state import Job, State
 from ttsim.lt.table import to_text
-from ttsim.proof import published as tables
+from ttsim.proof.published_tables import parse_markdown
 
 textual = pytest.importorskip("textual")
 
@@ -226,7 +226,7 @@ def test_export_has_the_published_layout(tmp_path):
     text = export.to_markdown(jobs)
     assert "| Llama3.2-1B       | N150        | 78        | 96        | 88.5          | 25        |" in text
     assert "| Llama3.2-3B       | N150        | N/A       | N/A       | N/A           | N/A       |" in text
-    rows = tables.parse_markdown(text)
+    rows = parse_markdown(text)
     assert {row.table for row in rows} == {"performance", "accuracy", "batch-32", "sweep-3"}
     assert [row.data_parallel for row in rows if row.device == "T3K"] == [4, 1]
     assert not [row for row in rows if row.model == "Llama3.1-8B" and row.table == "performance"]
@@ -294,7 +294,7 @@ def test_screen_queues_runs_and_exports(tmp_path):
         assert app.focused.id == "command"
 
     pilot(tmp_path, drive)
-    assert len(tables.parse_markdown((tmp_path / "PERF.md").read_text())) == 2
+    assert len(parse_markdown((tmp_path / "PERF.md").read_text())) == 2
 
 
 def test_screen_cancels_restarts_and_removes(tmp_path):

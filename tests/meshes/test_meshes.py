@@ -8,9 +8,11 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from ttsim.errors import UnknownSystemError
 from ttsim.hardware.chips import WORMHOLE
+from ttsim.meshes.lookup import get_system
 from ttsim.meshes.sharding import LOGICAL_AXES, ONE_D, RING, TWO_D, ShardingError, ShardingRules
-from ttsim.meshes.systems import SYSTEMS, System, Topology, UnknownSystemError, get_system, split
+from ttsim.meshes.systems import SYSTEMS, System, Topology, split
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import is_replicated, partition_specs
 from ttsim.models.presets import PRESETS

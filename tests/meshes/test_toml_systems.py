@@ -5,12 +5,17 @@ import dataclasses
 import pytest
 
 import ttsim
+from ttsim.errors import SystemFileError
+from ttsim.hardware.attention_constants import SDPA_MERGE
 from ttsim.hardware.chips import BLACKHOLE_P150, CHIPS, WORMHOLE
-from ttsim.hardware.constants import CONSTANTS, DRAM_SHARDED_BANDWIDTH, HOP_LATENCY, SDPA_MERGE
+from ttsim.hardware.constants import CONSTANTS
+from ttsim.hardware.link_constants import HOP_LATENCY
+from ttsim.hardware.matmul_constants import DRAM_SHARDED_BANDWIDTH
 from ttsim.hardware.quantities import seconds
 from ttsim.kernels.kernel import Kernel
-from ttsim.meshes.systems import SYSTEMS, Topology, get_system
-from ttsim.meshes.toml_systems import SystemFileError, load_system, parse_system, print_systems, to_toml
+from ttsim.meshes.lookup import get_system, print_systems
+from ttsim.meshes.systems import SYSTEMS, Topology
+from ttsim.meshes.toml_systems import load_system, parse_system, to_toml
 from ttsim.pricing.scaling import scaled, speedups
 
 

@@ -8,15 +8,17 @@ import pytest
 from checkpoint_files import CASES, GOLDEN, Golden, save_gguf, save_hf, save_meta, write_torch_file
 
 from ttsim.accuracy.refpt import read_refpt
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.fetch import fetch_smollm2, smollm2_path
 from ttsim.models.checkpoints.loading import check_sharding, load_model, open_checkpoint, resolve_weights
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.layout import Layout
 from ttsim.models.run import prefill_step
-from ttsim.numerics.formats import BlockArray, dequantize, round_to
-from ttsim.precision.values import Precision, preset
+from ttsim.numerics.blockarray import BlockArray
+from ttsim.numerics.conversion import dequantize, round_to
+from ttsim.precision.presets import preset
+from ttsim.precision.values import Precision
 
 EXACT = preset("fp32", "")
 GGUF_CASES = [case for case in CASES if case != "mllama-text"]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from random_weights import tensor
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place, place_cache, prefill_step
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "experts"
 EXACT = preset("fp32", "Llama3.2-1B")

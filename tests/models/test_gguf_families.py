@@ -11,7 +11,7 @@ import pytest
 from random_weights import tensor
 
 import ttsim
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.checkpoints.gguf_architectures import ARCHITECTURES
 from ttsim.models.checkpoints.gguf_files import GGUFFile
 from ttsim.models.checkpoints.loading import open_checkpoint

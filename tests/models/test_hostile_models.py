@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from random_weights import tensor
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
 from ttsim.models.checkpoints.source import MappedTensors
 from ttsim.models.hf.reading import read_config

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.identity import describe_identity, find_known, get_config, repository_of
 from ttsim.models.layout import Layout
 from ttsim.models.presets import HF_REPOS, PRESETS, SHORT_NAMES, known_models
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 
 PUBLISHED = json.loads((resources.files("ttsim.data") / "models.json").read_text(encoding="utf-8"))
 HASH = "0e9e39f249a16976918f6564b8830bc894c89659"
@@ -129,3 +129,52 @@ def test_repositories_of_the_catalogue(spelling, name):
 )
 def test_sizes_of_the_catalogue_count_right(name, billions):
     assert known_models()[name].config.parameter_count / 1e9 == pytest.approx(billions, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name", "rule"),
+    [
+        ("llama3.1 8b", "Llama3.1-8B", "rules of Llama3.1-8B"),
+        ("Meta-Llama-3.1-8B-Instruct", "Llama3.1-8B", "rules of Llama3.1-8B"),
+        ("gemma3:27b", "gemma-3-27b", "rules of gemma-3-27b"),
+        ("Qwen3-4B-Instruct-2507", "Qwen3-4B-2507", "rules of Qwen3-4B-2507"),
+        ("Qwen2.5-7B-Instruct-1M", "Qwen2.5-7B-1M", "rules of Qwen2.5-7B-1M"),
+        ("Qwen3-8B-FP8", "Qwen3-8B", "by name Qwen3-8B, a copy by its ending -FP8: the original's sizes"),
+        ("unsloth/Llama-3.1-8B-Instruct-bnb-4bit", "Llama3.1-8B", "by its ending -bnb-4bit"),
+        ("bartowski/Qwen_QwQ-32B-GGUF", "QwQ-32B", "by name QwQ-32B, a copy by its ending -GGUF"),
+        ("RedHatAI/Llama-3.3-70B-Instruct-quantized.w8a8", "Llama3.3-70B", "by its ending -quantized.w8a8"),
+        ("google/gemma-3-27b-it-qat-q4_0-gguf", "gemma-3-27b", "by its ending -qat-q4_0-gguf"),
+        ("someone/Falcon3-1B-Instruct", "Falcon3-1B", "by name Falcon3-1B-Instruct"),
+    ],
+)
+def test_names_as_people_write_them(spelling, name, rule):
+    config = get_config(spelling)
+    assert config.known_name == name
+    assert describe_identity(config).endswith(rule) or rule in describe_identity(config)
+    plain = dataclasses.replace(config, name=name, known_as="", known_by="")
+    assert plain == known_models()[name].config
+
+
+@pytest.mark.parametrize("name", ["-FP8", "Qwen3-8B-FP8-large", "FP8", "org/", "Qwen3-9B-FP8", "_", "x_8"])
+def test_a_name_that_only_looks_like_a_copy_is_unknown(name):
+    with pytest.raises(ValueError, match="unknown model"):
+        get_config(name)
+
+
+def test_every_known_model_has_the_parameters_that_were_published():
+    """To the digits of the published figure; every alias belongs to one model, and every key is in force."""
+    owners = {}
+    for known in known_models().values():
+        config = known.config
+        assert known.source
+        if known.billions:
+            digits = len(known.billions.partition(".")[2])
+            assert round(config.parameter_count / 1e9, digits) == pytest.approx(
+                float(known.billions), abs=1.01 * 10**-digits
+            ), known.name
+        if known.like:
+            assert (theta := known.data.get("rope_theta")) is None or theta in {r.theta for r, _ in config.ropes}
+        for name in (known.name, known.repository, *known.also):
+            found = find_known(name)
+            assert found is not None
+            assert owners.setdefault(name, found.name) == found.name == known.name

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from ttsim.meshes.lookup import get_system
 from ttsim.meshes.sharding import ONE_D, RING, TWO_D, ShardingError
-from ttsim.meshes.systems import SYSTEMS, get_system
-from ttsim.models.layout import TILE, Layout, closest_grid, largest_grid, tiles
+from ttsim.meshes.systems import SYSTEMS
+from ttsim.models.grids import TILE, closest_grid, largest_grid, tiles
+from ttsim.models.layout import Layout
 from ttsim.models.presets import PRESETS
 from ttsim.models.run import decode_program, prefill_program
 from ttsim.models.storage import parameters
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 
 ROWS = json.loads((Path(__file__).parents[1] / "golden" / "tt_configs.json").read_text())["rows"]
 ONE_D_ROWS = [row for row in ROWS if row["device"] != "TG"]

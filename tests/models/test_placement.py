@@ -6,8 +6,9 @@ import itertools
 import pytest
 
 import ttsim
+from ttsim.meshes.lookup import get_system
 from ttsim.meshes.sharding import ShardingError
-from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS, get_system
+from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.placement import Placement, _busiest, active_blocks, model_gaps, place_parts

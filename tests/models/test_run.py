@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
 from ttsim.models.hf.reading import read_config
@@ -20,8 +20,8 @@ from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import is_replicated, partition_specs
 from ttsim.models.run import decode_program, decode_step, place, place_cache, prefill_step
-from ttsim.numerics.formats import round_to
-from ttsim.precision.values import preset
+from ttsim.numerics.conversion import round_to
+from ttsim.precision.presets import preset
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hf"
 EXACT = preset("fp32", "Llama3.2-1B")

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place, place_cache, prefill_step
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hf"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.npz") if path.stem != "rope")

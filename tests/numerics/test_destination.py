@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ttsim.numerics import fidelity
+from ttsim.numerics.conversion import round_to
 from ttsim.numerics.fidelity import ComputeSetting, MathFidelity
-from ttsim.numerics.formats import round_to
 from ttsim.numerics.reference.datapath import datapath_matmul
 
 

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from ttsim.numerics import fidelity, formats
+from ttsim.numerics import conversion, fidelity
 from ttsim.numerics.fidelity import ComputeSetting, MathFidelity
 from ttsim.numerics.reference import datapath
 
@@ -118,7 +118,7 @@ def test_matmul_equals_the_ideal_sum_of_phases(level, name, k):
         fidelity.matmul(x[None], w, setting)[0],
     ]
     if name != "bf16":
-        results.append(fidelity.matmul(x, formats.quantize(w, name), setting))
+        results.append(fidelity.matmul(x, conversion.quantize(w, name), setting))
     for result in results:
         assert result.dtype == jnp.float32
         np.testing.assert_allclose(result, ideal, rtol=0, atol=2e-6 * np.abs(ideal).max())
@@ -161,13 +161,13 @@ def test_each_level_is_as_few_matmuls_and_masks_as_can_be():
 
 def test_bfp4_weights_need_no_second_phase():
     x = jax.random.normal(jax.random.key(0), (8, 64))
-    w = formats.quantize(jax.random.normal(jax.random.key(1), (64, 32)), "bfp4")
+    w = conversion.quantize(jax.random.normal(jax.random.key(1), (64, 32)), "bfp4")
     np.testing.assert_array_equal(fidelity.matmul(x, w, "lofi"), fidelity.matmul(x, w, "hifi2"))
 
 
 def test_errors_are_ordered_and_lofi_shrinks():
-    x = formats.round_to(jax.random.normal(jax.random.key(0), (64, 256)), "bf16")
-    w = formats.round_to(jax.random.normal(jax.random.key(1), (256, 64)), "bf16")
+    x = conversion.round_to(jax.random.normal(jax.random.key(0), (64, 256)), "bf16")
+    w = conversion.round_to(jax.random.normal(jax.random.key(1), (256, 64)), "bf16")
     exact = fidelity.matmul(x, w, "exact")
     errors = [
         float(jnp.sqrt(jnp.mean((fidelity.matmul(x, w, setting_of(level)) - exact) ** 2) / jnp.mean(exact**2)))
@@ -196,11 +196,11 @@ def test_results_are_packed_like_the_device_packs_them():
     np.testing.assert_array_equal(wide, narrow)
     for name in ("bf16", "bfp8", "bfp4"):
         packed = fidelity.matmul(x, w, "hifi4", out_format=name)
-        np.testing.assert_array_equal(packed, formats.round_to(wide, name, "device"))
+        np.testing.assert_array_equal(packed, conversion.round_to(wide, name, "device"))
         host = fidelity.matmul(x, w, "hifi4", out_format=name, out_rounding="host")
-        np.testing.assert_array_equal(host, formats.round_to(wide, name))
+        np.testing.assert_array_equal(host, conversion.round_to(wide, name))
         via_bf16 = fidelity.matmul(x, w, setting_of("HiFi4", fp32_dest=False), out_format=name)
-        expected = formats.round_to(formats.round_to(wide, "bf16", "device"), name, "device")
+        expected = conversion.round_to(conversion.round_to(wide, "bf16", "device"), name, "device")
         np.testing.assert_array_equal(via_bf16, expected)
     np.testing.assert_array_equal(fidelity.matmul(x, w, "exact", out_format="fp32"), fidelity.matmul(x, w, "exact"))
 
@@ -226,7 +226,7 @@ def test_matmul_under_transformations():
     run = functools.partial(fidelity.matmul, setting="lofi", out_format="bfp8")
     expected = run(x, w)
     np.testing.assert_array_equal(jax.jit(jax.vmap(run, in_axes=(0, None)))(x, w), expected)
-    stacked = formats.quantize(jnp.stack([w, -w]), "bfp4")
+    stacked = conversion.quantize(jnp.stack([w, -w]), "bfp4")
     _, y = jax.lax.scan(lambda carry, w: (carry, fidelity.matmul(x, w, "lofi")), 0, stacked)
     np.testing.assert_array_equal(y[0], -y[1])
     mesh = jax.make_mesh((2,), ("tp",), axis_types=(AxisType.Auto,))
@@ -311,8 +311,8 @@ def test_overflow_gives_infinity_and_underflow_zero():
 
 def test_partial_sums_of_k_blocks():
     rng = np.random.default_rng(0)
-    x = np.asarray(formats.round_to(rng.standard_normal((8, 256)).astype(np.float32), "bf16"))
-    w = np.asarray(formats.round_to(rng.standard_normal((256, 16)).astype(np.float32), "bf16"))
+    x = np.asarray(conversion.round_to(rng.standard_normal((8, 256)).astype(np.float32), "bf16"))
+    w = np.asarray(conversion.round_to(rng.standard_normal((256, 16)).astype(np.float32), "bf16"))
     run = functools.partial(datapath.datapath_matmul, x, w, k_block=64)
 
     # 16-bit registers: the sum so far is a bf16 value, so spilling it as bf16 changes nothing ...

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ttsim.numerics import formats
+from ttsim.numerics import conversion, formats
 
 GOLDEN = dict(np.load(pathlib.Path(__file__).parents[1] / "golden" / "numerics_bfp.npz"))
 BYTES = dict(np.load(pathlib.Path(__file__).parents[1] / "golden" / "numerics_bytes.npz"))
@@ -113,7 +113,7 @@ def random_bits(seed, shape):
 
 @pytest.mark.parametrize("name", BLOCK_FORMATS)
 def test_quantize_equals_vendor_for_every_block(name):
-    array = formats.quantize(GOLDEN["x"], name)
+    array = conversion.quantize(GOLDEN["x"], name)
     exponents, codes = golden_codes(name)
     np.testing.assert_array_equal(np.asarray(array.exponents)[:, 0], exponents)
     np.testing.assert_array_equal(codes_of(array), codes)
@@ -122,34 +122,34 @@ def test_quantize_equals_vendor_for_every_block(name):
 @pytest.mark.parametrize("name", BLOCK_FORMATS)
 def test_values_equal_vendor_bit_for_bit(name):
     expected = bits(GOLDEN[f"y_{name}"])
-    array = formats.quantize(GOLDEN["x"], name)
-    np.testing.assert_array_equal(bits(formats.dequantize(array)), expected)
-    np.testing.assert_array_equal(bits(formats.round_to(GOLDEN["x"], name)), expected)
-    np.testing.assert_array_equal(bits(formats.dequantize(array, jnp.bfloat16)), expected >> 16)
+    array = conversion.quantize(GOLDEN["x"], name)
+    np.testing.assert_array_equal(bits(conversion.dequantize(array)), expected)
+    np.testing.assert_array_equal(bits(conversion.round_to(GOLDEN["x"], name)), expected)
+    np.testing.assert_array_equal(bits(conversion.dequantize(array, jnp.bfloat16)), expected >> 16)
     # The same inside a larger jitted function and without jit at all.
-    np.testing.assert_array_equal(bits(jax.jit(lambda x: formats.round_to(x, name))(GOLDEN["x"])), expected)
+    np.testing.assert_array_equal(bits(jax.jit(lambda x: conversion.round_to(x, name))(GOLDEN["x"])), expected)
     with jax.disable_jit():
-        np.testing.assert_array_equal(bits(formats.round_to(GOLDEN["x"], name)), expected)
+        np.testing.assert_array_equal(bits(conversion.round_to(GOLDEN["x"], name)), expected)
 
 
 @pytest.mark.parametrize("name", ["bfp8", "bfp4"])
 @pytest.mark.parametrize("case", range(5))
 def test_padded_shapes_equal_vendor(name, case):
     x, expected = GOLDEN[f"pad{case}_x"], bits(GOLDEN[f"pad{case}_y_{name}"])
-    np.testing.assert_array_equal(bits(formats.dequantize(formats.quantize(x, name))), expected)
-    np.testing.assert_array_equal(bits(formats.round_to(x, name)), expected)
+    np.testing.assert_array_equal(bits(conversion.dequantize(conversion.quantize(x, name))), expected)
+    np.testing.assert_array_equal(bits(conversion.round_to(x, name)), expected)
 
 
 @pytest.mark.parametrize("name", ["bfp8", "bfp4"])
 def test_random_bit_patterns_equal_vendor(name):
-    np.testing.assert_array_equal(bits(formats.round_to(BYTES["x"], name)), bits(BYTES[f"y_{name}"]))
+    np.testing.assert_array_equal(bits(conversion.round_to(BYTES["x"], name)), bits(BYTES[f"y_{name}"]))
 
 
 @pytest.mark.parametrize("name", BLOCK_FORMATS)
 def test_device_packer_equals_its_model(name):
     truncated = (bits(GOLDEN["x"]) & 0xFFFF0000).view(np.float32)
     for x in (truncated, jnp.asarray(truncated).astype(jnp.bfloat16)):
-        array = formats.quantize(x, name, "device")
+        array = conversion.quantize(x, name, "device")
         np.testing.assert_array_equal(np.asarray(array.exponents)[:, 0], GOLDEN["hwpack_exp_bfp8"])
         np.testing.assert_array_equal(codes_of(array), GOLDEN[f"hwpack_code_{name}"])
 
@@ -168,7 +168,7 @@ def test_golden_vectors_catch_wrong_rules(name, mutation):
 def test_golden_vectors_catch_the_device_rule(name):
     _, golden = golden_codes(name)
     for rounding in ("device", "device_precise"):
-        assert (codes_of(formats.quantize(GOLDEN["x"], name, rounding)) != golden).any(axis=-1).sum() > 500
+        assert (codes_of(conversion.quantize(GOLDEN["x"], name, rounding)) != golden).any(axis=-1).sum() > 500
 
 
 def test_worked_example():
@@ -181,7 +181,7 @@ def test_worked_example():
         ("bfp8", "device"): "33109002822040000000212100000804",
     }
     for (name, rounding), codes in expected.items():
-        array = formats.quantize(x, name, rounding)
+        array = conversion.quantize(x, name, rounding)
         assert np.asarray(array.codes).tobytes().hex() == codes, (name, rounding)
         assert int(array.exponents[0]) == (129 if rounding == "device" else 128)
 
@@ -193,7 +193,7 @@ def test_worked_example():
 @pytest.mark.parametrize("seed", range(4))
 def test_random_blocks_equal_restatement(name, seed):
     x = random_bits(seed, (1000, 16))
-    array = formats.quantize(x, name)
+    array = conversion.quantize(x, name)
     exponents, codes = reference(x, WIDTH[name])
     np.testing.assert_array_equal(np.asarray(array.exponents)[:, 0], exponents)
     np.testing.assert_array_equal(codes_of(array), codes)
@@ -208,7 +208,7 @@ def test_every_bf16_value_against_every_shared_exponent_distance(name):
         x[:, 0], x[:, 1] = patterns << 16, top
         x = x.view(np.float32)
         exponents, codes = reference(x, WIDTH[name])
-        array = formats.quantize(x, name)
+        array = conversion.quantize(x, name)
         np.testing.assert_array_equal(np.asarray(array.exponents)[:, 0], exponents)
         np.testing.assert_array_equal(codes_of(array)[:, :2], codes[:, :2])
 
@@ -220,10 +220,10 @@ def test_every_bf16_value_against_every_shared_exponent_distance(name):
 def test_round_to_is_quantize_then_dequantize_without_negative_zeros(name, rounding, dtype):
     pattern = random_bits(7, (300, 48))
     x = pattern if dtype == jnp.float32 else (bits(pattern) >> 16).astype(np.uint16).view(jnp.bfloat16)
-    rounded = formats.round_to(x, name, rounding)
+    rounded = conversion.round_to(x, name, rounding)
     assert rounded.dtype == dtype
-    array = formats.quantize(x, name, rounding)
-    np.testing.assert_array_equal(bits(rounded), bits(formats.dequantize(array, dtype)))
+    array = conversion.quantize(x, name, rounding)
+    np.testing.assert_array_equal(bits(rounded), bits(conversion.dequantize(array, dtype)))
     assert not (codes_of(array) == 1 << WIDTH[name]).any()
     assert not (bits(rounded) == 1 << (8 * dtype.dtype.itemsize - 1)).any()
 
@@ -232,16 +232,16 @@ def test_round_to_is_quantize_then_dequantize_without_negative_zeros(name, round
 def test_bf16_and_float32_inputs_agree(name):
     x = (bits(random_bits(8, (200, 32))) >> 16).astype(np.uint16)
     wide = (x.astype(np.uint32) << 16).view(np.float32)
-    narrow = formats.round_to(x.view(jnp.bfloat16), name)
-    np.testing.assert_array_equal(bits(narrow).astype(np.uint32) << 16, bits(formats.round_to(wide, name)))
+    narrow = conversion.round_to(x.view(jnp.bfloat16), name)
+    np.testing.assert_array_equal(bits(narrow).astype(np.uint32) << 16, bits(conversion.round_to(wide, name)))
 
 
 @pytest.mark.parametrize("name", BLOCK_FORMATS)
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_rounding_finite_values_twice_changes_nothing(name, rounding):
     x = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32) * np.exp2(np.arange(-32, 32))[:, None]
-    once = formats.round_to(x.astype(np.float32), name, rounding)
-    again = formats.round_to(once, name, rounding)
+    once = conversion.round_to(x.astype(np.float32), name, rounding)
+    again = conversion.round_to(once, name, rounding)
     # The device's default path rounds once more to 6 fraction bits, which may change bfp8 values.
     if rounding == "device" and name == "bfp8":
         assert (bits(once) == bits(again)).mean() > 0.7
@@ -252,7 +252,7 @@ def test_rounding_finite_values_twice_changes_nothing(name, rounding):
 def test_error_grows_as_published():
     x = jax.random.normal(jax.random.key(0), (256, 1024))
     for name, decibel in {"bfp8": 42.8, "bfp4": 18.6, "bfp2": 6.3}.items():
-        noise = formats.round_to(x, name) - x
+        noise = conversion.round_to(x, name) - x
         assert 10 * np.log10(float(jnp.mean(x**2) / jnp.mean(noise**2))) == pytest.approx(decibel, abs=0.1)
 
 
@@ -261,17 +261,17 @@ def test_bf16_rounds_half_to_even_on_the_host_and_half_away_on_the_device():
     host = [0x3F80, 0x3F82, 0x3F81, 0xBF80, 0x7F80, 0x0001, 0x7FC0]
     device = [0x3F81, 0x3F82, 0x3F81, 0xBF81, 0x7F80, 0x0000, 0xFF80]
     for rounding, expected in (("host", host), ("device", device)):
-        stored = formats.quantize(x.view(np.float32), "bf16", rounding)
+        stored = conversion.quantize(x.view(np.float32), "bf16", rounding)
         assert stored.dtype == jnp.bfloat16
         np.testing.assert_array_equal(bits(stored), np.array(expected, np.uint16))
-        rounded = jax.jit(functools.partial(formats.round_to, fmt="bf16", rounding=rounding))(x.view(np.float32))
+        rounded = jax.jit(functools.partial(conversion.round_to, fmt="bf16", rounding=rounding))(x.view(np.float32))
         np.testing.assert_array_equal(bits(rounded), np.array(expected, np.uint32) << 16)
 
 
 def test_fp32_is_the_identity():
     x = random_bits(1, (8, 16))
-    np.testing.assert_array_equal(bits(formats.round_to(x, "fp32")), bits(x))
-    np.testing.assert_array_equal(bits(formats.quantize(x, "fp32")), bits(x))
+    np.testing.assert_array_equal(bits(conversion.round_to(x, "fp32")), bits(x))
+    np.testing.assert_array_equal(bits(conversion.quantize(x, "fp32")), bits(x))
 
 
 # --- shapes ---------------------------------------------------------------------------------------------------------
@@ -287,27 +287,27 @@ def test_fp32_is_the_identity():
 )
 def test_any_shape_survives(name, shape):
     x = random_bits(2, (*shape[:-1], max(shape[-1], 1)))[..., : shape[-1]]
-    array = formats.quantize(x, name)
+    array = conversion.quantize(x, name)
     assert array.shape == shape
     assert array.size == x.size
     assert array.ndim == len(shape)
-    values = formats.dequantize(array)
+    values = conversion.dequantize(array)
     assert values.shape == shape
-    np.testing.assert_array_equal(bits(values), bits(formats.round_to(x, name)))
+    np.testing.assert_array_equal(bits(values), bits(conversion.round_to(x, name)))
     padded = np.pad(x, [(0, 0)] * (len(shape) - 1) + [(0, 64 - shape[-1])])
-    np.testing.assert_array_equal(bits(values), bits(formats.round_to(padded, name))[..., : shape[-1]])
+    np.testing.assert_array_equal(bits(values), bits(conversion.round_to(padded, name))[..., : shape[-1]])
 
 
 @pytest.mark.parametrize("name", BLOCK_FORMATS)
 def test_a_scalar_rounds_like_a_block_of_one(name):
-    assert formats.round_to(jnp.float32(3.9999), name).shape == ()
-    assert formats.round_to(jnp.float32(3.9999), name) == formats.round_to(jnp.array([3.9999]), name)[0]
+    assert conversion.round_to(jnp.float32(3.9999), name).shape == ()
+    assert conversion.round_to(jnp.float32(3.9999), name) == conversion.round_to(jnp.array([3.9999]), name)[0]
 
 
 def test_bytes_of_a_block_array():
     x = jnp.ones((64, 256))
     for name, per_value in {"bfp8": 1.0625, "bfp4": 0.5625, "bfp2": 0.3125}.items():
-        array = formats.quantize(x, name)
+        array = conversion.quantize(x, name)
         assert array.nbytes == per_value * x.size
         assert formats.FORMATS[name].bytes_per_value == per_value
         assert array.nbytes == formats.tile_padded_bytes(x.shape, name)
@@ -329,7 +329,7 @@ def test_tile_bytes():
 
 @pytest.fixture(params=["bfp8", "bfp4"])
 def array(request):
-    return formats.quantize(jax.random.normal(jax.random.key(3), (4, 6, 64)), request.param)
+    return conversion.quantize(jax.random.normal(jax.random.key(3), (4, 6, 64)), request.param)
 
 
 @pytest.mark.parametrize(
@@ -349,18 +349,18 @@ def array(request):
     ],
 )
 def test_indexing_commutes_with_dequantize(array, index):
-    np.testing.assert_array_equal(formats.dequantize(array[index]), formats.dequantize(array)[index])
+    np.testing.assert_array_equal(conversion.dequantize(array[index]), conversion.dequantize(array)[index])
 
 
 def test_a_traced_index_works(array):
-    take = jax.jit(lambda a, i: formats.dequantize(a[i]))
-    np.testing.assert_array_equal(take(array, 2), formats.dequantize(array)[2])
+    take = jax.jit(lambda a, i: conversion.dequantize(a[i]))
+    np.testing.assert_array_equal(take(array, 2), conversion.dequantize(array)[2])
 
 
 def test_slices_up_to_an_unaligned_end():
-    array = formats.quantize(jnp.arange(80.0).reshape(2, 40), "bfp4")
+    array = conversion.quantize(jnp.arange(80.0).reshape(2, 40), "bfp4")
     for index in [(0, slice(16, None)), (0, slice(32, 40)), (slice(None), slice(0, 16))]:
-        np.testing.assert_array_equal(formats.dequantize(array[index]), formats.dequantize(array)[index])
+        np.testing.assert_array_equal(conversion.dequantize(array[index]), conversion.dequantize(array)[index])
     assert array[:, :16].padding == 0
 
 
@@ -374,14 +374,14 @@ def test_indices_that_cut_a_block_are_refused(array, index):
 
 def test_iterates_over_rows(array):
     assert len(array) == 4
-    for row, expected in zip(array, formats.dequantize(array), strict=True):
-        np.testing.assert_array_equal(formats.dequantize(row), expected)
+    for row, expected in zip(array, conversion.dequantize(array), strict=True):
+        np.testing.assert_array_equal(conversion.dequantize(row), expected)
 
 
 def test_reshape_of_leading_axes(array):
     for shape in [(24, 64), (-1, 64), (2, 2, 6, 64)]:
         np.testing.assert_array_equal(
-            formats.dequantize(array.reshape(shape)), formats.dequantize(array).reshape(shape)
+            conversion.dequantize(array.reshape(shape)), conversion.dequantize(array).reshape(shape)
         )
     assert array.reshape(3, 8, 64).shape == (3, 8, 64)
     with pytest.raises(ValueError, match="keeps the last axis"):
@@ -389,15 +389,15 @@ def test_reshape_of_leading_axes(array):
 
 
 def test_transforms_see_a_block_array_as_one_array(array):
-    expected = formats.dequantize(array)
-    np.testing.assert_array_equal(jax.jit(formats.dequantize)(array), expected)
-    np.testing.assert_array_equal(jax.vmap(formats.dequantize)(array), expected)
-    np.testing.assert_array_equal(jax.vmap(formats.dequantize, in_axes=1, out_axes=1)(array), expected)
-    _, scanned = jax.lax.scan(lambda carry, row: (carry, formats.dequantize(row)), 0, array)
+    expected = conversion.dequantize(array)
+    np.testing.assert_array_equal(jax.jit(conversion.dequantize)(array), expected)
+    np.testing.assert_array_equal(jax.vmap(conversion.dequantize)(array), expected)
+    np.testing.assert_array_equal(jax.vmap(conversion.dequantize, in_axes=1, out_axes=1)(array), expected)
+    _, scanned = jax.lax.scan(lambda carry, row: (carry, conversion.dequantize(row)), 0, array)
     np.testing.assert_array_equal(scanned, expected)
-    _, quantised = jax.lax.scan(lambda carry, row: (carry, formats.quantize(row, array.fmt)), 0, expected)
+    _, quantised = jax.lax.scan(lambda carry, row: (carry, conversion.quantize(row, array.fmt)), 0, expected)
     assert quantised.shape == array.shape
-    np.testing.assert_array_equal(formats.dequantize(quantised), expected)
+    np.testing.assert_array_equal(conversion.dequantize(quantised), expected)
     assert jax.eval_shape(lambda a: a, array).shape == array.shape
 
 
@@ -412,14 +412,14 @@ def test_sharded_over_rows_and_whole_blocks(array, axis_type):
 
     def body(shard):
         local_shapes.append(shard.shape)
-        return formats.dequantize(shard)
+        return conversion.dequantize(shard)
 
     values = jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec)(placed)
     assert local_shapes[0] == (2, 6, 32)
-    np.testing.assert_array_equal(values, formats.dequantize(array))
-    np.testing.assert_array_equal(formats.dequantize(placed), formats.dequantize(array))
-    quantised = formats.quantize(values, array.fmt)
-    np.testing.assert_array_equal(formats.dequantize(quantised), values)
+    np.testing.assert_array_equal(values, conversion.dequantize(array))
+    np.testing.assert_array_equal(conversion.dequantize(placed), conversion.dequantize(array))
+    quantised = conversion.quantize(values, array.fmt)
+    np.testing.assert_array_equal(conversion.dequantize(quantised), values)
 
 
 def test_as_a_parameter_of_a_flax_module(array):
@@ -428,10 +428,10 @@ def test_as_a_parameter_of_a_flax_module(array):
             self.w = nnx.Param(array)
 
         def __call__(self):
-            return formats.dequantize(self.w.get_value())
+            return conversion.dequantize(self.w.get_value())
 
     layer = Layer()
-    np.testing.assert_array_equal(nnx.jit(lambda module: module())(layer), formats.dequantize(array))
+    np.testing.assert_array_equal(nnx.jit(lambda module: module())(layer), conversion.dequantize(array))
     assert layer.w.shape == array.shape
     _, state = nnx.split(layer)
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(state)) == array.nbytes
@@ -446,16 +446,16 @@ def test_the_derivative_is_that_of_the_identity(name):
     x, dy = jax.random.normal(jax.random.key(0), (2, 3, 5, 40))
 
     def loss(x, dy):
-        return jnp.sum(formats.round_to(x, name) * dy)
+        return jnp.sum(conversion.round_to(x, name) * dy)
 
     np.testing.assert_array_equal(jax.grad(loss)(x, dy), dy)
     np.testing.assert_array_equal(jax.jit(jax.vmap(jax.grad(loss)))(x, dy), dy)
-    np.testing.assert_array_equal(jax.jvp(lambda x: formats.round_to(x, name), (x,), (dy,))[1], dy)
-    half = jax.grad(lambda x: jnp.sum(formats.round_to(x, name)))(x.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(jax.jvp(lambda x: conversion.round_to(x, name), (x,), (dy,))[1], dy)
+    half = jax.grad(lambda x: jnp.sum(conversion.round_to(x, name)))(x.astype(jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
 
     def scanned(x):
-        return jnp.sum(jax.lax.scan(lambda carry, row: (carry, formats.round_to(row, name)), 0, x)[1] * dy)
+        return jnp.sum(jax.lax.scan(lambda carry, row: (carry, conversion.round_to(row, name)), 0, x)[1] * dy)
 
     np.testing.assert_array_equal(jax.grad(scanned)(x), dy)
 
@@ -464,8 +464,8 @@ def test_the_derivative_under_shard_map():
     mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     x = jax.random.normal(jax.random.key(0), (4, 64))
     spec = P("x", "y")
-    rounded = jax.shard_map(lambda x: formats.round_to(x, "bfp4"), mesh=mesh, in_specs=spec, out_specs=spec)
-    np.testing.assert_array_equal(rounded(x), formats.round_to(x, "bfp4"))
+    rounded = jax.shard_map(lambda x: conversion.round_to(x, "bfp4"), mesh=mesh, in_specs=spec, out_specs=spec)
+    np.testing.assert_array_equal(rounded(x), conversion.round_to(x, "bfp4"))
     np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(rounded(x) * x))(x), rounded(x) + x)
 
 
@@ -478,17 +478,17 @@ def test_wrong_names_list_the_nearest_valid_ones():
     with pytest.raises(ValueError, match="valid: bfp8, bfp4, bfp2, bf16, fp32"):
         formats.get_format("?")
     with pytest.raises(ValueError, match="unknown rounding 'devise'; valid: device"):
-        formats.quantize(jnp.ones(16), "bfp8", "devise")
+        conversion.quantize(jnp.ones(16), "bfp8", "devise")
     assert formats.get_format(formats.FORMATS["bfp4"]) is formats.FORMATS["bfp4"]
 
 
 def test_bad_arrays_are_refused():
     with pytest.raises(ValueError, match="float32 or bfloat16 values, got int32"):
-        formats.round_to(jnp.arange(16), "bfp8")
+        conversion.round_to(jnp.arange(16), "bfp8")
     with pytest.raises(ValueError, match="at least one axis"):
-        formats.quantize(jnp.float32(1), "bfp8")
+        conversion.quantize(jnp.float32(1), "bfp8")
     with pytest.raises(ValueError, match="not float16"):
-        formats.dequantize(formats.quantize(jnp.ones(16), "bfp8"), jnp.float16)
+        conversion.dequantize(conversion.quantize(jnp.ones(16), "bfp8"), jnp.float16)
     with pytest.raises(ValueError, match="not a block format"):
         _ = formats.FORMATS["bf16"].codes_per_byte
 
@@ -503,7 +503,7 @@ def test_shards_that_cut_a_block_are_refused():
         formats.check_shard_alignment(100, 3, "bf16")
 
 
-@pytest.mark.parametrize("convert", [formats.quantize, formats.round_to])
+@pytest.mark.parametrize("convert", [conversion.quantize, conversion.round_to])
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_a_shard_that_cuts_a_block_is_refused(convert, check_vma):
     mesh = jax.make_mesh((4,), ("tp",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
@@ -511,7 +511,7 @@ def test_a_shard_that_cuts_a_block_is_refused(convert, check_vma):
 
     def sharded(width, rounding="host"):
         function = jax.shard_map(
-            lambda x: formats.dequantize(convert(x, "bfp8", rounding)),
+            lambda x: conversion.dequantize(convert(x, "bfp8", rounding)),
             mesh=mesh,
             in_specs=spec,
             out_specs=spec,
@@ -519,7 +519,7 @@ def test_a_shard_that_cuts_a_block_is_refused(convert, check_vma):
         )
         return function(jnp.linspace(-3, 3, 2 * width).reshape(2, width))
 
-    np.testing.assert_array_equal(sharded(64), formats.round_to(jnp.linspace(-3, 3, 128).reshape(2, 64), "bfp8"))
+    np.testing.assert_array_equal(sharded(64), conversion.round_to(jnp.linspace(-3, 3, 128).reshape(2, 64), "bfp8"))
     with pytest.raises(ValueError, match="cuts a block of 16"):
         sharded(4 * 24)
     assert sharded(4 * 24, "device").shape == (2, 96)  # each device pads its own tiles

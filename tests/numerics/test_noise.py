@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from ttsim.numerics import fidelity, noise
+from ttsim.numerics.conversion import round_to
 from ttsim.numerics.destination import registers_of
 from ttsim.numerics.fidelity import ComputeSetting, MathFidelity
-from ttsim.numerics.formats import round_to
 from ttsim.numerics.reference.datapath import datapath_matmul
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ttsim.numerics import formats, tiles
+from ttsim.numerics import conversion, formats, tiles
 
 GOLDEN = dict(np.load(pathlib.Path(__file__).parents[1] / "golden" / "numerics_bfp.npz"))
 BYTES = dict(np.load(pathlib.Path(__file__).parents[1] / "golden" / "numerics_bytes.npz"))
@@ -29,7 +29,7 @@ def test_bytes_equal_vendor(name):
     packed = tiles.pack_tiles(x, name)
     assert packed.dtype == np.uint8
     np.testing.assert_array_equal(packed, expected)
-    np.testing.assert_array_equal(tiles.pack_tiles(formats.quantize(x, name), name), expected)
+    np.testing.assert_array_equal(tiles.pack_tiles(conversion.quantize(x, name), name), expected)
     values = tiles.unpack_tiles(expected, name, x.shape)
     np.testing.assert_array_equal(bits(values), bits(golden_tiles(GOLDEN[f"y_{name}"])))
 
@@ -52,7 +52,7 @@ def test_round_trip_of_any_shape(name, shape):
     assert packed.shape[1] == formats.FORMATS[name].tile_bytes
     assert packed.size == formats.tile_padded_bytes(shape, name)
     values = tiles.unpack_tiles(packed, name, shape)
-    np.testing.assert_array_equal(values, formats.dequantize(formats.quantize(x, name)))
+    np.testing.assert_array_equal(values, conversion.dequantize(conversion.quantize(x, name)))
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp32"])
@@ -80,7 +80,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="take 1088 bytes, got 1000"):
         tiles.unpack_tiles(np.zeros(1000, np.uint8), "bfp8", (32, 32))
     with pytest.raises(ValueError, match="cannot pack a bfp8 BlockArray as bfp4"):
-        tiles.pack_tiles(formats.quantize(jnp.ones(16), "bfp8"), "bfp4")
+        tiles.pack_tiles(conversion.quantize(jnp.ones(16), "bfp8"), "bfp4")
     with pytest.raises(ValueError, match="scalar"):
         tiles.pack_tiles(jnp.float32(1), "bf16")
     with pytest.raises(ValueError, match="unknown format"):

@@ -21,18 +21,20 @@ from ttsim.hardware.constants import load_constants
 from ttsim.hardware.software import software_of
 from ttsim.hardware.vision_software import vision_software
 from ttsim.kernels.machine import Machine
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_program, prefill_program
 from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLayout
+from ttsim.models.vision.prompt_run import image_prompt_program
 from ttsim.models.vision.reading import read_vision_config
-from ttsim.models.vision.run import image_prompt_program, vision_decode_program, vision_prompt_program
-from ttsim.numerics.formats import get_format, round_to
+from ttsim.models.vision.run import vision_decode_program, vision_prompt_program
+from ttsim.numerics.conversion import round_to
+from ttsim.numerics.formats import get_format
 from ttsim.numerics.switches import using
 from ttsim.ops.core import OPS, array_shape
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 
 NAMES = sorted(op.name for op in OPS.values() if op.body.__module__.startswith("ttsim."))
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -45,6 +47,7 @@ TEXT = (
     ("dense", "ministral-3", "N150", "device"),
     ("dense", "cohere-2", "N300", "none"),
     ("dense", "afm", "N150", "none"),
+    ("dense", "gemma-4-e", "N150", "host"),
     ("dense", "llama-biases", "TG", "topk"),
     ("experts", "mixtral", "T3K", "none"),
     ("experts", "gpt-oss", "TG", "none"),

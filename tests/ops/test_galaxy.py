@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from ttsim.hardware.constants import load_constants
+from ttsim.kernels.kernel import Kernel
 from ttsim.models.presets import PRESETS
+from ttsim.ops.core import Op, OpCall
+from ttsim.pricing.price import priced
 from ttsim.scenarios.scenario import Scenario
 
 VALUES = load_constants()
@@ -98,3 +101,18 @@ def test_it_runs_on_a_whole_galaxy_only():
 def test_four_units_of_the_old_box_are_a_line_of_three_links():
     old = Scenario.of("Llama3.1-70B", "TG", date="2026-01-15", stack="galaxy", batch_size=32)
     assert float(1 / old.step_times(VALUES, np.asarray(127))) == pytest.approx(61.55, rel=0.06)
+
+
+def test_a_stack_s_own_rule_stands_with_the_op():
+    def body(x):
+        return x
+
+    op = Op(body)
+    op.cost(lambda call, machine: [Kernel("everywhere")])
+    op.cost_on("galaxy")(lambda call, machine: [Kernel("there")])
+    call = OpCall(op, {}, (), (), {})
+    assert [kernel.name for kernel in priced(call, galaxy().machine(0))] == ["there"]
+    other = Scenario.of(PRESETS["Llama3.1-70B"], "Galaxy").machine(0)
+    assert [kernel.name for kernel in priced(call, other)] == ["everywhere"]
+    with pytest.raises(ValueError, match="galaxi"):
+        op.cost_on("galaxi")

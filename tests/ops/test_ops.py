@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ttsim import ops, trace
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.numerics import elementwise, fidelity, switches
-from ttsim.numerics.formats import quantize, round_to
+from ttsim.numerics.conversion import quantize, round_to
 
 FORMATS = ("bf16", "bfp8", "bfp4")
 LINEAR = {"kernel": "dram_sharded", "cores": 2}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ttsim import ops
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.numerics import elementwise, switches
-from ttsim.numerics.formats import round_to
+from ttsim.numerics.conversion import round_to
 
 spec = jax.sharding.PartitionSpec
 

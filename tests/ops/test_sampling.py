@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ttsim
 from ttsim import ops as tt
 from ttsim.hardware.software import software_of
 from ttsim.scenarios.scenario import Scenario
@@ -69,3 +70,12 @@ def test_the_program_holds_the_ops_that_the_date_has():
     assert "topk" not in before
     assert {"topk", "choose"} <= set(after)
     assert not {"argmax", "untilize"} & set(after)
+
+
+def test_one_blackhole_chip_has_its_published_speed_before_and_after_forced_argmax():
+    """22 and 38.5 t/s/u of Llama-3.1-8B on P150: tt-metal PR #48886."""
+    dates = ("2025-11-10", "2026-07-02", "2026-07-03")
+    first, before, after = (ttsim.simulate("Llama3.1-8B", "P150", date=date).speed for date in dates)
+    assert first == pytest.approx(22, rel=0.05)
+    assert before == pytest.approx(22, rel=0.03)
+    assert after == pytest.approx(38.5, rel=0.03)

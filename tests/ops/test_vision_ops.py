@@ -13,7 +13,7 @@ from ttsim.hardware.chips import WORMHOLE
 from ttsim.hardware.constants import CONSTANTS, load_constants
 from ttsim.hardware.software import software_of
 from ttsim.kernels.machine import Machine
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.ops.core import OPS, OpCall
 from ttsim.ops.vision import MASKED
 

@@ -8,20 +8,10 @@ import sys
 import pytest
 
 from ttsim.errors import unknown
+from ttsim.precision.presets import base_model_name, default_precision, preset, resolve
 from ttsim.precision.slots import abstract_precision
-from ttsim.precision.text import decoders_from_json
-from ttsim.precision.values import (
-    EXPERT_GROUPS,
-    LAYER_GROUPS,
-    OP_GROUPS,
-    TENSOR_GROUPS,
-    LayerPrecision,
-    Precision,
-    base_model_name,
-    default_precision,
-    preset,
-    resolve,
-)
+from ttsim.precision.text import EXPERT_GROUPS, LAYER_GROUPS, OP_GROUPS, TENSOR_GROUPS, decoders_from_json
+from ttsim.precision.values import LayerPrecision, Precision
 
 # The first and the tenth published sweep sections.
 SWEEP_0 = (

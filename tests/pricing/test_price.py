@@ -18,7 +18,7 @@ from ttsim.hardware.software import software_of
 from ttsim.kernels import flash, links, matmul
 from ttsim.kernels.kernel import UnpricedError
 from ttsim.kernels.machine import Machine
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.ops import OPS
 from ttsim.ops.core import Op
 from ttsim.pricing.clocks import Clocks, Launches, Totals

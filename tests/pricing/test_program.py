@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ttsim import ops as tt
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models import run
 from ttsim.models.cache import KVCache
 from ttsim.models.identity import get_config
@@ -21,9 +21,10 @@ from ttsim.models.parameters import shardings
 from ttsim.models.presets import PRESETS
 from ttsim.models.run import decode_program, decode_step, prefill_program, prefill_step
 from ttsim.models.transformer import Transformer
-from ttsim.numerics.formats import quantize
+from ttsim.numerics.conversion import quantize
 from ttsim.ops import OpCall, op
-from ttsim.precision.values import Precision, preset
+from ttsim.precision.presets import preset
+from ttsim.precision.values import Precision
 from ttsim.pricing.program import trace
 
 EXACT = preset("fp32", "Llama3.2-1B")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ttsim.proof import published as tables
+from ttsim.proof.published_tables import parse_markdown
 from ttsim.proof.reproduce import reproduce, summaries
 from ttsim.proof.summary import ErrorSummary
 from ttsim.ui.reproduce_page import document, published_layout
@@ -90,7 +91,7 @@ def test_csv_reads_back(items):
 
 
 def test_markdown_parses_as_the_published_tables_do(items):
-    parsed = tables.parse_markdown(published_layout(items))
+    parsed = parse_markdown(published_layout(items))
     assert [(r.table, r.model, r.device_label) for r in parsed] == [
         (i.row.table, i.row.model, i.row.device_label) for i in items
     ]

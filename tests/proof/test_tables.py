@@ -9,9 +9,10 @@ from importlib import resources
 
 import pytest
 
-from ttsim.models.layout import padded_prefill_length
+from ttsim.models.grids import padded_prefill_length
 from ttsim.models.presets import SHORT_NAMES
-from ttsim.precision.values import Precision, preset, resolve
+from ttsim.precision.presets import preset, resolve
+from ttsim.precision.values import Precision
 from ttsim.proof.published import (
     COPIED,
     COPIED_ACCURACY,
@@ -19,13 +20,11 @@ from ttsim.proof.published import (
     LLAMA_PROMPT,
     SHARED_ACCURACY,
     VISION,
-    Row,
-    parse_markdown,
     prompt_tokens,
     published,
     select,
-    to_markdown,
 )
+from ttsim.proof.published_tables import Row, parse_markdown, to_markdown
 from ttsim.proof.rows import compilations
 
 FIGURES = ("table", "title", "model", "device", "data_parallel", "batch_size", "prompt", "precision")

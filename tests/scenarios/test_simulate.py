@@ -14,8 +14,8 @@ import pytest
 import ttsim
 from ttsim import ops
 from ttsim.hardware.constants import load_constants
+from ttsim.meshes.lookup import get_system
 from ttsim.meshes.sharding import ShardingError
-from ttsim.meshes.systems import get_system
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.storage import parameters

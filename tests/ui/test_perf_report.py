@@ -13,7 +13,8 @@ from ttsim.hardware.constants import load_constants
 from ttsim.kernels.kernel import Kernel
 from ttsim.scenarios.question import Question
 from ttsim.scenarios.schedule import schedule
-from ttsim.ui.perf_report import COLUMNS, diff, differences, family, read_profile, to_csv
+from ttsim.ui.perf_report import COLUMNS, to_csv
+from ttsim.ui.profile_diff import diff, differences, family, read_profile
 
 CONSTANTS = load_constants()
 # As the device operations are called in tt-metal's ttnn/cpp/ttnn/operations, or their meshes' ops in tt-perf-report.
@@ -123,7 +124,7 @@ def test_diff_says_where_two_runs_part(profile):
 
 def test_diff_tells_ops_that_only_one_side_has(scenario):
     one, _ = schedule(scenario, CONSTANTS)
-    from ttsim.ui.perf_report import simulated_ops
+    from ttsim.ui.profile_diff import simulated_ops
 
     ops = simulated_ops(one)
     without = [op for op in ops if "LayerNorm" not in op.code]

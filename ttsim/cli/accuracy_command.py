@@ -66,7 +66,8 @@ def _run(values: Any) -> int:
         )
     from ttsim.files.reading import read_text
     from ttsim.meshes.platforms import choose
-    from ttsim.precision.values import Precision, resolve
+    from ttsim.precision.presets import resolve
+    from ttsim.precision.values import Precision
 
     resolve(values.precision, "")  # what needs no weights is looked at before they are loaded
     choose(values.platform, values.precision)
@@ -78,8 +79,8 @@ def _run(values: Any) -> int:
 
         read_refpt(values.reference_file)
 
+    from ttsim.meshes.lookup import get_system
     from ttsim.meshes.processes import join
-    from ttsim.meshes.systems import get_system
 
     system = get_system(values.device, values.data_parallel)
     with join(system.num_chips, values.coordinator, values.processes, values.process_id) as group:
@@ -101,7 +102,8 @@ def _measure(values: Any, system: System, text: str | None, group: Group) -> Acc
     from ttsim.accuracy.measured import measure_accuracy
     from ttsim.accuracy.results import Protocol
     from ttsim.models.checkpoints.loading import open_checkpoint
-    from ttsim.precision.values import Precision, resolve
+    from ttsim.precision.presets import resolve
+    from ttsim.precision.values import Precision
 
     checkpoint = open_checkpoint(values.weights)
     precision = resolve(values.precision, checkpoint.config.known_name)

@@ -14,7 +14,8 @@ from ttsim.files.writing import write_file
 from ttsim.hardware.boards import YEARS
 from ttsim.hardware.constants import load_constants
 from ttsim.models.identity import get_config
-from ttsim.precision.values import Precision, resolve
+from ttsim.precision.presets import resolve
+from ttsim.precision.values import Precision
 from ttsim.scenarios.question import Question
 from ttsim.ui import compare_page, constants_table, estimate_page, goal_page, sweep_page
 from ttsim.ui.document import Document
@@ -133,7 +134,7 @@ def _compare(request: Request, question: Question, constants: Mapping[str, float
 def _estimate(request: Request, question: Question, constants: Mapping[str, float]) -> Document:
     scenario = question.scenario()
     if request.trace or request.ops_csv or request.diff is not None:
-        from ttsim.ui import perf_report, timeline
+        from ttsim.ui import perf_report, profile_diff, timeline
 
         scenario.check_fits()
         if request.trace:
@@ -141,7 +142,7 @@ def _estimate(request: Request, question: Question, constants: Mapping[str, floa
         if request.ops_csv:
             write_file(perf_report.to_csv(scenario, constants), request.ops_csv)
         if request.diff is not None:
-            return perf_report.diff(scenario, constants, request.diff, request.phase)
+            return profile_diff.diff(scenario, constants, request.diff, request.phase)
     if request.explain is not None:
         from ttsim.ui import explain_page
 

@@ -55,7 +55,7 @@ def _run(values: Any) -> int:
 
     given = {flag.name: values[flag.name].value for flag in _ALL if flag.name in values}
     if given.get("print_system") is not None:
-        from ttsim.meshes.toml_systems import print_systems
+        from ttsim.meshes.lookup import print_systems
 
         console.write(print_systems(given["print_system"]), given["out"])
         return 0

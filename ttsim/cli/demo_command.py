@@ -112,8 +112,8 @@ def _run(values: Any) -> None:
     elif values.weights is None:
         raise ValueError(demo.NO_WEIGHTS)
     else:
+        from ttsim.meshes.lookup import get_system
         from ttsim.meshes.processes import join
-        from ttsim.meshes.systems import get_system
         from ttsim.numerics import switches
         from ttsim.ui import console
 

@@ -11,7 +11,7 @@ from ttsim.cli.main import Command
 def _run(values: Any) -> None:
     from ttsim.explore.grid import BOXES, grid
     from ttsim.hardware.constants import load_constants
-    from ttsim.meshes.systems import get_system
+    from ttsim.meshes.lookup import get_system
     from ttsim.scenarios.question import Question
     from ttsim.ui import console
     from ttsim.ui.explorer_page import page

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ttsim.explore import boxes
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.serving import recorded
 from ttsim.serving.metrics import parse_slo
 from ttsim.serving.serve import Serving, parse_load_sweep, serve, sweep

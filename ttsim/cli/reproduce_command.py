@@ -43,7 +43,7 @@ def _run(values: Any) -> None:
     if checkpoints:
         import jax
 
-        from ttsim.meshes.systems import get_system
+        from ttsim.meshes.lookup import get_system
 
         chips = max(get_system(row.device, row.data_parallel).num_chips for row in rows)
         jax.config.update("jax_num_cpu_devices", chips)

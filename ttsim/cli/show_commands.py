@@ -19,7 +19,7 @@ def _systems(values: Any) -> None:
     from ttsim.ui import console
 
     if values.system is not None:
-        from ttsim.meshes.toml_systems import print_systems
+        from ttsim.meshes.lookup import print_systems
 
         console.write(print_systems(values.system), values.out)
         return

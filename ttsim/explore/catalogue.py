@@ -22,7 +22,8 @@ from typing import Any
 from ttsim.accuracy.estimated import estimate_accuracy
 from ttsim.hardware.constants import load_constants
 from ttsim.kernels.kernel import UnpricedError
-from ttsim.meshes.systems import System, get_system
+from ttsim.meshes.lookup import get_system
+from ttsim.meshes.systems import System
 from ttsim.models.identity import describe_identity, get_config
 from ttsim.proof.intervals import fold_of, interval, outside
 from ttsim.scenarios.capacity import activations_by_length

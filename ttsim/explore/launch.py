@@ -17,7 +17,7 @@ from typing import Any
 from ttsim.meshes.systems import System
 from ttsim.models.config import ModelConfig
 from ttsim.models.presets import known_models
-from ttsim.precision.values import resolve
+from ttsim.precision.presets import resolve
 from ttsim.scenarios.scenario import Scenario
 
 _PRESETS = ("performance", "accuracy")  # what a server can be told

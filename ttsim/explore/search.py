@@ -16,17 +16,19 @@ import jax
 import numpy as np
 
 from ttsim.accuracy.estimated import estimate_accuracy
-from ttsim.accuracy.measured import Runner, bundled_text, cut_windows
+from ttsim.accuracy.measured import bundled_text, cut_windows
 from ttsim.accuracy.results import Outputs, Protocol, Score
+from ttsim.accuracy.runner import Runner
 from ttsim.explore.front import Accuracy, Kind, Point, dominates, evaluate, front, set_formats
 from ttsim.hardware.constants import load_constants
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.checkpoints.loading import Checkpoint, load_model
 from ttsim.models.checkpoints.tokenizers import load_tokenizer
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import is_variable, key_names, traits
-from ttsim.precision.values import Precision, preset
+from ttsim.precision.presets import preset
+from ttsim.precision.values import Precision
 from ttsim.scenarios.scenario import Scenario
 
 GROUPS = ("ff1_3", "ff2", "wqkv", "wo")

@@ -20,7 +20,8 @@ from ttsim.hardware.constants import load_constants
 from ttsim.meshes.systems import System
 from ttsim.models.config import ModelConfig
 from ttsim.models.run import prefill_program
-from ttsim.precision.values import Precision, resolve
+from ttsim.precision.presets import resolve
+from ttsim.precision.values import Precision
 from ttsim.pricing.matrices import Programs
 from ttsim.scenarios.memory import CACHE_BLOCK, activation_bytes, kept_bytes, kv_cache_bytes, weight_bytes
 from ttsim.scenarios.scenario import Scenario, whole

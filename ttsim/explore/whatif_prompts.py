@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from ttsim.hardware.constants import load_constants
 from ttsim.meshes.systems import System
 from ttsim.models.config import ModelConfig
-from ttsim.precision.values import Precision, resolve
+from ttsim.precision.presets import resolve
+from ttsim.precision.values import Precision
 from ttsim.pricing.matrices import Programs
 from ttsim.pricing.price import Cost, price
 from ttsim.scenarios.scenario import Scenario

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttsim.hardware.constants import load_constants
-from ttsim.models.layout import padded_prefill_length
+from ttsim.models.grids import padded_prefill_length
 from ttsim.scenarios.scenario import Scenario
 
 

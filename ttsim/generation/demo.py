@@ -16,17 +16,19 @@ from typing import Any
 import jax
 import numpy as np
 
+from ttsim.errors import UnknownSystemError
 from ttsim.files.progress import Progress
 from ttsim.generation.clock import Clock, simulate_clock
 from ttsim.generation.demo_settings import QUESTIONS, DemoSettings
 from ttsim.generation.generate import Generation, Generator, OnTokens, cache_length, keep_compiled
 from ttsim.generation.prompts import Chat, Prompt, load_chat, load_prompts
-from ttsim.meshes.systems import UnknownSystemError, get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.checkpoints.fetch import COMMAND
 from ttsim.models.checkpoints.loading import load_model, open_checkpoint
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
-from ttsim.precision.values import Precision, resolve
+from ttsim.precision.presets import resolve
+from ttsim.precision.values import Precision
 from ttsim.proof.published import prompt_tokens
 from ttsim.scenarios.memory import check_fits, kv_cache_bytes, pool_bytes
 from ttsim.scenarios.scenario import Scenario

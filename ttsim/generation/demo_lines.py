@@ -8,7 +8,7 @@ import numpy as np
 
 from ttsim.generation.clock import Clock
 from ttsim.generation.generate import Generation
-from ttsim.models.layout import padded_prefill_length
+from ttsim.models.grids import padded_prefill_length
 from ttsim.scenarios.scenario import Scenario
 
 

@@ -29,7 +29,8 @@ from ttsim.generation.paging import BlockTable, PageParams
 from ttsim.generation.sampling import SamplingParams, prompt_seeds, sample
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.fetch import cache_dir
-from ttsim.models.layout import Layout, padded_prefill_length
+from ttsim.models.grids import padded_prefill_length
+from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place_cache, prefill_step
 from ttsim.models.transformer import Transformer
 from ttsim.precision.values import Precision

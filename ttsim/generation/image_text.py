@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.layout import Layout
@@ -34,8 +34,9 @@ from ttsim.models.vision.images import TiledImage
 from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLayout
 from ttsim.models.vision.run import encode_step, model_specs, vision_decode_step, vision_prefill_step
-from ttsim.numerics.formats import round_to
-from ttsim.precision.values import Precision, resolve
+from ttsim.numerics.conversion import round_to
+from ttsim.precision.presets import resolve
+from ttsim.precision.values import Precision
 
 
 @dataclass(frozen=True, eq=False)

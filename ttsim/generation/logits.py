@@ -9,13 +9,15 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from ttsim.meshes.systems import System, get_system
+from ttsim.meshes.lookup import get_system
+from ttsim.meshes.systems import System
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.loading import Checkpoint, load_model, open_checkpoint
 from ttsim.models.layerwise import prefill_by_layer
 from ttsim.models.layout import Layout
 from ttsim.models.run import place_cache
-from ttsim.precision.values import Precision, resolve
+from ttsim.precision.presets import resolve
+from ttsim.precision.values import Precision
 
 
 def logits(

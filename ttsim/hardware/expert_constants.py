@@ -7,14 +7,9 @@ scaled.
 
 from __future__ import annotations
 
-from ttsim.hardware.quantities import Constant, ScalesWith, Unit
+from ttsim.hardware.quantities import sourced
 
-
-def _sourced(name: str, value: float, unit: Unit, scales_with: ScalesWith, source: str) -> Constant:
-    return Constant(name=name, value=value, unit=unit, kind="sourced", scales_with=scales_with, source=source)
-
-
-SPARSE_TILE = _sourced(
+SPARSE_TILE = sourced(
     "sparse_tile",
     106e-9,
     "s",
@@ -23,7 +18,7 @@ SPARSE_TILE = _sourced(
     "a P150 (tt-metal models/demos/gpt_oss expert_configs, PR #51400), 34.3 us an expert of 2880 x 5760 on 45 cores, "
     "43.2 on 30, 57.0 of 2880 x 2880 on 12, less block_latency a block of K; mean of the three, within 9 %",
 )
-SPARSE_SLOT = _sourced(
+SPARSE_SLOT = sourced(
     "sparse_slot",
     1.07e-06,
     "s",
@@ -31,18 +26,10 @@ SPARSE_SLOT = _sourced(
     "an expert's slot where the number of active ones is inferred: 158.0 against 107.7 us for two "
     "matmuls over 32 slots on a P300 (tt-metal models/demos/blackhole/qwen3_coder_30b_a3b), 1.35 GHz",
 )
-TOPK_COLUMN = _sourced(
-    "topk_column",
-    5.6e-07,
-    "s",
-    "clock",
-    "top-k of 32 rows on one core, per column: linear + top-k + softmax over 128 experts take 132 us "
-    "(tt-metal PR #38529), of which the linear 30 (tt-mlir #7717) and three small kernels 30",
-)
-ROUTER_FUSED = _sourced(
+ROUTER_FUSED = sourced(
     "router_fused", 6.7e-05, "s", "clock", "topk_router_gpt: 32 tokens, 2880 x 128, top 4 (tt-metal PR #38529, #40174)"
 )
-GATE_SIGMOID = _sourced(
+GATE_SIGMOID = sourced(
     "gate_sigmoid",
     0.000765,
     "s",
@@ -50,7 +37,7 @@ GATE_SIGMOID = _sourced(
     "DeepSeek's gate as about 25 ops, 128 decode tokens over 256 experts: 807 us (tt-metal PR "
     "#39337), less the matmul's 42",
 )
-TILED_RESHAPE = _sourced(
+TILED_RESHAPE = sourced(
     "tiled_reshape",
     1.2e-05,
     "s",
@@ -58,14 +45,14 @@ TILED_RESHAPE = _sourced(
     "a reshape, transpose or permute of a tiled [experts, 32, width] tensor: an estimate between a "
     "small kernel's 2.5 us and the 35 to 45 us of large ones on Blackhole (tt-metal issue #55553)",
 )
-FILL_PAD = _sourced(
+FILL_PAD = sourced(
     "fill_pad",
     0.000155,
     "s",
     "clock",
     "FillPad of gathered rows whose shards are no whole tiles, 2880 columns on Wormhole (tt-mlir #7718)",
 )
-FILL_PAD_BLACKHOLE = _sourced(
+FILL_PAD_BLACKHOLE = sourced(
     "fill_pad_blackhole",
     5.9e-06,
     "s",
@@ -73,43 +60,21 @@ FILL_PAD_BLACKHOLE = _sourced(
     "the same, 2048 columns on a P300 (tt-metal models/demos/blackhole/qwen3_coder_30b_a3b); the "
     "sources differ more than the chips do",
 )
-REDUCE_SLICE = _sourced(
+REDUCE_SLICE = sourced(
     "reduce_slice", 1.3e-05, "s", "clock", "FastReduceNC and Slice after the gather of an all-reduce (tt-mlir #7718)"
 )
-COMBINE_BANDWIDTH = _sourced(
+COMBINE_BANDWIDTH = sourced(
     "combine_bandwidth",
     34000000000.0,
     "B/s",
     "link",
     "selective_reduce_combine: 108 us for 32 rows of 7168 bf16 values from 8 experts (tt-metal PR #36858)",
 )
-COMBINE_LINK_BANDWIDTH = _sourced(
+COMBINE_LINK_BANDWIDTH = sourced(
     "combine_link_bandwidth",
     1220000000.0,
     "B/s",
     "link",
     "the unfused all_to_all_combine, about 3 ms for the same rows on one link (tt-metal PR #36858); "
     "the dispatch's time is not published and taken to be alike",
-)
-
-MCAST_1D_START = _sourced(
-    "mcast_1d_start",
-    10e-6,
-    "s",
-    "clock",
-    "a 1-D multicast matmul without its blocks: 32 x 512 x 2880 takes 15 us (tt-mlir #7717), of which 8 blocks of two "
-    "tiles 4.8; 32 x 2048 takes 29 to 31 (Llama 3.2 1B on T3K), of which 32 blocks 19",
-)
-TUNED_TILE_OVERHEAD = _sourced(
-    "tuned_tile_overhead",
-    8.6e-9,
-    "s",
-    "clock",
-    "one tile product beyond its phases where a model tunes the program: 2048 x 4096 x 6176 in HiFi2 on 64 cores of an "
-    "N150 in 1255 us, 2048 x 4096 x 5120 in 1012 (tt-metal models/demos/blackhole/qwen36 tt/model_config.py): 49.0 and "
-    "49.4 ns each, of which two phases are 40.6",
-)
-
-EXPERT_CONSTANTS: tuple[Constant, ...] = tuple(
-    value for value in tuple(globals().values()) if isinstance(value, Constant)
 )

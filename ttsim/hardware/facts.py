@@ -17,7 +17,7 @@ from typing import Any
 
 from ttsim.dates import parse_date
 from ttsim.errors import unknown
-from ttsim.precision.values import base_model_name
+from ttsim.precision.presets import base_model_name
 
 SERVER = "vllm"  # runs on top of one of the other stacks
 STACKS = ("tt_transformers", "tttv2", "galaxy", SERVER)

@@ -88,6 +88,51 @@ class Constant:
     __radd__ = __add__
 
 
+def sourced(name: str, value: float, unit: Unit, scales_with: ScalesWith, source: str) -> Constant:
+    """A constant that is a measurement or a specification."""
+    return Constant(name=name, value=value, unit=unit, kind="sourced", scales_with=scales_with, source=source)
+
+
+def fitted(
+    name: str,
+    value: float,
+    unit: Unit,
+    scales_with: ScalesWith,
+    source: str,
+    *,
+    log_width: float,
+    rows: Literal["tables", "measured"] = "tables",
+) -> Constant:
+    """A constant that `data/constants.json` sets; this is its prior, whose deviation in log space is `log_width`."""
+    return Constant(
+        name=name,
+        value=value,
+        unit=unit,
+        kind="fitted",
+        scales_with=scales_with,
+        source=source,
+        log_width=log_width,
+        rows=rows,
+    )
+
+
+def calibrated(
+    name: str, value: float, unit: Unit, scales_with: ScalesWith, source: str, *, guess: float | None = None
+) -> Constant:
+    """A constant that was set once on rows of `ttsim.proof.measured`, where no guess is given: so that fitting it again
+    changes no error."""
+    return Constant(
+        name=name,
+        value=value,
+        unit=unit,
+        kind="calibrated",
+        scales_with=scales_with,
+        source=source if guess is not None else f"{source}; set once on rows of measured.csv",
+        guess=value if guess is None else guess,
+        rows="measured",
+    )
+
+
 class Terms(Mapping[Factor, Any]):
     """A linear form: the sum of amount x product of constants, in one unit.
 

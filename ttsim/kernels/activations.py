@@ -1,14 +1,19 @@
 """Kernels that work on activations: fixed times in L1, streaming in DRAM.
 
-Times in L1 are those of two op profiles of 2024-11 (`ttsim.hardware.constants`), under one fitted scale where the
-kernels have become faster since; a time that grows with the shape goes through both profiles.
+Times in L1 are those of two op profiles of 2024-11 (`ttsim.hardware.activation_constants`), under one fitted scale
+where the kernels have become faster since; a time that grows with the shape goes through both profiles.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Literal
+
+from ttsim.hardware.activation_constants import CORE_BANDWIDTH, FUSED_PAIR, SMALL_KERNEL_SCALE, STREAM_START
 from ttsim.hardware.chips import Chip
-from ttsim.hardware.constants import CORE_BANDWIDTH, INTERLEAVED_BANDWIDTH, SMALL_KERNEL_SCALE, STREAM_START
+from ttsim.hardware.matmul_constants import INTERLEAVED_BANDWIDTH
 from ttsim.hardware.quantities import Constant, Terms
+from ttsim.hardware.software import Software
 from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.shapes import tiles
 from ttsim.numerics.formats import TILE, get_format
@@ -72,3 +77,15 @@ def check_l1(op: str, rows: int, columns: int, fmt: str, tensors: int, chip: Chi
             f'{op} with memory="l1" holds {needed:,} bytes, and {chip.cores} cores have {held:,} bytes of L1: '
             'say memory="dram"'
         )
+
+
+Pair = Literal["", "first", "second"]  # which of two equal ops that later software does in one
+
+
+def one_of_pair(name: str, one: Kernel, pair: Pair, software: Software) -> list[Kernel]:
+    """One of two equal ops, or, where the software has one op for both, that one for the first of them."""
+    if not pair or not software.fused_rope_cache:
+        return [dataclasses.replace(one, name=name)]
+    if pair == "second":
+        return []
+    return [dataclasses.replace(one, name=f"{name}_fused", start=2 * one.start * FUSED_PAIR)]

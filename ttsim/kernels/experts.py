@@ -6,15 +6,8 @@ for the times.
 
 from __future__ import annotations
 
+from ttsim.hardware.activation_constants import ADD_TIME, CORE_BANDWIDTH, SMALL_KERNEL_SCALE
 from ttsim.hardware.chips import Chip
-from ttsim.hardware.constants import (
-    ADD_TIME,
-    BLOCK_LATENCY,
-    CORE_BANDWIDTH,
-    HOP_LATENCY,
-    INTERLEAVED_BANDWIDTH,
-    SMALL_KERNEL_SCALE,
-)
 from ttsim.hardware.expert_constants import (
     COMBINE_BANDWIDTH,
     COMBINE_LINK_BANDWIDTH,
@@ -25,9 +18,11 @@ from ttsim.hardware.expert_constants import (
     SPARSE_SLOT,
     SPARSE_TILE,
     TILED_RESHAPE,
-    TOPK_COLUMN,
 )
+from ttsim.hardware.link_constants import HOP_LATENCY
+from ttsim.hardware.matmul_constants import BLOCK_LATENCY, INTERLEAVED_BANDWIDTH
 from ttsim.hardware.quantities import Terms
+from ttsim.hardware.sampling_constants import TOPK_COLUMN
 from ttsim.kernels import matmul
 from ttsim.kernels.activations import small
 from ttsim.kernels.kernel import Kernel

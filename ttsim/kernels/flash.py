@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from ttsim.hardware.chips import Chip
-from ttsim.hardware.constants import (
-    INTERLEAVED_BANDWIDTH,
+from ttsim.hardware.attention_constants import (
     SDPA_DECODE_CHUNK,
     SDPA_DECODE_START,
     SDPA_EFFICIENCY,
+    SDPA_FUSED_MERGE,
     SDPA_MERGE,
     SDPA_PREFILL_START,
     SOFTMAX_BLOCK,
     STATIC_CHUNKS,
 )
-from ttsim.hardware.later import SDPA_FUSED_MERGE
+from ttsim.hardware.chips import Chip
+from ttsim.hardware.matmul_constants import INTERLEAVED_BANDWIDTH
 from ttsim.hardware.quantities import seconds
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine

@@ -12,20 +12,18 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from ttsim.hardware.constants import (
-    GRID_COLLECTIVE,
-    HOP_LATENCY,
-    LINK_BANDWIDTH,
-    LINK_BYTE_TIME,
-    RING,
-)
-from ttsim.hardware.later import (
+from ttsim.hardware.link_constants import (
     BLACKHOLE_COLLECTIVE,
     BLACKHOLE_PREFILL_COLLECTIVE,
+    GRID_COLLECTIVE,
+    HOP_LATENCY,
     LINE_GATHER_HOP,
     LINE_GATHER_START,
     LINE_REDUCE_HOP,
     LINE_REDUCE_START,
+    LINK_BANDWIDTH,
+    LINK_BYTE_TIME,
+    RING,
     RING_GATHER_HOP,
     RING_REDUCE_HOP,
     VOCABULARY_JOIN,

@@ -9,20 +9,22 @@ from __future__ import annotations
 from typing import Literal
 
 from ttsim.hardware.chips import Chip
-from ttsim.hardware.constants import (
+from ttsim.hardware.galaxy_constants import GALAXY_RING_START
+from ttsim.hardware.matmul_constants import (
+    BLACKHOLE_SHARDED_BANDWIDTH,
     BLOCK_LATENCY,
     DRAM_SHARDED_BANDWIDTH,
     DRAM_SHARDED_START,
     INTERLEAVED_BANDWIDTH,
     MCAST_1D_FLOOR,
+    MCAST_1D_START,
     MCAST_2D_START,
     MCAST_2D_WEIGHT_BANDWIDTH,
     PHASE_OVERHEAD,
     TILE_OVERHEAD,
     TILE_PACK,
+    TUNED_TILE_OVERHEAD,
 )
-from ttsim.hardware.expert_constants import MCAST_1D_START, TUNED_TILE_OVERHEAD
-from ttsim.hardware.later import BLACKHOLE_SHARDED_BANDWIDTH, GALAXY_RING_START
 from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.l1 import dram_sharded_buffers, multicast_buffers

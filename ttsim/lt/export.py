@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from ttsim.files.writing import write_file, write_files
 from ttsim.lt import commands
 from ttsim.lt.state import Job
-from ttsim.precision.values import preset
-from ttsim.proof import published as tables
-from ttsim.proof.published import Row
+from ttsim.precision.presets import preset
+from ttsim.proof import published, published_tables
+from ttsim.proof.published_tables import Row
 
 if TYPE_CHECKING:
     from ttsim.explore.front import Kind, Point
@@ -71,7 +71,7 @@ def _empty_row(job: Job) -> Row | None:
 
 
 def _sweep_titles() -> list[str]:
-    return list(dict.fromkeys(row.title for row in tables.published() if row.table.startswith("sweep-")))
+    return list(dict.fromkeys(row.title for row in published.published() if row.table.startswith("sweep-")))
 
 
 def to_markdown(jobs: Sequence[Job]) -> str:
@@ -83,7 +83,7 @@ def to_markdown(jobs: Sequence[Job]) -> str:
     rows = rows_of(jobs)
     if not rows:
         raise ValueError("no finished job that belongs in a table: run demo, accuracy, table or pareto first")
-    return "\n".join(map(_not_available, tables.to_markdown(rows).splitlines())) + "\n"
+    return "\n".join(map(_not_available, published_tables.to_markdown(rows).splitlines())) + "\n"
 
 
 def _not_available(line: str) -> str:

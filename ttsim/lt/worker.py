@@ -60,7 +60,8 @@ def run(job: dict[str, Any], log: TextIO, say: Say) -> None:
     say("Initializing device")
     from ttsim.generation import demo, demo_lines, demo_settings
     from ttsim.models.identity import get_config
-    from ttsim.precision.values import Precision, preset
+    from ttsim.precision.presets import preset
+    from ttsim.precision.values import Precision
 
     name = commands.NAMES[job["model"]]
     config = get_config("Llama3.1-70B" if name.startswith("DeepSeek-R1-") else name)

@@ -15,13 +15,7 @@ import jax.numpy as jnp
 
 from ttsim.numerics import elementwise, switches
 from ttsim.numerics.destination import accumulate, registers_of
-from ttsim.numerics.fidelity import (
-    ComputeSetting,
-    MathFidelity,
-    mask_activations,
-    mask_weights,
-    srca_fraction_bits,
-)
+from ttsim.numerics.fidelity import ComputeSetting, MathFidelity, mask_activations, mask_weights, srca_fraction_bits
 from ttsim.numerics.formats import get_format
 from ttsim.numerics.packer import pack
 

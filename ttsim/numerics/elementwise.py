@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ttsim.numerics.blockfloat import from_bits, round_bf16, to_bits
-from ttsim.numerics.formats import round_to
+from ttsim.numerics.conversion import round_to
 
 _FRACTION_BITS = 10  # of a SrcA or SrcB operand, and of aligned sums
 

@@ -25,8 +25,10 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from ttsim.errors import unknown
+from ttsim.numerics.blockarray import BlockArray
+from ttsim.numerics.conversion import dequantize, round_to
 from ttsim.numerics.destination import accumulate, registers_of
-from ttsim.numerics.formats import FORMATS, BlockArray, Format, dequantize, get_format, round_to
+from ttsim.numerics.formats import FORMATS, Format, get_format
 
 
 class MathFidelity(enum.Enum):
@@ -242,8 +244,8 @@ def matmul(
       weight_format: format whose values w already holds; None: that of its dtype.
       activation_format: format whose values x already holds; None: that of its dtype.
       out_format: format to round the result to; None: leave it in float32.
-      out_rounding: rule of that rounding, see `ttsim.numerics.formats.quantize`. With 16-bit destination registers the
-        result is rounded to bf16 before it.
+      out_rounding: rule of that rounding, see `ttsim.numerics.conversion.quantize`. With 16-bit destination registers
+        the result is rounded to bf16 before it.
       weights_masked: w has been through `mask_weights` for this setting.
       registers: with 16-bit destination registers, accumulate as they do (`ttsim.numerics.destination`): noise that
         grows with K. Otherwise they only round the whole sum.

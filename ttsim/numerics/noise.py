@@ -36,7 +36,7 @@ class Noise:
         return math.sqrt(self.power + self.gain**2)
 
 
-# Rounding normal float32 values. Source: the conversions of `ttsim.numerics.formats`, a million values each.
+# Rounding normal float32 values. Source: the conversions of `ttsim.numerics.conversion`, a million values each.
 _ROUNDING: Mapping[tuple[str, str], Noise] = MappingProxyType(
     {
         ("bf16", "host"): Noise(BF16_ROUNDING),
@@ -78,7 +78,7 @@ def rounding(fmt: str | Format, rule: str = "host") -> Noise:
 
     Args:
       fmt: format or name; fp32 has none.
-      rule: "host", "device" or "device_precise", as in `ttsim.numerics.formats.quantize`.
+      rule: "host", "device" or "device_precise", as in `ttsim.numerics.conversion.quantize`.
     """
     fmt = get_format(fmt)
     return Noise() if fmt.name == "fp32" else _ROUNDING[fmt.name, rule]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from ttsim.numerics.formats import round_to
+from ttsim.numerics.conversion import round_to
 
 
 def pack(x: jax.Array, fmt: str) -> jax.Array:

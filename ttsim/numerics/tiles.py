@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from ttsim.numerics.blockarray import BlockArray
 from ttsim.numerics.blockfloat import BLOCK
-from ttsim.numerics.formats import TILE, BlockArray, Format, dequantize, get_format, quantize, tile_padded_bytes
+from ttsim.numerics.conversion import dequantize, quantize
+from ttsim.numerics.formats import TILE, Format, get_format, tile_padded_bytes
 
 _EXPONENT_BYTES = TILE * TILE // BLOCK
 

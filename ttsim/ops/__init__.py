@@ -4,20 +4,7 @@ Each op's numerics and its cost rule stand side by side. They are plain function
 static attributes (formats, compute settings, core counts). `op` makes new ones.
 """
 
-from ttsim.ops.attention import (
-    concat_heads_decode,
-    concat_heads_prefill,
-    create_heads_decode,
-    create_heads_prefill,
-    fill_cache,
-    query_growth,
-    read_cache,
-    rotary,
-    rotary_tables,
-    sdpa_decode,
-    sdpa_prefill,
-    update_cache,
-)
+from ttsim.ops.attention import sdpa_decode, sdpa_prefill
 from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
 from ttsim.ops.core import OPS, Op, OpCall, OpNoise, op
 from ttsim.ops.deltanet import (
@@ -33,16 +20,16 @@ from ttsim.ops.deltanet import (
 from ttsim.ops.eltwise import activate, add, add_bias, gated_mul, multiply, scale, silu_mul, softcap, typecast
 from ttsim.ops.exchange import all_reduce_residual, combine, dispatch
 from ttsim.ops.experts import expert_bias, expert_gate, expert_linear, expert_sum, sigmoid_scale
-from ttsim.ops.host import copy_to_device, read_back, traced
-from ttsim.ops.host_vision import (
-    from_torch,
-    host_image,
-    host_inputs,
-    host_logits,
-    image_mask,
-    to_torch,
-    tower_mask,
+from ttsim.ops.heads import (
+    concat_heads_decode,
+    concat_heads_prefill,
+    create_heads_decode,
+    create_heads_prefill,
+    query_heads,
 )
+from ttsim.ops.host import copy_to_device, read_back, traced
+from ttsim.ops.host_tokens import token_inputs
+from ttsim.ops.host_vision import from_torch, host_image, host_inputs, host_logits, image_mask, to_torch, tower_mask
 from ttsim.ops.image_rows import (
     add_positions,
     add_rows,
@@ -60,6 +47,7 @@ from ttsim.ops.image_rows import (
     take_aspect,
     take_columns,
 )
+from ttsim.ops.kv_cache import fill_cache, read_cache, update_cache
 from ttsim.ops.latent import (
     concat_columns,
     fill_latent_cache,
@@ -76,6 +64,7 @@ from ttsim.ops.latent import (
 from ttsim.ops.matrix import all_gather_matmul, embedding, linear
 from ttsim.ops.norm import center, rms_norm, rms_norm_apply, rms_norm_stats
 from ttsim.ops.resharding import argmax, mesh_partition, reshard, select_rows, select_users, take_rows, untilize
+from ttsim.ops.rotary_embedding import query_growth, rotary, rotary_tables
 from ttsim.ops.routing import local_experts, route, router_input, router_linear, scale_experts
 from ttsim.ops.sampling import TOPK, choose, topk
 from ttsim.ops.vision import (
@@ -164,6 +153,7 @@ __all__ = [
     "prepend_class",
     "put_rows",
     "query_growth",
+    "query_heads",
     "read_back",
     "read_cache",
     "read_latent_cache",
@@ -199,6 +189,7 @@ __all__ = [
     "take_columns",
     "take_rows",
     "to_torch",
+    "token_inputs",
     "topk",
     "tower_mask",
     "traced",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import jax
 
-from ttsim.kernels import links
+from ttsim.hardware.galaxy_constants import GALAXY_GATHER_BANDWIDTH
+from ttsim.hardware.matmul_constants import INTERLEAVED_BANDWIDTH
+from ttsim.kernels import galaxy, links
 from ttsim.kernels.activations import stream
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
+from ttsim.meshes.systems import COLUMN_AXIS
 from ttsim.numerics import elementwise, switches
 from ttsim.numerics.formats import TILE
 from ttsim.numerics.noise import packing
@@ -40,6 +43,22 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return kernels
 
 
+@all_gather.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    rows, columns = rows_and_columns(call.inputs[0])
+    if columns == 1:  # a norm's statistics, part of its kernel in decode
+        return [galaxy.prefill_collective("all_gather (statistics)", 96.0 * rows, rows)] if rows > TILE else []
+    if columns == 32 and call["axis"] != COLUMN_AXIS:
+        return [galaxy.target("all_gather", "gather_best")]
+    received = (call.num_devices - 1) * tensor_bytes(rows, columns, call["format"])
+    if rows <= TILE:
+        return [galaxy.fused("AllGather", received, machine)]
+    longest = machine.software.fact("fused_gather_matmul")
+    if longest and rows >= longest:
+        return []  # within w2's matmul, which takes longer
+    return [galaxy.prefill_collective("all_gather", received, rows)]
+
+
 @op
 def reduce_scatter(x: Array, *, axis: str, dim: int, format: str, memory: Memory = "dram") -> Array:
     """Sums over the devices and leaves each with its slice of `dim`. [..., N, ...] -> [..., N / devices, ...].
@@ -59,6 +78,16 @@ def _(call: OpCall) -> OpNoise:
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     tensor = tensor_bytes(*rows_and_columns(call.inputs[0]), call["format"])
     return [links.reduce_scatter(tensor, call.num_devices, call["memory"], machine)]
+
+
+@reduce_scatter.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    rows, columns = rows_and_columns(call.inputs[0])
+    devices = call.num_devices
+    received = (devices - 1) / devices * tensor_bytes(rows, columns, call["format"])
+    if rows <= TILE:  # w1's sum travels while w3 is computed
+        return [galaxy.half(galaxy.fused("ReduceScatter", received, machine), machine)]
+    return [galaxy.prefill_collective("reduce_scatter", received, rows, galaxy.reduce_rate(rows, machine))]
 
 
 @op
@@ -97,6 +126,35 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
         ]
     reduce = stream("fast_reduce_nc", (devices + 1) * tensor, machine.chip)
     return [links.all_gather(devices * tensor, devices, memory, machine), reduce]
+
+
+@all_reduce.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    rows, columns = rows_and_columns(call.inputs[0])
+    devices, fmt = call.num_devices, call["format"]
+    tensor = tensor_bytes(rows, columns, fmt)
+    part = (devices - 1) / devices
+    if rows <= TILE:
+        if call["axis"] == COLUMN_AXIS and not call.attributes.get("composite"):
+            # The sum of QKV is scattered by user, 8 a column, in bf16, with the heads cut in the same kernel.
+            return [galaxy.fused("ReduceScatter + create heads", part * tensor_bytes(rows, columns, "bf16"), machine)]
+        return [galaxy.fused("AllReduceAsync", (devices - 1) * tensor, machine)]
+    kernels = [
+        galaxy.prefill_collective("reduce_scatter", part * tensor, rows, galaxy.reduce_rate(rows, machine)),
+        galaxy.prefill_collective("all_gather", part * tensor, rows),
+    ]
+    if call["axis"] != COLUMN_AXIS and galaxy.LONGEST_SHORT < rows <= machine.software.fact("wo_gather"):
+        # wo's sum gathers whole copies and adds them; of the two sums of a layer each carries half of it.
+        more = 0.5 * (devices - 1 - 2 * part) * tensor
+        kernels.append(
+            Kernel(
+                "all_gather (copies) + fast_reduce_nc",
+                start=more / GALAXY_GATHER_BANDWIDTH + 0.5 * (devices + 1) * tensor / INTERLEAVED_BANDWIDTH,
+                bytes=more,
+                source="tt-metal d406ab4dd7",
+            )
+        )
+    return kernels
 
 
 def _reduce_scatter(x: Array, axis: str, dim: int, format: str) -> Array:

@@ -13,6 +13,10 @@ keyword arguments are static attributes. A call runs the function's body inside 
     def _(call, machine):
         return [stream("scale", bytes_of(call), machine.chip)]
 
+    @scale.cost_on("galaxy")                             # the same on a stack whose own code runs it otherwise
+    def _(call, machine):
+        return []
+
     @scale.noise                                         # the noise that it brings into a model
     def _(call):
         return OpNoise(packing(call["out_format"]).power)
@@ -31,7 +35,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, ove
 
 import jax
 
-from ttsim.numerics.formats import BlockArray
+from ttsim.errors import unknown
+from ttsim.hardware.facts import STACKS
+from ttsim.numerics.blockarray import BlockArray
 from ttsim.precision.slots import Slot, neutral
 
 if TYPE_CHECKING:
@@ -131,6 +137,7 @@ class Op(Generic[P, R]):
       like: the positional input whose shape and type the result always has, None if there is none; a trace that stands
         for any precision then needn't look into the body, whose numerics it could not know.
       rule: (call, machine) -> the kernels that one device launches; None until `cost` attaches it.
+      stack_rules: {stack: its own cost rule}, of stacks whose code runs the op as other kernels.
       noise_rule: call -> the noise that it brings into a model; by default none.
       describe_rule: call -> its shapes in words; by default those of its first input.
     """
@@ -152,6 +159,7 @@ class Op(Generic[P, R]):
         self.in_l1 = in_l1
         self.like = like
         self.rule: CostRule | None = None
+        self.stack_rules: dict[str, CostRule] = {}
         self.noise_rule: NoiseRule = lambda call: OpNoise()
         self.describe_rule: Callable[[OpCall], str] = _describe
         keywords = [p for p in inspect.signature(body).parameters.values() if p.kind is p.KEYWORD_ONLY]
@@ -173,6 +181,20 @@ class Op(Generic[P, R]):
             raise ValueError(f"{self.name} has a cost rule already")
         self.rule = rule
         return rule
+
+    def cost_on(self, stack: str) -> Callable[[CostRule], CostRule]:
+        """Attaches the cost rule of a stack (one of `ttsim.hardware.facts.STACKS`) that runs the op as other kernels.
+
+        Its times are those of the boxes that the stack runs on; they are not scaled to the chip.
+        """
+        if stack not in STACKS:
+            raise unknown("stack", stack, STACKS)
+
+        def attach(rule: CostRule) -> CostRule:
+            self.stack_rules[stack] = rule
+            return rule
+
+        return attach
 
     def noise(self, rule: NoiseRule) -> NoiseRule:
         """Attaches the op's noise rule: call -> the noise that it brings into a model."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.constants import ADD_TIME, SILU_MUL_TILE_TIME, TYPECAST_TIME
+from ttsim.hardware.activation_constants import ADD_TIME, SILU_MUL_TILE_TIME, TYPECAST_TIME
+from ttsim.kernels import galaxy
 from ttsim.kernels.activations import check_l1, small, stream
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import elementwise, switches
-from ttsim.numerics.formats import round_to
+from ttsim.numerics.conversion import round_to
+from ttsim.numerics.formats import TILE
 from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, op
@@ -41,6 +43,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
         return [small("add", ADD_TIME, cores=call["cores"] or machine.chip.cores)]
     moved = 2 * tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
     return [stream("add", moved, machine.chip)]
+
+
+@add.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return galaxy.within_decode(call.name, call.inputs[0].shape, machine)
 
 
 @op(weights=(1,))
@@ -83,6 +90,12 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
         return [small("silu_mul", -(-tiles(columns) // cores) * SILU_MUL_TILE_TIME, cores=cores)]
     moved = 2 * tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
     return [stream("silu_mul", moved, machine.chip)]
+
+
+@silu_mul.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    rows = rows_and_columns(call.inputs[0])[0]
+    return galaxy.small("silu_mul", rows, machine) if rows > TILE else [galaxy.target("silu_mul", "silu_mul")]
 
 
 _ACTIVATIONS = {
@@ -194,6 +207,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
         return [small("typecast", TYPECAST_TIME)]
     moved = tensor_bytes(rows, columns, call["in_format"]) + tensor_bytes(rows, columns, call["out_format"])
     return [stream("typecast", moved, machine.chip)]
+
+
+@typecast.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return galaxy.within_decode(call.name, call.inputs[0].shape, machine)
 
 
 def _sum(x: Array, y: Array, out_format: str) -> Array:

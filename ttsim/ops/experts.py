@@ -8,14 +8,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.constants import DRAM_SHARDED_BANDWIDTH
+from ttsim.hardware.matmul_constants import DRAM_SHARDED_BANDWIDTH
 from ttsim.kernels import experts as kernels
 from ttsim.kernels import matmul
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity
-from ttsim.numerics.formats import TILE, dequantize
+from ttsim.numerics.conversion import dequantize
+from ttsim.numerics.formats import TILE
 from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op

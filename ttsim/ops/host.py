@@ -11,9 +11,19 @@ from typing import ParamSpec, TypeVar
 
 import jax
 
-from ttsim.hardware.constants import HOST_CHIP, HOST_PROMPT, HOST_REPLICA
-from ttsim.hardware.later import BLACKHOLE_REPLICAS, SERVER_PROMPT, SERVER_PROMPT_CHIP, SERVER_PROMPT_EARLY, SERVER_STEP
+from ttsim.hardware.galaxy_constants import GALAXY_EAGER_PROMPT, GALAXY_SERVER_STEP, GALAXY_SERVER_STEP_SLOW
+from ttsim.hardware.host_constants import (
+    BLACKHOLE_REPLICAS,
+    HOST_CHIP,
+    HOST_PROMPT,
+    HOST_REPLICA,
+    SERVER_PROMPT,
+    SERVER_PROMPT_CHIP,
+    SERVER_PROMPT_EARLY,
+    SERVER_STEP,
+)
 from ttsim.hardware.quantities import Terms
+from ttsim.kernels import galaxy
 from ttsim.kernels.kernel import Kernel, host_work
 from ttsim.kernels.machine import Machine
 from ttsim.ops.core import Array, OpCall, op
@@ -48,6 +58,21 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     if machine.software.server_adds:
         work.append(host_work("server's step", _share(machine) * SERVER_STEP, SERVER_SOURCE))
     return work
+
+
+@copy_to_device.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    """Tokens and positions stay on the device; a server does its own work on each step and prompt."""
+    software = machine.software
+    if call["work"] == "prompt":
+        # A prompt that runs from a trace is launched at once. The others are dispatched while the device works.
+        eager = host_work("dispatch of a prompt", 1 * GALAXY_EAGER_PROMPT, galaxy.LAW)
+        traced = call.inputs[0].shape[0] in software.traced_lengths
+        return [*([] if traced else [eager]), *server_prompt(machine)]
+    if not software.server_adds:
+        return []
+    time = GALAXY_SERVER_STEP_SLOW if software.fact("galaxy_server") == "slow" else GALAXY_SERVER_STEP
+    return [host_work("server's step", 1 * time, SERVER_SOURCE)]
 
 
 def _share(machine: Machine) -> float:
@@ -86,6 +111,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
         return [host_work("read-back of a prompt", Terms(), "part of host_prompt: see copy_to_device", waits=True)]
     time = machine.system.chips_per_replica * HOST_CHIP if machine.software.fact("host_per_chip") else Terms()
     return [host_work("read-back of a step", replicated(time, machine), source, waits=True)]
+
+
+@read_back.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return []  # tokens stay on the device
 
 
 def replicated(time: Terms, machine: Machine) -> Terms:

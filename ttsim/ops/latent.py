@@ -15,7 +15,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.constants import ADD_TIME, UPDATE_CACHE_TILE_TIME, UPDATE_CACHE_TIME
+from ttsim.hardware.activation_constants import ADD_TIME, UPDATE_CACHE_TILE_TIME, UPDATE_CACHE_TIME
 from ttsim.kernels import flash, links, matmul
 from ttsim.kernels.activations import fixed, small, stream
 from ttsim.kernels.kernel import Kernel
@@ -23,8 +23,9 @@ from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import attention as numeric
 from ttsim.numerics import fidelity
+from ttsim.numerics.conversion import dequantize
 from ttsim.numerics.fidelity import get_setting
-from ttsim.numerics.formats import TILE, dequantize
+from ttsim.numerics.formats import TILE
 from ttsim.numerics.noise import destination_roundings, packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op

@@ -7,14 +7,16 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.constants import EMBEDDING_BANDWIDTH, INTERLEAVED_BANDWIDTH, LOGITS_MOVE_COLUMN_TIME
-from ttsim.kernels import links, matmul
+from ttsim.hardware.activation_constants import EMBEDDING_BANDWIDTH, LOGITS_MOVE_COLUMN_TIME
+from ttsim.hardware.matmul_constants import INTERLEAVED_BANDWIDTH
+from ttsim.kernels import galaxy, links, matmul
 from ttsim.kernels.activations import fixed, stream_rows
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import fidelity, switches
-from ttsim.numerics.formats import TILE, dequantize, round_to
+from ttsim.numerics.conversion import dequantize, round_to
+from ttsim.numerics.formats import TILE
 from ttsim.numerics.noise import destination_roundings, packing, rounding
 from ttsim.numerics.noise import fidelity as fidelity_noise
 from ttsim.ops.core import Array, OpCall, OpNoise, Weight, array_shape, op
@@ -126,6 +128,21 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return kernels
 
 
+@linear.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    rows, k = rows_and_columns(call.inputs[0])
+    n = math.prod(call.inputs[1].shape[1:])
+    setting, fmt, group = call["setting"], call["weight_format"], call.groups.get("weight_format", "")
+    if call["kernel"] == "dram_sharded":
+        return [galaxy.lm_head(k, n, fmt, machine)]
+    mlp_weights = machine.software.fact("mlp_weights")
+    if "ff" in group and mlp_weights != "preset":
+        setting, fmt = "hifi2", mlp_weights
+    if rows <= TILE:
+        return [galaxy.ring_matmul(k, n, setting, fmt, machine, beside=group == "ff1_3")]
+    return [galaxy.prefill_matmul(rows, k, n, setting, fmt, machine)]
+
+
 @op(weights=(1,), in_l1=True)
 def all_gather_matmul(
     x: Array,
@@ -217,6 +234,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows = math.prod(call.inputs[0].shape)
     moved = tensor_bytes(rows, call.inputs[1].shape[-1], call["out_format"])
     return [stream_rows("embedding", moved, rows, machine.chip, rate=EMBEDDING_BANDWIDTH)]
+
+
+@embedding.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return [galaxy.target("embedding", "embedding")]
 
 
 def product_noise(call: OpCall, results: int) -> OpNoise:

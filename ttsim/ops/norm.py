@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.constants import (
+from ttsim.hardware.activation_constants import (
     NORM_BANDWIDTH,
     NORM_HALF_TIME,
     NORM_SHARD_TIME,
@@ -13,12 +13,15 @@ from ttsim.hardware.constants import (
     NORM_TIME,
     TO_INTERLEAVED_TIME,
 )
+from ttsim.hardware.galaxy_constants import GALAXY_COLLECTIVE_START, GALAXY_TARGETS
+from ttsim.kernels import galaxy
 from ttsim.kernels.activations import check_l1, small, stream_rows
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import switches
 from ttsim.numerics.fidelity import MathFidelity, mask_activations
+from ttsim.numerics.formats import TILE
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, op
 
@@ -105,6 +108,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [stream_rows("rms_norm_pre_all_gather", moved, rows, machine.chip, rate=NORM_BANDWIDTH)]
 
 
+@rms_norm_stats.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return []  # part of rms_norm_apply's kernel
+
+
 @op(weights=(2,), like=0)
 def rms_norm_apply(
     x: Array,
@@ -147,6 +155,14 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
         ]
     moved = tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
     return [stream_rows("rms_norm_post_all_gather", moved, rows, machine.chip, rate=NORM_BANDWIDTH)]
+
+
+@rms_norm_apply.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    rows, _ = rows_and_columns(call.inputs[0])
+    if rows > TILE:
+        return galaxy.small("rms_norm (distributed)", rows, machine)
+    return [Kernel("RMSAllGather", start=GALAXY_TARGETS["norm"] + GALAXY_COLLECTIVE_START, source=galaxy.SOURCE)]
 
 
 # Of every norm, whatever the model's precision: tt-metal models/common/rmsnorm.py, `compute_kernel_config_hifi2`.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.constants import HOST_ARGMAX, HOST_UNTILIZE, RESHARD_TIME, TO_INTERLEAVED_TIME
-from ttsim.hardware.later import HOST_SAMPLING, TUNNEL_READ_BANDWIDTH
+from ttsim.hardware.activation_constants import RESHARD_TIME, TO_INTERLEAVED_TIME
+from ttsim.hardware.host_constants import HOST_ARGMAX, HOST_SAMPLING, HOST_UNTILIZE, TUNNEL_READ_BANDWIDTH
 from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels import links, matmul
 from ttsim.kernels.activations import small, stream
@@ -30,6 +30,11 @@ def reshard(x: Array, *, format: str, cores: int | None = None) -> Array:
 @reshard.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [small("reshard", RESHARD_TIME)]
+
+
+@reshard.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return []  # part of the collectives and matmuls around it
 
 
 @op
@@ -92,6 +97,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     ]
 
 
+@select_users.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return []  # the sum of QKV is scattered by user
+
+
 @op(in_l1=True)
 def select_rows(x: Array, *, rows: int, format: str) -> Array:
     """The first `rows` rows of what was gathered from all columns, by a selection matrix: drops the padding."""
@@ -106,6 +116,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
         small("sharded_to_interleaved", TO_INTERLEAVED_TIME),
         matmul.mcast_1d(max(rows, 32), columns, fmt=call["format"], setting="lofi", chip=machine.chip),
     ]
+
+
+@select_rows.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return []  # part of attention's kernel
 
 
 @op

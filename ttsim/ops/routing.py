@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.constants import ADD_TIME
+from ttsim.hardware.activation_constants import ADD_TIME
 from ttsim.kernels import experts as kernels
 from ttsim.kernels import matmul
 from ttsim.kernels.activations import small, stream, stream_rows
@@ -16,7 +16,7 @@ from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics import fidelity
-from ttsim.numerics.formats import dequantize
+from ttsim.numerics.conversion import dequantize
 from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op

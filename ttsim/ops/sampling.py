@@ -9,8 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttsim.hardware.constants import SMALL_KERNEL_SCALE, TYPECAST_TIME
-from ttsim.hardware.later import TOPK_COLUMN, TOPK_MANY_CORES, TOPK_SAMPLING, TOPK_USER
+from ttsim.hardware.activation_constants import SMALL_KERNEL_SCALE, TYPECAST_TIME
+from ttsim.hardware.galaxy_constants import GALAXY_TARGETS
+from ttsim.hardware.quantities import seconds
+from ttsim.hardware.sampling_constants import (
+    BLACKHOLE_TOPK_COLUMN,
+    TOPK_COLUMN,
+    TOPK_MANY_CORES,
+    TOPK_SAMPLING,
+    TOPK_USER,
+)
+from ttsim.kernels import galaxy
 from ttsim.kernels.activations import stream
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
@@ -45,11 +54,22 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     axis = call.attributes.get("axis")
     chips = 1 if axis is None else call.axis_sizes[axis]
     width, many = machine.software.topk_width(columns, chips)
-    each = max(1.0, width / 16_384) * TOPK_MANY_CORES if many else width * TOPK_COLUMN
+    one_core = TOPK_COLUMN if machine.chip.family == "wormhole" else BLACKHOLE_TOPK_COLUMN
+    each = max(1.0, width / 16_384) * TOPK_MANY_CORES if many else width * one_core
     source = "tt-metal #38487, #40397: one core a column, or many cores at powers of two"
     kernel = Kernel("topk", start=each, cores=machine.chip.cores if many else 1, source=source)
     cast = stream("typecast", tensor_bytes(32, width, "bf16"), machine.chip)
     return [cast, *[kernel] * (2 if chips == 1 else 1)]  # one chip sorts two halves
+
+
+@topk.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    share = call.inputs[0].shape[-1] / 16_384
+    return [
+        galaxy.target("sharded_to_interleaved", "to_interleaved"),
+        Kernel("typecast", start=share * GALAXY_TARGETS["typecast"], source=galaxy.SOURCE),
+        Kernel("topk", start=seconds(machine.software.fact("topk_time") * share), source=galaxy.SOURCE),
+    ]
 
 
 @op
@@ -77,6 +97,11 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     small = TYPECAST_TIME * SMALL_KERNEL_SCALE
     sample = Kernel("sampling", start=TOPK_SAMPLING + users * TOPK_USER, cores=32, source=_SOURCE)
     return [*(Kernel(name, start=small, cores=1, source=_SOURCE) for name in names), sample]
+
+
+@choose.cost_on("galaxy")
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    return [galaxy.target("sampling", "sampling"), galaxy.target("plus_one and small ops", "tail")]
 
 
 _SOURCE = "llama3_70b_galaxy decoder_perf_targets_6u.json: sampling 68 us and its gap"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.constants import ADD_TIME, CONCAT_HEADS_TIME, RETILE_TIME
+from ttsim.hardware.activation_constants import ADD_TIME, CONCAT_HEADS_TIME, RETILE_TIME
 from ttsim.kernels import flash, links, matmul
 from ttsim.kernels.activations import check_l1, small, stream, stream_rows
 from ttsim.kernels.kernel import Kernel
@@ -22,8 +22,8 @@ from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.meshes.systems import Topology
 from ttsim.numerics import attention as numeric
 from ttsim.numerics import fidelity
+from ttsim.numerics.conversion import dequantize
 from ttsim.numerics.fidelity import get_setting
-from ttsim.numerics.formats import dequantize
 from ttsim.numerics.packer import pack
 from ttsim.ops.core import Array, Memory, OpCall, Weight, op
 

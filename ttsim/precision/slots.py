@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ttsim.precision.values import LAYER_GROUPS, MODEL_GROUPS, LayerPrecision, Precision
+from ttsim.precision.text import LAYER_GROUPS, MODEL_GROUPS
+from ttsim.precision.values import LayerPrecision, Precision
 
 _SETTINGS = frozenset(group for group in (*LAYER_GROUPS, *MODEL_GROUPS) if group.startswith(("li_", "sdpa_")))
 

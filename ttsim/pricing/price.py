@@ -12,7 +12,6 @@ from ttsim.kernels.host import dispatch
 from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.machine import Machine
 from ttsim.ops.core import OpCall
-from ttsim.ops.galaxy import RULES as GALAXY_RULES
 from ttsim.ops.host import TRACED
 from ttsim.pricing.clocks import Clocks, Launches, Totals
 from ttsim.pricing.program import Block, Program
@@ -116,8 +115,9 @@ def price(program: Program, machine: Machine, known: dict[int, Sequence[Kernel]]
 
 def priced(call: OpCall, machine: Machine) -> Sequence[Kernel]:
     """The kernels that one call of an op launches."""
-    if machine.software.galaxy and call.name in GALAXY_RULES:
-        return GALAXY_RULES[call.name](call, machine)
+    for stack in machine.software.place.stacks:
+        if stack in call.op.stack_rules:
+            return call.op.stack_rules[stack](call, machine)
     if call.op.rule is None:
         raise UnpricedError(f"op {call.name} has no cost rule: attach one with @{call.name}.cost")
     return scaled(call.op.rule(call, machine), machine.chip)

@@ -10,9 +10,8 @@ from ttsim.accuracy.results import AccuracyReport, Protocol
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.presets import PRESETS
-from ttsim.precision.values import resolve
-from ttsim.proof import published as tables
-from ttsim.proof.published import Row
+from ttsim.precision.presets import resolve
+from ttsim.proof.published_tables import Row, has_accuracy
 
 _SIZES = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "vocab_size")
 
@@ -79,7 +78,7 @@ def measure_rows(
     done: dict[tuple[object, ...], AccuracyReport] = {}
     result: dict[int, AccuracyReport] = {}
     for index, row in enumerate(rows):
-        if row.model not in checkpoints or not tables.has_accuracy(row.table):
+        if row.model not in checkpoints or not has_accuracy(row.table):
             continue
         precision = resolve(row.precision, row.model, row.accuracy_date)
         key = (row.model, precision, row.accuracy_positions, row.device_label)

@@ -6,7 +6,9 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-from ttsim.meshes.systems import System, UnknownSystemError, get_system, part_of, system_name
+from ttsim.errors import UnknownSystemError
+from ttsim.meshes.lookup import get_system, system_name
+from ttsim.meshes.systems import System, part_of
 from ttsim.models.identity import find_known
 from ttsim.proof.words import SHOWN, is_unknown
 

@@ -22,23 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from ttsim.accuracy.estimated import (
-    EARLY_POSITIONS,
-    Noise,
-    accuracy,
-    contested,
-    estimate_accuracy,
-    noise_on,
-    reference_confidence,
-)
-from ttsim.meshes.systems import get_system
+from ttsim.accuracy.estimated import EARLY_POSITIONS, estimate_accuracy, reference_confidence
+from ttsim.accuracy.flips import accuracy, contested
+from ttsim.accuracy.step_noise import Noise, noise_on
+from ttsim.meshes.lookup import get_system
 from ttsim.models.config import ModelConfig, RopeConfig
 from ttsim.models.identity import get_config
-from ttsim.precision.values import resolve
+from ttsim.precision.presets import resolve
 from ttsim.proof import fitting
 from ttsim.proof import published as tables
 from ttsim.proof.fitting import Prior
-from ttsim.proof.published import Row
+from ttsim.proof.published_tables import Row
 from ttsim.proof.rows import estimate_row
 
 # Centres of the priors:

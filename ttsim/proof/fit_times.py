@@ -24,7 +24,7 @@ from ttsim.pricing.matrices import Programs
 from ttsim.proof import fitting
 from ttsim.proof import published as tables
 from ttsim.proof.fitting import Prior
-from ttsim.proof.published import Row
+from ttsim.proof.published_tables import Row
 from ttsim.proof.rows import compilations, scenario_of
 from ttsim.proof.summary import ErrorSummary
 

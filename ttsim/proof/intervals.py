@@ -32,6 +32,7 @@ from ttsim.hardware.chips import WORMHOLE, Chip
 from ttsim.models.identity import get_config
 from ttsim.models.vision.config import LlamaTower
 from ttsim.proof import published as tables
+from ttsim.proof.published_tables import Row
 from ttsim.proof.rows import scenario_of
 from ttsim.scenarios.scenario import Scenario
 
@@ -246,7 +247,7 @@ class _Covered:
 
 @functools.cache
 def _covered() -> _Covered:
-    rows: Sequence[tables.Row] = [row for row in tables.published() if not row.vision and (row.speed or row.ttft)]
+    rows: Sequence[Row] = [row for row in tables.published() if not row.vision and (row.speed or row.ttft)]
     scenarios = [scenario_of(row, "speed") for row in rows]
     return _Covered(
         systems=tuple(dict.fromkeys((s.system.label, s.system.grid) for s in scenarios)),

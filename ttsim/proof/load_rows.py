@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from ttsim.files.reading import InputError, parse_csv, read_text
 from ttsim.hardware import facts
-from ttsim.models.layout import padded_prefill_length
+from ttsim.models.grids import padded_prefill_length
 from ttsim.proof import box_words, words
 from ttsim.proof.measured import MeasuredFileError
 from ttsim.proof.summary import ErrorSummary

@@ -11,7 +11,7 @@ from ttsim.accuracy.estimated import AccuracyEstimate, sampling_sigma
 from ttsim.accuracy.results import AccuracyReport
 from ttsim.hardware.constants import load_constants
 from ttsim.proof import published as tables
-from ttsim.proof.published import Row
+from ttsim.proof.published_tables import Row
 from ttsim.proof.rows import estimate_row, row_ttft, scenario_of
 from ttsim.proof.summary import ErrorSummary
 

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from ttsim.accuracy.estimated import AccuracyEstimate, estimate_accuracy
 from ttsim.hardware.software import software_of
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.identity import get_config
-from ttsim.precision.values import resolve
-from ttsim.proof.published import Row, prompt_tokens
+from ttsim.precision.presets import resolve
+from ttsim.proof.published import prompt_tokens
+from ttsim.proof.published_tables import Row
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.seeing import VISION_DEMO_IMAGE, VISION_DEMO_TOKENS
 

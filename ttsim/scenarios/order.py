@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ttsim.models.cache import users_axis
-from ttsim.models.layout import CHUNK_MULTIPLE, TILE, round_up
+from ttsim.models.grids import TILE, round_up
+from ttsim.models.layout import CHUNK_MULTIPLE
 from ttsim.scenarios.report import Report
 from ttsim.scenarios.scenario import MAX_BATCH, Scenario
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import dataclasses
 
 from ttsim.hardware.software import Software
+from ttsim.kernels.galaxy import RING
 from ttsim.meshes.systems import System, Topology
 from ttsim.models.config import ModelConfig
 from ttsim.numerics.formats import TILE, get_format
-from ttsim.ops.galaxy import RING
 
 BANKS = 8  # that feed the ring
 RECEIVERS = (1, 2, 3, 5, 8, 10)  # legal numbers of ring cores a bank: prefetcher/prefetcher_config.yaml

@@ -20,15 +20,17 @@ from ttsim.hardware.facts import date_of
 from ttsim.hardware.software import Sampler, Software, software_of
 from ttsim.kernels.kernel import Kernel, UnpricedError
 from ttsim.kernels.machine import Machine
+from ttsim.meshes.lookup import get_system
 from ttsim.meshes.sharding import ShardingError
-from ttsim.meshes.systems import SYSTEMS, System, Topology, get_system, split
+from ttsim.meshes.systems import SYSTEMS, System, Topology, split
 from ttsim.models.cache import users_axis
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_program, prefill_program
 from ttsim.models.vision.config import VisionConfig
-from ttsim.precision.values import Precision, resolve
+from ttsim.precision.presets import resolve
+from ttsim.precision.values import Precision
 from ttsim.pricing.price import Cost, price, totals
 from ttsim.pricing.program import Program
 from ttsim.scenarios.memory import CACHE_BLOCK, DoesNotFitError, Memory, check_fits, memory_of

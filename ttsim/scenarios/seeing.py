@@ -18,30 +18,20 @@ from ttsim.hardware.chips import Chip
 from ttsim.hardware.software import Sampler, Software
 from ttsim.hardware.vision_software import vision_software
 from ttsim.models.config import ModelConfig
+from ttsim.models.grids import TILE, round_up
 from ttsim.models.identity import get_config
-from ttsim.models.layout import TILE, Layout, round_up
+from ttsim.models.layout import Layout
 from ttsim.models.parameters import is_variable, key_names, traits
 from ttsim.models.run import decode_program
 from ttsim.models.storage import tensor_bytes_of
-from ttsim.models.vision.config import (
-    LlamaTower,
-    PatchTower,
-    SiglipTower,
-    TowerConfig,
-    VisionConfig,
-)
+from ttsim.models.vision.config import LlamaTower, PatchTower, SiglipTower, TowerConfig, VisionConfig
 from ttsim.models.vision.images import canvas, check_size, grid_of
 from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLayout
 from ttsim.models.vision.prompt import PromptVisionModel
+from ttsim.models.vision.prompt_run import image_prompt_program, image_tokens
 from ttsim.models.vision.reading import VISION_TYPES, published_names, published_vision_config, read_vision_config
-from ttsim.models.vision.run import (
-    image_prompt_program,
-    image_tokens,
-    vision_decode_program,
-    vision_prompt_program,
-    vision_skeleton,
-)
+from ttsim.models.vision.run import vision_decode_program, vision_prompt_program, vision_skeleton
 from ttsim.numerics.formats import tile_padded_bytes
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program

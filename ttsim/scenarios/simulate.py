@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from ttsim.files.reading import shown
 from ttsim.hardware.constants import load_constants
 from ttsim.kernels.machine import Machine
-from ttsim.meshes.systems import System, get_system
+from ttsim.meshes.lookup import get_system
+from ttsim.meshes.systems import System
 from ttsim.models.config import ModelConfig
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program

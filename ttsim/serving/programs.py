@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ttsim.models.decoder import PREFILL_LAYER
-from ttsim.models.layout import padded_prefill_length
+from ttsim.models.grids import padded_prefill_length
 from ttsim.scenarios.memory import CACHE_BLOCK
 from ttsim.scenarios.scenario import Scenario
 

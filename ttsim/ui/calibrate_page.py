@@ -13,7 +13,7 @@ from ttsim.hardware.constants import CONSTANTS, FITTED, constants_json, load_con
 from ttsim.proof import fit_accuracy, fit_times
 from ttsim.proof import published as tables
 from ttsim.proof.fit_accuracy import SMOLLM2_MEASURED, Error
-from ttsim.proof.published import Row
+from ttsim.proof.published_tables import Row
 from ttsim.proof.rows import estimate_row
 from ttsim.ui.document import Document
 from ttsim.ui.table import Block, Cell, Column, Paragraph, Table

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ttsim.explore.catalogue import Answer
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.ui.document import Document
 from ttsim.ui.table import Cell, Column, Paragraph, Table
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ttsim.hardware import facts as dated
 from ttsim.hardware.facts import Place
-from ttsim.meshes.systems import ALIASES, SYSTEMS, get_system
+from ttsim.meshes.lookup import ALIASES, get_system
+from ttsim.meshes.systems import SYSTEMS
 from ttsim.models.identity import get_config
 from ttsim.models.presets import SHORT_NAMES, known_models
 from ttsim.ui.document import Document

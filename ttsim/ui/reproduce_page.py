@@ -6,15 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ttsim.proof import published as tables
-from ttsim.proof.reproduce import (
-    ACCURACY_KINDS,
-    PREDICTED,
-    Reproduction,
-    Summaries,
-    accuracy_summaries,
-    summaries,
-)
+from ttsim.proof.published_tables import has_accuracy, to_markdown
+from ttsim.proof.reproduce import ACCURACY_KINDS, PREDICTED, Reproduction, Summaries, accuracy_summaries, summaries
 from ttsim.proof.summary import ErrorSummary
 from ttsim.ui.document import Document
 from ttsim.ui.table import Block, Cell, Column, Paragraph, Table
@@ -62,7 +55,7 @@ def document(items: Sequence[Reproduction]) -> Document:
 
 def published_layout(items: Sequence[Reproduction]) -> str:
     """Markdown tables in the published layout, with simulated speed and TTFT and estimated Top-1 and Top-5."""
-    return tables.to_markdown(
+    return to_markdown(
         dataclasses.replace(i.row, speed=i.speed, ttft=i.ttft, top1=i.accuracy.top1, top5=i.accuracy.top5)
         for i in items
     )
@@ -90,7 +83,7 @@ def _cells(item: Reproduction, notes: dict[str, int]) -> tuple[Any, ...]:
         return Cell(value, f"{value:.{digits}f}{'*' * missing}", "faint" * missing)
 
     accuracy: tuple[Any, ...] = ("",) * 4
-    if tables.has_accuracy(row.table):
+    if has_accuracy(row.table):
         a, mark = item.accuracy, next(mark for kind, mark, _ in ACCURACY_KINDS if kind == item.accuracy_kind)
         accuracy = (
             "" if row.top1 is None else f"{row.top1:.0f}",
@@ -152,5 +145,5 @@ def _notes(items: Sequence[Reproduction], notes: dict[str, int]) -> list[Block]:
     blocks += [Paragraph(f"[{number}] {note}") for note, number in notes.items()]
     if any("predicted" in note for item in items for note in item.notes):
         blocks.append(Paragraph(f"*  {PREDICTED}"))
-    kinds = {item.accuracy_kind for item in items if tables.has_accuracy(item.row.table)}
+    kinds = {item.accuracy_kind for item in items if has_accuracy(item.row.table)}
     return blocks + [Paragraph(f"{mark}  {note}") for kind, mark, note in ACCURACY_KINDS if kind in kinds]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.layout import Layout
 from ttsim.models.vision.checkpoint import vision_model
@@ -20,7 +20,7 @@ from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLayout
 from ttsim.models.vision.reading import read_vision_config
 from ttsim.models.vision.run import encode_step, model_specs, vision_decode_step, vision_prefill_step
-from ttsim.precision.values import preset
+from ttsim.precision.presets import preset
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "vision"
 EXACT = preset("fp32", "Llama3.2-11B")

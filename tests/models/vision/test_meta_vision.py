@@ -11,7 +11,7 @@ from golden_models import golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.checkpoints.meta_files import read_shards
 from ttsim.models.checkpoints.source import CheckpointError
 from ttsim.models.layout import Layout

@@ -9,7 +9,7 @@ import pytest
 from golden_models import EXACT, golden, in_numpy, put, quick_jit
 from jax.sharding import PartitionSpec as P
 
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.hf.keys import Keys
 from ttsim.models.layout import Layout

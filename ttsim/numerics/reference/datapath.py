@@ -20,8 +20,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from ttsim.numerics.conversion import round_to
 from ttsim.numerics.fidelity import ComputeSetting, MathFidelity, get_setting
-from ttsim.numerics.formats import TILE, Format, get_format, round_to
+from ttsim.numerics.formats import TILE, Format, get_format
 from ttsim.numerics.reference.vector_unit import value_by_value
 
 _LANES = 16

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from ttsim.numerics.conversion import round_to
 from ttsim.numerics.fidelity import ComputeSetting, get_setting
-from ttsim.numerics.formats import TILE, round_to
+from ttsim.numerics.formats import TILE
 from ttsim.numerics.packer import pack
 from ttsim.numerics.reference import vector_functions as unit
 from ttsim.numerics.reference.datapath import datapath_matmul, truncate_to_tf32

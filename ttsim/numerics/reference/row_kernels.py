@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from ttsim.numerics import elementwise
+from ttsim.numerics.conversion import round_to
 from ttsim.numerics.fidelity import ComputeSetting, get_setting
-from ttsim.numerics.formats import round_to
 from ttsim.numerics.packer import pack
 from ttsim.numerics.reference import vector_functions as unit
 from ttsim.numerics.reference.datapath import datapath_matmul, elementwise_multiply
