@@ -5,7 +5,7 @@ import pytest
 
 from ttsim.hardware.constants import load_constants
 from ttsim.hardware.matmul_constants import BLACKHOLE_SHARDED_BANDWIDTH
-from ttsim.meshes.systems import get_system
+from ttsim.meshes.lookup import get_system
 from ttsim.models.identity import get_config
 from ttsim.pricing.scaling import speedups
 from ttsim.scenarios.prefetching import ring_cores
