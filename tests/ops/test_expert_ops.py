@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from ttsim import ops as tt
-from ttsim.hardware.chips import WORMHOLE
 from ttsim.hardware.software import software_of
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.lookup import get_system
@@ -112,10 +111,11 @@ def rule_of(op, *args, **attributes):
     return op.noise_rule(call)
 
 
-def launches(op, *args, **attributes):
-    """The kernels of one call on an N150."""
+def launches(op, *args, box="N150", **attributes):
+    """The kernels of one call on a box."""
     call, _ = next(iter(trace(lambda *inputs: op(*inputs, **attributes), *args).ops()))
-    return op.rule(call, Machine(WORMHOLE, get_system("N150"), software_of()))
+    system = get_system(box)
+    return op.rule(call, Machine(system.chip, system, software_of()))
 
 
 @pytest.mark.parametrize("fmt", ["bfp8", "bfp4"])
@@ -153,15 +153,38 @@ def test_weights_in_dram_are_read_again_for_every_row_of_tiles(rows, tiles):
     assert [(kernel.name, kernel.bytes) for kernel in heads] == [("matmul (DRAM-sharded)", 4 * 8 * 12 * 1088)] * tiles
 
 
-def test_a_step_of_a_delta_net_reads_and_writes_its_states():
-    """Two users: four value heads of 8 x 6 in float32, and three inputs of 80 channels of a convolution in bf16."""
+@pytest.mark.parametrize("box", ["P300x2", "P150", "T3K"])
+def test_a_step_of_a_delta_net_reads_and_writes_its_states(box):
+    """Two users: four value heads of 8 x 6 in float32, and three inputs of 80 channels of a convolution in bf16.
+
+    Several Blackhole chips fuse each into one kernel; elsewhere ops of their own pass over the state ten times, and
+    over a row of inputs 2 x (4 products, SiLU, 3 copies) + 3 x 3 sums times.
+    """
     keys, heads = jnp.zeros((2, 2, 8)), jnp.zeros((2, 4))
     operands = keys, keys, jnp.zeros((2, 4, 6)), heads, heads, jnp.zeros(4), jnp.zeros(4), jnp.zeros((2, 4, 8, 6))
-    (step,) = launches(tt.delta_decode, *operands, out_format="bf16")
-    assert step.bytes == 2 * (2 * 4 * 8 * 6) * 4
     convolution = jnp.zeros((2, 80)), jnp.zeros((2, 80, 3)), jnp.zeros((80, 4))
-    (update,) = launches(tt.conv_decode, *convolution, out_format="bf16")
-    assert update.bytes == 2 * (2 * 80 * 3) * 2
+    steps = launches(tt.delta_decode, *operands, out_format="bf16", box=box)
+    updates = launches(tt.conv_decode, *convolution, out_format="bf16", box=box)
+    state, row = 2 * 4 * 8 * 6 * 4, 3 * 2048  # 80 channels of one row of tiles
+    if box == "P300x2":
+        assert [kernel.bytes for kernel in steps] == [2 * state]
+        assert [kernel.bytes for kernel in updates] == [2 * 3 * (2 * 80 * 2)]
+        return
+    assert [kernel.name for kernel in steps[-6:]] == ["multiply", "matmul", "multiply", "add", "matmul", "copy"]
+    assert sum(kernel.bytes for kernel in steps[-6:]) == 10 * state
+    assert len(updates) == 4 + 3 + 1 + 3
+    assert sum(kernel.bytes for kernel in updates) == (2 * (4 + 1 + 3) + 3 * 3) * row
+
+
+def test_a_convolution_of_a_prompt_copies_its_rows_for_every_tap_on_wormhole():
+    """Of 64 rows of 80 channels: in order and joined; four shifted copies, tilized; a product, three sums, SiLU."""
+    operands = jnp.zeros((64, 80)), jnp.zeros((80, 3)), jnp.zeros((80, 4)), jnp.int32(63)
+    rows = 2 * 3 * 2048
+    (one,) = launches(tt.conv_prefill, *operands, out_format="bf16", box="P150")
+    assert one.bytes == 2 * rows
+    many = launches(tt.conv_prefill, *operands, out_format="bf16", box="N300")
+    assert len(many) == 2 + 2 * 4 + 4 + 1
+    assert sum(kernel.bytes for kernel in many) == (2 * (2 + 8 + 1 + 1) + 3 * 3) * rows
 
 
 def test_a_sum_of_experts_is_relatively_as_noisy_as_one():

@@ -93,7 +93,10 @@ conv_decode.noise(packed_once)
 
 @conv_decode.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
-    moved = 2 * math.prod(call.inputs[1].shape) * get_format("bf16").bytes_per_value
+    (users, channels), taps = call.inputs[0].shape, call.inputs[2].shape[1]
+    if not delta.fused_step(machine):
+        return delta.convolution_of_ops(tensor_bytes(users, channels, "bf16"), taps, machine.chip)
+    moved = 2 * (taps - 1) * users * channels * get_format("bf16").bytes_per_value
     return [stream("causal_conv1d_update", moved, machine.chip)]
 
 
@@ -117,8 +120,11 @@ def conv_prefill(x_tc: Array, state_cw: Array, w_cw: Array, last: Array, *, out_
 
 @conv_prefill.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
-    rows, columns = call.inputs[0].shape
-    return [stream("causal_conv1d", 2 * tensor_bytes(rows, columns, "bf16"), machine.chip)]
+    (rows, channels), taps = call.inputs[0].shape, call.inputs[2].shape[1]
+    moved = tensor_bytes(rows, channels, "bf16")
+    if machine.chip.family == "wormhole":
+        return delta.convolution_of_rows(moved, taps, machine.chip)
+    return [stream("causal_conv1d", 2 * moved, machine.chip)]
 
 
 @op(weights=(5, 6), caches=(7,))
@@ -144,8 +150,11 @@ delta_decode.noise(packed_once)
 
 @delta_decode.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    users, heads, key, value = call.inputs[7].shape
+    if not delta.fused_step(machine):
+        return delta.step_of_ops(users, heads, key, value, machine.chip)
     # The fused step: every head's state is read and written once.
-    moved = 2 * math.prod(call.inputs[7].shape) * get_format("fp32").bytes_per_value
+    moved = 2 * users * heads * key * value * get_format("fp32").bytes_per_value
     return [stream("gated_delta_step", moved, machine.chip)]
 
 
