@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from jax import Array
@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.attention import Rotary, rotary_tables
 from ttsim.models.cache import KVCache
+from ttsim.models.chunk import Chunk
 from ttsim.models.decoder import prefill_layer
 from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
@@ -48,16 +49,15 @@ def prefill_by_layer(
     layout: Layout,
     precision: Precision,
     batch: int,
+    chunk: Chunk,
     *,
-    start: int = 0,
-    logits: Literal["none", "all"] = "none",
-    numerics: Literal["prefill", "decode"] = "prefill",
     mesh: Mesh,
     on_compile: Callable[[float], None] = lambda seconds: None,
 ) -> Callable[..., Any]:
     """The same function as `ttsim.models.run.prefill_step`, already compiled in pieces; it consumes the cache.
 
-    Args and result: see there. `on_compile` is told the seconds that each compilation takes.
+    Args and result: see there; the chunk's logits are those of all rows, or none. `on_compile` is told the seconds that
+    each compilation takes.
     """
     specs = partition_specs(Transformer(layout), layout.rules)
     cache_specs = KVCache.specs(layout, batch)
@@ -84,7 +84,7 @@ def prefill_by_layer(
         index = layout.config.self_attention_layers[slot]
         keys, values = cache_specs.keys[slot], cache_specs.values[slot]
         return compiled(
-            functools.partial(prefill_layer, start=start, stage=stage, kind=kind),
+            functools.partial(prefill_layer, start=chunk.start, stage=stage, kind=kind),
             (specs.layers[index], residual, replicated, replicated, replicated, keys, values),
             (residual, keys, values),
             donate=(5, 6),
@@ -97,10 +97,10 @@ def prefill_by_layer(
         x, tables = embed(model, tokens_t, positions_t)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, kind, layer_precision) in enumerate(model.text_layers(layout.config, precision)):
-            program = layer_program(prefill_stage(layout, layer_precision, cache.users_axis, numerics), kind)
+            program = layer_program(prefill_stage(layout, layer_precision, cache.users_axis, chunk.numerics), kind)
             rotary = table_of(kind, tables, layout)
             x, keys[slot], values[slot] = program(layer, x, rotary, user, None, keys[slot], values[slot])
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
-        return (None if logits == "none" else read(model, x)), cache
+        return (None if chunk.logits == "none" else read(model, x)), cache
 
     return run
