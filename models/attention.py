@@ -104,18 +104,7 @@ class Attention(nnx.Module):
         q, k, v = self._ready(q, k, v, rotary, stage)
         keys = tt.update_cache(keys, k, positions, format=p.kv_cache, pair="first")
         values = tt.update_cache(values, v, positions, format=p.kv_cache, pair="second")
-        out = tt.sdpa_decode(
-            q,
-            keys,
-            values,
-            positions,
-            *self._sinks(),
-            setting=p.sdpa_decode,
-            kv_format=p.kv_cache,
-            out_format=p.sdpa_decode_out,
-            **_score_options(layout, kind),
-        )
-        out = stage.all_users(tt.concat_heads_decode(out, format=p.sdpa_decode_out), x_bd.shape[0])
+        out = stage.all_users(self._scores_decode(q, keys, values, positions, stage, kind), x_bd.shape[0])
         return self._output(x_bd, out, stage, p.li_qkv_decode, p.li_o_decode), keys, values
 
     def prefill(
@@ -137,7 +126,7 @@ class Attention(nnx.Module):
         """
         del last  # decode overwrites what padding leaves in the cache
         p, layout = stage.precision, stage.layout
-        setting_qkv, setting_o, setting_sdpa = stage.settings
+        setting_qkv, setting_o, _ = stage.settings
         qkv = self._projected(x_td, stage, setting_qkv)
         q, k, v = tt.create_heads_prefill(
             qkv, kv_heads=layout.local_kv_heads(kind), head_dim=kind.head_dim, format=p.linear_out
@@ -154,6 +143,32 @@ class Attention(nnx.Module):
                 raise ValueError("chunked prefill of users that are spread over columns is not possible")
             k = tt.read_cache(keys, user, length=start + x_td.shape[0])
             v = tt.read_cache(values, user, length=start + x_td.shape[0])
+        out = self._scores_prefill(q, k, v, mask, stage, kind, start)
+        return self._output(x_td, out, stage, setting_qkv, setting_o), keys, values
+
+    def _scores_decode(
+        self, q: Array, keys: Array, values: Array, positions: Array, stage: Stage, kind: LayerKind
+    ) -> Array:
+        """Attention of one query a user to the cache: [b, heads * h]."""
+        p = stage.precision
+        out = tt.sdpa_decode(
+            q,
+            keys,
+            values,
+            positions,
+            *self._sinks(),
+            setting=p.sdpa_decode,
+            kv_format=p.kv_cache,
+            out_format=p.sdpa_decode_out,
+            **_score_options(stage.layout, kind),
+        )
+        return tt.concat_heads_decode(out, format=p.sdpa_decode_out)
+
+    def _scores_prefill(
+        self, q: Array, k: Array, v: Array, mask: Array | None, stage: Stage, kind: LayerKind, start: int
+    ) -> Array:
+        """Attention of a prompt's queries: [T, heads * h]."""
+        p, layout, setting_sdpa = stage.precision, stage.layout, stage.settings[2]
         q = tt.typecast(q, in_format=p.rope_in, out_format=stage.query_format)
         options = _score_options(layout, kind, prompt=True)
         if stage.numerics == "decode":
@@ -181,8 +196,7 @@ class Attention(nnx.Module):
                 kv_format=p.kv_cache,
                 out_format=stage.query_format,
             )
-        out = tt.concat_heads_prefill(out, format=stage.query_format)
-        return self._output(x_td, out, stage, setting_qkv, setting_o), keys, values
+        return tt.concat_heads_prefill(out, format=stage.query_format)
 
     def _projected(self, x: Array, stage: Stage, setting: str) -> Array:
         """Queries, keys and values of every head of this device, with their bias."""
@@ -199,10 +213,10 @@ class Attention(nnx.Module):
         """Queries and keys normalised and rotated, and values normalised, where the model does so."""
         p, c = stage.precision, stage.layout.config
         if self.q_norm is not None:
-            norm = _head_norm if c.qk_norm == "head" else _width_norm
+            norm = head_norm if c.qk_norm == "head" else _width_norm
             q, k = norm(q, self.q_norm, stage), norm(k, self.k_norm, stage)
         if c.value_norm:
-            v = _head_norm(v, None, stage)
+            v = head_norm(v, None, stage)
         if rotary is not None:
             q = tt.rotary(q, rotary.cos, rotary.sin, out_format=p.rope_in, memory=stage.memory, pair="first")
             k = tt.rotary(k, rotary.cos, rotary.sin, out_format=p.rope_in, memory=stage.memory, pair="second")
@@ -240,7 +254,7 @@ def _score_options(layout: Layout, kind: LayerKind, *, prompt: bool = False) -> 
     return {"window": options.pop("window"), **{name: value for name, value in options.items() if value is not None}}
 
 
-def _head_norm(x: Array, weight: Parameter | None, stage: Stage) -> Array:
+def head_norm(x: Array, weight: Parameter | None, stage: Stage) -> Array:
     """RMSNorm of each head; decode moves the heads to an interleaved tensor and back."""
     fmt, eps = stage.precision.linear_out, stage.layout.config.rms_norm_eps
     x = stage.reshard(x, fmt, None)

@@ -88,6 +88,12 @@ def _attention_states(layout: Layout, kind: LayerKind) -> tuple[State, State]:
     return state, state
 
 
+def _no_states(layout: Layout, kind: LayerKind) -> tuple[State, State]:
+    """Nothing: another layer's keys and values are read."""
+    del layout, kind
+    return State((0,)), State((0,))
+
+
 def _latent_states(layout: Layout, kind: LayerKind) -> tuple[State, State]:
     """The latents, with the rotated part of the keys, and nothing."""
     del kind
@@ -121,6 +127,7 @@ def local_states(layout: Layout, kind: LayerKind) -> list[tuple[tuple[int, ...],
 # What a layer remembers of each user, by `LayerKind.mixer`.
 STATES: dict[str, Callable[[Layout, LayerKind], tuple[State, State]]] = {
     "attention": _attention_states,
+    "reused": _no_states,
     "latent": _latent_states,
     "delta": _delta_states,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ttsim.models.features import (
     DeltaConfig,
     ExpertsConfig,
     LatentConfig,
+    LayerInputs,
     LayerKind,
     RopeConfig,
     positive,
@@ -77,7 +79,7 @@ class ModelConfig:
         attention_softcap, logit_softcap: scores, or logits, become cap * tanh(x / cap).
         replicate_kv: with fewer KV heads than chips each chip holds the head of its queries.
         cache_groups: a server keeps the cache of layers with a window apart, and no more of it than the window.
-        experts, latent, delta: of the layers that have them.
+        experts, latent, delta: of the layers that have them. layer_inputs: of all layers.
         cross_attention_layers: indices of the layers that attend to an image; a prompt without one skips them.
         eos_token_ids: any of these ends a generation.
         known_as, known_by: the known model that this is, where `name` doesn't say, and the rule that found it
@@ -120,6 +122,7 @@ class ModelConfig:
     experts: ExpertsConfig | None = None
     latent: LatentConfig | None = None
     delta: DeltaConfig | None = None
+    layer_inputs: LayerInputs | None = None
     tie_word_embeddings: bool = False
     cross_attention_layers: tuple[int, ...] = ()
     sliding_window: int | None = None
@@ -139,6 +142,7 @@ class ModelConfig:
         for kind in dict.fromkeys(self.layer_kinds):
             if self.num_heads % kind.num_kv_heads:
                 raise ValueError(f"num_heads={self.num_heads} is not a multiple of num_kv_heads={kind.num_kv_heads}")
+        _ = self.cache_slots
         outside = [i for i in self.cross_attention_layers if not 0 <= i < self.num_layers]
         if outside:
             raise ValueError(f"cross_attention_layers {outside} are not among the {self.num_layers} layers")
@@ -167,6 +171,21 @@ class ModelConfig:
     def text_kinds(self) -> tuple[LayerKind, ...]:
         """The kinds of the layers that a text-only prompt runs through."""
         return tuple(self.layer_kinds[i] for i in self.self_attention_layers)
+
+    @functools.cached_property
+    def cache_slots(self) -> tuple[int, ...]:
+        """Of each layer that text runs through, the one among them whose keys and values it reads: mostly itself."""
+        makers: dict[LayerKind, int] = {}
+        slots = []
+        for slot, kind in enumerate(self.text_kinds):
+            reused = kind.mixer == "reused"
+            alike = dataclasses.replace(kind, mixer="attention" if reused else kind.mixer, intermediate_size=None)
+            if not reused:
+                makers[alike] = slot
+            elif alike not in makers:
+                raise ValueError(f"{self.name}: layer {slot} reuses keys and values, and no layer before it is alike")
+            slots.append(makers[alike])
+        return tuple(slots)
 
     @functools.cached_property
     def ropes(self) -> tuple[tuple[RopeConfig, int], ...]:
@@ -203,20 +222,22 @@ class ModelConfig:
         if kind.mixer == "delta":
             assert self.delta is not None
             return self.delta.parameter_count(self.hidden_size)
-        return self._attention_count(kind.num_kv_heads, kind.head_dim, kind.value_is_key)
+        return self._attention_count(kind)
 
-    def _attention_count(self, kv_heads: int, head_dim: int, value_is_key: bool) -> int:
-        q, kv = self.num_heads * head_dim, kv_heads * head_dim
-        values = 0 if value_is_key else kv
+    def _attention_count(self, kind: LayerKind) -> int:
+        head_dim, reused = kind.head_dim, kind.mixer == "reused"
+        q, kv = self.num_heads * head_dim, 0 if reused else kind.num_kv_heads * head_dim
+        values = 0 if kind.value_is_key else kv
         count = self.hidden_size * (2 * q + kv + values) + (self.hidden_size * q if self.output_gate else 0)
         count += (q + kv + values if self.qkv_bias else 0) + (self.hidden_size if self.out_bias else 0)
-        count += {None: 0, "head": 2 * head_dim, "width": q + kv}[self.qk_norm]
+        count += {None: 0, "head": head_dim * (1 if reused else 2), "width": q + kv}[self.qk_norm]
         return count + (self.num_heads if self.sinks else 0)
 
     def _mlp_count(self, kind: LayerKind) -> int:
         matrices = 3 if self.gated_mlp else 2
-        bias = (matrices - 1) * self.intermediate_size + self.hidden_size if self.mlp_bias else 0
-        dense = matrices * self.hidden_size * self.intermediate_size + bias
+        inner = kind.intermediate_size or self.intermediate_size
+        bias = (matrices - 1) * inner + self.hidden_size if self.mlp_bias else 0
+        dense = matrices * self.hidden_size * inner + bias
         if kind.mlp == "dense":
             return dense
         assert self.experts is not None
@@ -226,7 +247,8 @@ class ModelConfig:
     @property
     def _norm_count(self) -> int:
         norms = {"pre": 2, "post": 2, "sandwich": 4, "parallel": 1}[self.block]
-        return norms * self.hidden_size + (1 if self.layer_scale else 0)
+        inputs = self.hidden_size * (2 * self.layer_inputs.width + 1) if self.layer_inputs else 0
+        return norms * self.hidden_size + (1 if self.layer_scale else 0) + inputs
 
     @property
     def parameter_count(self) -> int:
@@ -237,7 +259,8 @@ class ModelConfig:
         """
         tables = 1 if self.tie_word_embeddings else 2
         layers = sum(self._layer_count(kind) for kind in self.text_kinds)
-        return tables * self.vocab_size * self.hidden_size + layers + self.hidden_size
+        inputs = self.layer_inputs.parameter_count(self.hidden_size, self.vocab_size) if self.layer_inputs else 0
+        return tables * self.vocab_size * self.hidden_size + layers + self.hidden_size + inputs
 
     @property
     def cross_attention_parameter_count(self) -> int:

@@ -21,10 +21,12 @@ from ttsim.models.deltanet import DeltaNet
 from ttsim.models.experts import expert_mlp
 from ttsim.models.features import LayerKind
 from ttsim.models.latent import LatentAttention
+from ttsim.models.layer_inputs import LayerInput
 from ttsim.models.layout import Layout
 from ttsim.models.mlp import MLP
 from ttsim.models.parallel import Galaxy, OneAxis, decode_stage
 from ttsim.models.parameters import Parameter, parameter
+from ttsim.models.reused import ReusedAttention
 from ttsim.precision.values import LayerPrecision
 
 Stage = OneAxis | Galaxy
@@ -37,7 +39,12 @@ Stage = OneAxis | Galaxy
 # where `last` is the last row that is no padding (None: all count), and keys and values are the two arrays that
 # `ttsim.models.cache` keeps for a layer of its kind. An MLP is made alike
 # and has __call__(h, stage, residual) -> out. Both leave `out` in the residual stream's sharding.
-MIXERS: dict[str, Any] = {"attention": Attention, "latent": LatentAttention, "delta": DeltaNet}
+MIXERS: dict[str, Any] = {
+    "attention": Attention,
+    "reused": ReusedAttention,
+    "latent": LatentAttention,
+    "delta": DeltaNet,
+}
 MLPS: dict[str, Any] = {"dense": MLP, "experts": expert_mlp}
 
 
@@ -56,6 +63,7 @@ class DecoderLayer(nnx.Module):
         self.mlp_norm_d = norm(c.block in ("pre", "sandwich"))
         self.mlp = MLPS[kind.mlp](layout, kind, rngs)
         self.mlp_out_norm_d = norm(c.block in ("post", "sandwich"))
+        self.input = LayerInput(layout, rngs) if c.layer_inputs else None
         self.scale = parameter((1,), (None,), rngs, scale=0) if c.layer_scale else None
 
 
@@ -77,6 +85,7 @@ def decode_layer(
     layout: Layout,
     precision: LayerPrecision,
     kind: LayerKind,
+    given: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     stage = decode_stage(layout, precision)
 
@@ -86,7 +95,7 @@ def decode_layer(
         out, keys, values = layer.attention.decode(h, rotary, positions, keys, values, stage, kind)
         return out
 
-    return _layer(layer, x, attend, stage), keys, values
+    return _layer(layer, x, attend, stage, given), keys, values
 
 
 @functools.partial(jax.jit, static_argnames=("start", "stage", "kind"))
@@ -103,6 +112,7 @@ def prefill_layer(
     stage: Stage,
     kind: LayerKind,
     mask: Array | None = None,
+    given: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     seen = {} if mask is None else {"mask": mask}  # only attention has one
 
@@ -112,10 +122,12 @@ def prefill_layer(
         out, keys, values = layer.attention.prefill(h, rotary, user, last, keys, values, stage, kind, start, **seen)
         return out
 
-    return _layer(layer, x, attend, stage), keys, values
+    return _layer(layer, x, attend, stage, given), keys, values
 
 
-def _layer(layer: DecoderLayer, x: Array, attend: Callable[[Array], Array], stage: Stage) -> Array:
+def _layer(
+    layer: DecoderLayer, x: Array, attend: Callable[[Array], Array], stage: Stage, given: Array | None = None
+) -> Array:
     """One layer of either phase: the norms around the mixer and the MLP, and the residual stream past them."""
     layout, fmt = stage.layout, stage.precision.residual
     in_l1 = stage.memory == "l1"
@@ -127,6 +139,9 @@ def _layer(layer: DecoderLayer, x: Array, attend: Callable[[Array], Array], stag
     x = _added(x, _post_norm(attend(h), layer.attention_out_norm_d, stage), stage)
     h = _normalised(x, layer.mlp_norm_d, stage, cores=mlp_cores, move=False)
     x = _added(x, _post_norm(layer.mlp(h, stage, x), layer.mlp_out_norm_d, stage), stage)
+    if layer.input is not None:
+        assert given is not None
+        x = layer.input(x, given, stage)
     if layer.scale is None:
         return x
     return tt.multiply(x, layer.scale[...].reshape((1,) * x.ndim), out_format=fmt, memory=stage.memory)

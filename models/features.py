@@ -12,7 +12,7 @@ ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "pro
 
 Block = Literal["pre", "post", "sandwich", "parallel"]
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu", "relu_squared"]
-Mixer = Literal["attention", "latent", "delta"]
+Mixer = Literal["attention", "reused", "latent", "delta"]
 MlpKind = Literal["dense", "experts"]
 
 
@@ -81,13 +81,15 @@ class LayerKind:
     """What one decoder layer is made of. A model has few kinds, so that its layers share few traces.
 
     Attributes:
-        mixer: how tokens see each other; a key of `ttsim.models.decoder.MIXERS`.
+        mixer: how tokens see each other; a key of `ttsim.models.decoder.MIXERS`. "reused" is attention to the keys and
+            values of the nearest layer before it that is alike but makes its own.
         mlp: what follows it; a key of `ttsim.models.decoder.MLPS`.
         head_dim, num_kv_heads: of this layer's attention.
         rope: its rotary embedding, or None for a layer without one.
         window: newest tokens that are attended to, the token itself included; None for all.
         chunk: tokens attend within blocks of so many positions; None for no blocks.
         value_is_key: V is made by K's projection (before its norm and rotation).
+        intermediate_size: width of this layer's MLP, where it is not the model's.
     """
 
     mixer: Mixer = "attention"
@@ -98,11 +100,12 @@ class LayerKind:
     window: int | None = None
     chunk: int | None = None
     value_is_key: bool = False
+    intermediate_size: int | None = None
 
     def __post_init__(self) -> None:
         for field in ("head_dim", "num_kv_heads"):
             positive(field, getattr(self, field))
-        for field in ("window", "chunk"):
+        for field in ("window", "chunk", "intermediate_size"):
             if getattr(self, field) is not None:
                 positive("sliding_window" if field == "window" else field, getattr(self, field))
         if self.head_dim % 2:
@@ -219,6 +222,22 @@ class DeltaConfig:
         channels = 2 * self.key_heads * self.key_dim + values
         inputs = hidden_size * (channels + values + 2 * self.value_heads)
         return inputs + channels * self.conv_width + 2 * self.value_heads + self.value_dim + values * hidden_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerInputs:
+    """What each layer is given of the tokens beside the residual stream (Gemma-4 E2B and E4B).
+
+    Attributes:
+        width: columns of one layer's input. layers: layers that the tables have columns for.
+    """
+
+    width: int
+    layers: int
+
+    def parameter_count(self, hidden_size: int, vocab_size: int) -> int:
+        """Parameters of the tables of all layers: embeddings, projection and norm."""
+        return self.width * (self.layers * (vocab_size + hidden_size) + 1)
 
 
 def positive(field: str, value: object) -> int:

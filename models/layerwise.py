@@ -20,7 +20,7 @@ from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.attention import Rotary, rotary_tables
 from ttsim.models.cache import KVCache
 from ttsim.models.chunk import Chunk
-from ttsim.models.decoder import prefill_layer
+from ttsim.models.decoder import DecoderLayer, prefill_layer
 from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
 from ttsim.models.parallel import Stage, prefill_stage
@@ -67,11 +67,14 @@ def prefill_by_layer(
         mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
         return AheadOfTime(mapped, donate, on_compile)
 
-    def embed_and_slice(model: Transformer, tokens_t: Array, positions_t: Array) -> tuple[Array, tuple[Rotary, ...]]:
+    def embed_and_slice(
+        model: Transformer, tokens_t: Array, positions_t: Array
+    ) -> tuple[Array, tuple[Rotary, ...], tuple[Array, ...]]:
         tables = rotary_tables(positions_t, layout, precision.layer(0), "host")
-        return model.embed(tokens_t, layout=layout, precision=precision), tables
+        given = model.layer_inputs(tokens_t, layout, precision, together=False)
+        return model.embed(tokens_t, layout=layout, precision=precision), tables, given
 
-    embed = compiled(embed_and_slice, (specs, P(DATA_AXIS), replicated), (residual, replicated))
+    embed = compiled(embed_and_slice, (specs, P(DATA_AXIS), replicated), (residual, replicated, P(DATA_AXIS)))
     read = compiled(
         lambda model, x: model.prompt_logits(x, None, layout=layout, precision=precision),
         (specs, residual),
@@ -81,11 +84,18 @@ def prefill_by_layer(
     @functools.cache
     def layer_program(stage: Stage, kind: LayerKind) -> Any:
         slot = layout.config.text_kinds.index(kind)
-        index = layout.config.self_attention_layers[slot]
-        keys, values = cache_specs.keys[slot], cache_specs.values[slot]
+        index, at = layout.config.self_attention_layers[slot], layout.config.cache_slots[slot]
+        keys, values = cache_specs.keys[at], cache_specs.values[at]
+
+        def run_layer(layer: DecoderLayer, x: Array, *others: Any) -> tuple[Array, Array, Array]:
+            *rest, given = others
+            result: tuple[Array, Array, Array]
+            result = prefill_layer(layer, x, *rest, start=chunk.start, stage=stage, kind=kind, given=given)
+            return result
+
         return compiled(
-            functools.partial(prefill_layer, start=chunk.start, stage=stage, kind=kind),
-            (specs.layers[index], residual, replicated, replicated, replicated, keys, values),
+            run_layer,
+            (specs.layers[index], residual, replicated, replicated, replicated, keys, values, P(DATA_AXIS)),
             (residual, keys, values),
             donate=(5, 6),
         )
@@ -94,12 +104,13 @@ def prefill_by_layer(
         model: Transformer, tokens_t: Array, positions_t: Array, user: Array, last: Array, cache: KVCache
     ) -> tuple[Array | None, KVCache]:
         del last  # "none" and "all" need no row
-        x, tables = embed(model, tokens_t, positions_t)
+        x, tables, given = embed(model, tokens_t, positions_t)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, kind, layer_precision) in enumerate(model.text_layers(layout.config, precision)):
             program = layer_program(prefill_stage(layout, layer_precision, cache.users_axis, chunk.numerics), kind)
             rotary = table_of(kind, tables, layout)
-            x, keys[slot], values[slot] = program(layer, x, rotary, user, None, keys[slot], values[slot])
+            own, at = given[slot] if given else None, layout.config.cache_slots[slot]
+            x, keys[at], values[at] = program(layer, x, rotary, user, None, keys[at], values[at], own)
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
         return (None if chunk.logits == "none" else read(model, x)), cache
 

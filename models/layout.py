@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ttsim.meshes.sharding import ONE_D, RING, TWO_D, ShardingError, ShardingRules
 from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS, System, Topology
 from ttsim.models.config import ModelConfig
-from ttsim.models.features import DeltaConfig, ExpertsConfig, LatentConfig, LayerKind
+from ttsim.models.features import DeltaConfig, ExpertsConfig, LatentConfig, LayerInputs, LayerKind
 from ttsim.models.grids import MAX_GRID_SIDE, TILE, closest_grid, largest_grid, round_up, tiles
 from ttsim.models.placement import Placement, active_blocks, expert_kernel, place_parts, special_rules
 
@@ -163,6 +163,11 @@ class Layout:
         assert self.config.delta is not None
         return self.config.delta
 
+    @property
+    def layer_inputs(self) -> LayerInputs:
+        assert self.config.layer_inputs is not None
+        return self.config.layer_inputs
+
     # Routed experts.
 
     @property
@@ -197,6 +202,12 @@ class Layout:
         """The MLP's width, padded so that every chip's share is whole tiles on whole cores."""
         cores = PAD_MLP_CORES.get(self.config.known_name, 1)
         return round_up(self.config.intermediate_size, cores * TILE * self.ways)
+
+    def mlp_width(self, kind: LayerKind) -> int:
+        """The padded width of the MLP of one layer."""
+        if kind.intermediate_size is None:
+            return self.intermediate_size
+        return round_up(kind.intermediate_size, TILE * self.ways)
 
     @property
     def qkv_size(self) -> int:

@@ -22,7 +22,7 @@ class MLP(nnx.Module):
 
     def __init__(self, layout: Layout, kind: LayerKind, rngs: nnx.Rngs | None) -> None:
         c = layout.config
-        hidden, inner = c.hidden_size, layout.intermediate_size
+        hidden, inner = c.hidden_size, layout.mlp_width(kind)
         self.w1_df = parameter((hidden, inner), ("embed", "mlp"), rngs, group="ff1_3", storage="banks")
         self.w3_df = (
             parameter((hidden, inner), ("embed", "mlp"), rngs, group="ff1_3", storage="banks") if c.gated_mlp else None

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ttsim.meshes.sharding import ShardingRules
 
 Group = Literal["wqkv", "wo", "ff1_3", "ff2", "router", "shared", "lm_head", "embedding", "norm", "bias", "float32"]
-Storage = Literal["tiles", "banks", "rows"]
+Storage = Literal["tiles", "banks", "rows", "host"]
 Tree = TypeVar("Tree")
 Parameter = nnx.Param[Any]
 
@@ -29,7 +29,7 @@ class Traits(NamedTuple):
       axes: a logical axis (`ttsim.meshes.sharding.LOGICAL_AXES`) or None for each dimension.
       group: the group of a precision that decides its format; "float32" has one format always.
       storage: "tiles": interleaved over the DRAM banks tile by tile; "banks": columns cut over the banks, for kernels
-        that read each bank from beside it; "rows": row-major, without tiles.
+        that read each bank from beside it; "rows": row-major, without tiles; "host": in the host's memory.
     """
 
     axes: tuple[str | None, ...]

@@ -113,6 +113,8 @@ def tensor_bytes_of(
 
 
 def _bytes(kind: Traits, local: tuple[int, ...], fmt: str, layout: Layout) -> int:
+    if kind.storage == "host":
+        return 0
     if kind.storage == "rows":
         return int(prod(local) * get_format(fmt).bytes_per_value)
     if kind.storage == "tiles":

@@ -26,6 +26,7 @@ from ttsim.models.chunk import WHOLE, Chunk
 from ttsim.models.config import ModelConfig
 from ttsim.models.decoder import DecoderLayer, centered, decode_layer, prefill_layer
 from ttsim.models.features import LayerKind
+from ttsim.models.layer_inputs import TokenInputs
 from ttsim.models.layout import Layout
 from ttsim.models.mlp import MLP
 from ttsim.models.parallel import Galaxy, OneAxis, decode_stage, prefill_stage
@@ -76,6 +77,7 @@ class Transformer(nnx.Module):
             storage="rows",
             scale=0.02,
         )
+        self.token_inputs = TokenInputs(layout, rngs) if config.layer_inputs else None
         self.layers = nnx.List(
             [
                 CrossAttentionLayer(layout, rngs)
@@ -113,9 +115,10 @@ class Transformer(nnx.Module):
         Returns:
           ([B] int32 tokens or [B, V] logits, the cache with this token).
         """
+        given = self.layer_inputs(tokens_b, layout, precision, together=True)
         tokens_b, positions = tt.copy_to_device(tokens_b, positions, work="step")
         step = functools.partial(Transformer.device_step, layout=layout, precision=precision, sample=sample)
-        result, cache = tt.traced(step)(self, tokens_b, positions, cache)
+        result, cache = tt.traced(step)(self, tokens_b, positions, cache, *given)
         result = tt.read_back(result, work="step")
         if sample == "host":
             result = tt.argmax(result, ties=precision.argmax_ties, memory="host")
@@ -126,22 +129,38 @@ class Transformer(nnx.Module):
         tokens_b: Array,
         positions: Array,
         cache: KVCache,
+        given: Array | None = None,
         *,
         layout: Layout,
         precision: Precision,
         sample: Sample,
     ) -> tuple[Array, KVCache]:
-        """What the device runs of `decode`, from tokens to logits or, where it chooses them, tokens."""
+        """What the device runs of `decode`, from tokens to logits or, where it chooses them, tokens.
+
+        `given`: the inputs of all layers, side by side.
+        """
         first = decode_stage(layout, precision.layer(0))
         x = self.embed(tokens_b, layout=layout, precision=precision)
         tables = rotary_tables(positions, layout, first.precision, "l1")
         x = tt.reshard(x, format=first.precision.residual, cores=layout.residual_cores)
         keys, values = list(cache.keys), list(cache.values)
+        own = {}
+        if given is not None:
+            sizes = (layout.layer_inputs.width,) * layout.layer_inputs.layers
+            own = dict(enumerate(tt.split_columns(given, sizes=sizes, format=first.precision.residual, memory="l1")))
         for slot, (layer, kind, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
-            rotary = table_of(kind, tables, layout)
-            cached = keys[slot], values[slot]
-            x, keys[slot], values[slot] = decode_layer(
-                layer, x, rotary, positions, *cached, layout=layout, precision=layer_precision, kind=kind
+            rotary, at = table_of(kind, tables, layout), layout.config.cache_slots[slot]
+            x, keys[at], values[at] = decode_layer(
+                layer,
+                x,
+                rotary,
+                positions,
+                keys[at],
+                values[at],
+                layout=layout,
+                precision=layer_precision,
+                kind=kind,
+                given=own.get(slot),
             )
         stage = decode_stage(layout, precision.layer(len(keys) - 1))
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
@@ -174,11 +193,12 @@ class Transformer(nnx.Module):
         Returns:
           (this device's slice of the logits [rows, V / devices] or None, the cache with these rows).
         """
+        given = self.layer_inputs(tokens_t, layout, precision, together=False)
         if chunk.copied:
             tokens_t, positions_t = tt.copy_to_device(tokens_t, positions_t, work="prompt")
         tables = rotary_tables(positions_t, layout, precision.layer(0), "host")
         run = functools.partial(Transformer.device_prompt, layout=layout, precision=precision, chunk=chunk)
-        result, cache = (tt.traced(run) if chunk.traced else run)(self, tokens_t, tables, user, last, cache)
+        result, cache = (tt.traced(run) if chunk.traced else run)(self, tokens_t, tables, user, last, cache, given)
         if result is not None:
             result = tt.read_back(result, work="prompt")
             if chunk.untilize == "host":
@@ -192,6 +212,7 @@ class Transformer(nnx.Module):
         user: Array,
         last: Array | None,
         cache: KVCache,
+        given: tuple[Array, ...] = (),
         *,
         layout: Layout,
         precision: Precision,
@@ -202,22 +223,30 @@ class Transformer(nnx.Module):
         x = self.embed(tokens_t, layout=layout, precision=precision)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, kind, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
-            x, keys[slot], values[slot] = prefill_layer(
+            at = layout.config.cache_slots[slot]
+            x, keys[at], values[at] = prefill_layer(
                 layer,
                 x,
                 table_of(kind, tables, layout),
                 user,
                 row,
-                keys[slot],
-                values[slot],
+                keys[at],
+                values[at],
                 start=chunk.start,
                 stage=prefill_stage(layout, layer_precision, cache.users_axis, chunk.numerics),
                 kind=kind,
+                given=given[slot] if given else None,
             )
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
         if chunk.logits == "none":
             return None, cache
         return self.prompt_logits(x, row, layout=layout, precision=precision, untilize=chunk.untilize), cache
+
+    def layer_inputs(self, tokens: Array, layout: Layout, precision: Precision, *, together: bool) -> tuple[Array, ...]:
+        """What the host makes of the tokens for every layer; nothing for most models."""
+        if self.token_inputs is None:
+            return ()
+        return self.token_inputs(tokens, self.embedding_vd[...], layout, precision.layer(0), together=together)
 
     def embed(self, tokens: Array, *, layout: Layout, precision: Precision) -> Array:
         """The residual stream [T, d / devices] that enters the first layer."""

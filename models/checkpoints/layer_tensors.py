@@ -31,6 +31,11 @@ def decoder_layer(source: TensorSource, layout: Layout, kind: LayerKind, prefix:
             parameters[place] = functools.partial(get_norm, source, prefix + name, hidden)
     parameters |= {f"attention.{name}": read for name, read in MIXERS[kind.mixer](source, layout, kind, prefix).items()}
     parameters |= {f"mlp.{name}": read for name, read in MLPS[kind.mlp](source, layout, kind, prefix).items()}
+    if inputs := layout.config.layer_inputs:
+        given, width = _below(source, prefix), inputs.width
+        parameters["input.gate_dp"] = lambda: given("per_layer_input_gate.weight", width, hidden).T
+        parameters["input.out_pd"] = lambda: given("per_layer_projection.weight", hidden, width).T
+        parameters["input.norm_d"] = functools.partial(get_norm, source, prefix + "post_per_layer_input_norm", hidden)
     if layout.config.layer_scale:
         parameters["scale"] = lambda: get_tensor(source, f"{prefix}layer_scalar", 1)
     return parameters
@@ -94,11 +99,30 @@ def _attention(source: TensorSource, layout: Layout, kind: LayerKind, prefix: st
     return parameters
 
 
+def _reused(source: TensorSource, layout: Layout, kind: LayerKind, prefix: str) -> Parameters:
+    """How to read each parameter of `ReusedAttention`."""
+    config, head = layout.config, kind.head_dim
+    hidden, heads, stored = config.hidden_size, config.num_heads, layout.kv_heads(kind)
+    rotary = functools.partial(rotary_order, kind=kind, interleaved=source.interleaved)
+    get = _below(source, prefix)
+
+    def queries() -> np.ndarray:
+        rows = rotary(get("self_attn.q_proj.weight", heads * head, hidden))
+        return np.moveaxis(rows.reshape(stored, -1, head, hidden), -1, 0)
+
+    parameters: Parameters = {
+        "wqkv_dkgh": queries,
+        "wo_qd": lambda: get("self_attn.o_proj.weight", hidden, heads * head).T,
+    }
+    if config.qk_norm:
+        parameters["q_norm"] = lambda: rotary(get_norm(source, f"{prefix}self_attn.q_norm", head))
+    return parameters
+
+
 def _dense(source: TensorSource, layout: Layout, kind: LayerKind, prefix: str) -> Parameters:
     """How to read each parameter of `MLP`."""
-    del kind
     config = layout.config
-    hidden, inner = config.hidden_size, config.intermediate_size
+    hidden, inner = config.hidden_size, kind.intermediate_size or config.intermediate_size
 
     def get(name: str, *shape: int) -> np.ndarray:
         return get_tensor(source, f"{prefix}mlp.{name}", *shape)
@@ -145,7 +169,7 @@ def _below(source: TensorSource, prefix: str) -> Callable[..., np.ndarray]:
 
 # How the parameters of a layer's parts are read, by `LayerKind.mixer` and `LayerKind.mlp`.
 Reader = Callable[[TensorSource, Layout, LayerKind, str], Parameters]
-MIXERS: dict[str, Reader] = {"attention": _attention, "latent": _latent, "delta": _delta}
+MIXERS: dict[str, Reader] = {"attention": _attention, "reused": _reused, "latent": _latent, "delta": _delta}
 MLPS: dict[str, Reader] = {"dense": _dense, "experts": _experts}
 
 

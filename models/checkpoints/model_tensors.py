@@ -87,6 +87,15 @@ def from_hf_tensors(
     table = "embed_tokens.weight"
     # Vision models have rows for image tokens, and some repositories pad the table: text uses the first ones.
     fill(model.embedding_vd, get_tensor(source, table, vocab, hidden, first_rows=True), "embedding_vd")
+    if model.token_inputs is not None:
+        width, columns = layout.layer_inputs.width, layout.layer_inputs.width * layout.layer_inputs.layers
+        inputs = {
+            "table_vl": get_tensor(source, "embed_tokens_per_layer.weight", vocab, columns),
+            "projection_dl": get_tensor(source, "per_layer_model_projection.weight", columns, hidden).T,
+            "norm_p": get_norm(source, "per_layer_projection_norm", width),
+        }
+        for name, array in inputs.items():
+            fill(getattr(model.token_inputs, name), array, f"token_inputs.{name}")
     for index, (layer, kind) in enumerate(zip(model.layers, config.layer_kinds, strict=True)):
         prefix = f"layers.{index}."
         if isinstance(layer, CrossAttentionLayer):
@@ -119,6 +128,10 @@ def _check_tied(source: _Recorded, config: ModelConfig, head_vd: np.ndarray) -> 
 
 def _refuse_unused(source: _Recorded, config: ModelConfig) -> None:
     unused = [name for name in source.labels() if name not in source.used and not _BESIDE_TEXT.search(name)]
+    # Files may hold what a layer that reuses keys and values would have made them with.
+    reused = [f"layers.{index}.self_attn" for index, kind in enumerate(config.layer_kinds) if kind.mixer == "reused"]
+    makers = [f"{layer}.{name}." for layer in reused for name in ("k_proj", "v_proj", "k_norm", "v_norm")]
+    unused = [name for name in unused if not any(maker in name for maker in makers)]
     if not unused:
         return
     layers = [int(match[1]) for name in unused if (match := re.search(r"(?:layers|blk)\.(\d+)\.", name))]

@@ -5,10 +5,12 @@ Source: Hugging Face transformers 5.24, models/gemma*/{configuration,modeling}_*
 
 from __future__ import annotations
 
-from ttsim.models.features import ExpertsConfig, LayerKind, RopeConfig, unsupported
+import dataclasses
+
+from ttsim.models.features import ExpertsConfig, LayerInputs, LayerKind, RopeConfig, unsupported
 from ttsim.models.hf.family import Family, Features, Layers
 from ttsim.models.hf.keys import Keys
-from ttsim.models.hf.layers import FULL, SLIDING, of_types, pattern, with_experts
+from ttsim.models.hf.layers import FULL, SLIDING, count, of_types, pattern, with_experts
 from ttsim.models.hf.rotary import by_layer_type, rotary
 
 
@@ -38,11 +40,14 @@ def gemma3_layers(keys: Keys, family: Family) -> Layers:
 
 
 def gemma4(keys: Keys, family: Family) -> Features:
-    for key in ("hidden_size_per_layer_input", "num_kv_shared_layers"):
-        keys.only(key, 0)
+    inputs = keys.whole("hidden_size_per_layer_input", 0)
+    if inputs and (rows := keys.size("vocab_size_per_layer_input", 262_144)) != keys.size("vocab_size"):
+        raise unsupported("vocab_size_per_layer_input", rows, (keys.size("vocab_size"),))
     if keys.get("use_bidirectional_attention", "vision") not in ("vision", False):
         raise unsupported("use_bidirectional_attention", keys.get("use_bidirectional_attention"), ("vision",))
     features = scaled_embeddings(keys, family)
+    if inputs:
+        features["layer_inputs"] = LayerInputs(width=inputs, layers=count(keys))
     if keys.flag("enable_moe_block"):
         features["experts"] = ExpertsConfig(
             count=keys.size("num_experts"),
@@ -77,4 +82,18 @@ def gemma4_layers(keys: Keys, family: Family) -> Layers:
 
     types = (*pattern(keys, family)[:-1], FULL)
     layers = tuple(sliding if kind == SLIDING else full(index) for index, kind in enumerate(types))
+    layers = _reusing(keys, layers)
     return with_experts(layers, [keys.flag("enable_moe_block")] * len(layers))
+
+
+def _reusing(keys: Keys, layers: Layers) -> Layers:
+    """The last layers take the keys and values of the last one before them of their type, and may have a wide MLP."""
+    own = len(layers) - keys.whole("num_kv_shared_layers", 0, most=len(layers))
+    wide = 2 * keys.size("intermediate_size") if keys.flag("use_double_wide_mlp") else None
+    if lacking := {kind.window for kind in layers[own:]} - {kind.window for kind in layers[:own]}:
+        raise ValueError(
+            f"num_kv_shared_layers={len(layers) - own} leaves no {SLIDING if lacking.pop() else FULL} layer with keys "
+            "and values of its own"
+        )
+    reused = (dataclasses.replace(kind, mixer="reused", intermediate_size=wide) for kind in layers[own:])
+    return (*layers[:own], *reused)

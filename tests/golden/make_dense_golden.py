@@ -193,6 +193,30 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             tie_word_embeddings=True,
         ),
     ),
+    "gemma-4-e": (  # inputs of each layer, and layers that reuse the keys and values of others
+        "Gemma4ForCausalLM",
+        text(
+            model_type="gemma4_text",
+            num_hidden_layers=5,
+            num_key_value_heads=2,
+            head_dim=16,
+            global_head_dim=32,
+            hidden_size_per_layer_input=32,
+            vocab_size_per_layer_input=96,
+            num_kv_shared_layers=2,
+            use_double_wide_mlp=True,
+            sliding_window=8,
+            final_logit_softcapping=3.0,
+            layer_types=[
+                "sliding_attention",
+                "full_attention",
+                "sliding_attention",
+                "sliding_attention",
+                "full_attention",
+            ],
+            tie_word_embeddings=True,
+        ),
+    ),
     "gemma-4-unified": (
         "Gemma4UnifiedForCausalLM",
         text(

@@ -23,7 +23,8 @@ from ttsim.models.config import ModelConfig
 from ttsim.models.hf import FAMILIES
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
-from ttsim.models.run import decode_step, place, place_cache
+from ttsim.models.run import decode_program, decode_step, place, place_cache
+from ttsim.models.storage import parameters
 from ttsim.precision.presets import preset
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/dense.npz")
@@ -39,6 +40,7 @@ SHORT = {
     "gemma-2": ("prefill", "N150"),
     "gemma-3": ("decode", "N150"),
     "gemma-4": ("decode", "T3K"),
+    "gemma-4-e": ("decode", "N300"),
     "olmo-2": ("decode", "N300"),
     "smollm3": ("prefill", "N150"),
     "granite": ("prefill", "N150"),
@@ -149,8 +151,17 @@ HOSTILE = {
     "a bias the config denies": ("seed-oss", {}, {"attention_out_bias": False}, "o_proj.bias"),
     "a bias the file lacks": ("qwen3", {}, {"attention_bias": True}, "q_proj.bias is missing"),
     "half of the heads": ("qwen3", {}, {"num_key_value_heads": 4}, "k_proj.weight has shape"),
-    "gemma-4 with inputs per layer": ("gemma-4", {}, {"hidden_size_per_layer_input": 16}, "per_layer_input=16"),
-    "gemma-4 that shares its cache": ("gemma-4", {}, {"num_kv_shared_layers": 1}, "num_kv_shared_layers=1"),
+    "inputs per layer that the file lacks": (
+        "gemma-4",
+        {},
+        {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 96},
+        "embed_tokens_per_layer.weight is missing",
+    ),
+    "inputs per layer of other tokens": ("gemma-4-e", {}, {"vocab_size_per_layer_input": 64}, "per_layer_input=64"),
+    "inputs per layer that the config denies": ("gemma-4-e", {}, {"hidden_size_per_layer_input": 0}, "per_layer"),
+    "no layer left to share": ("gemma-4-e", {}, {"num_kv_shared_layers": 4}, "leaves no full_attention layer"),
+    "more shared layers than layers": ("gemma-4-e", {}, {"num_kv_shared_layers": 6}, "num_kv_shared_layers=6"),
+    "an MLP that is wide only by its config": ("gemma-4-e", {}, {"use_double_wide_mlp": False}, "has shape"),
     "gemma-3 in both directions": ("gemma-3", {}, {"use_bidirectional_attention": True}, "use_bidirectional"),
     "experts in a llama": ("falcon3", {}, {"num_local_experts": 8}, "num_local_experts=8"),
     "an unknown rotary key": ("falcon3", {}, {"rope_parameters": {"rope_theta": 1e4, "twist": 2}}, "twist=2"),
@@ -205,3 +216,27 @@ def test_gemma_4_rotates_whole_heads_where_its_rotary_parameters_say_no_share():
     del full["partial_rotary_factor"]
     unsaid = [kind.rope.rotary_dim for kind in read_config(data).layer_kinds if kind.window is None]
     assert (set(said), set(unsaid)) == ({8}, {32})
+
+
+def test_keys_of_layers_that_make_none_may_stand_in_the_file():
+    """Published files hold them; transformers, too, leaves them unread."""
+    layer = "model.layers.3.self_attn"
+    more = {f"{layer}.k_proj.weight": np.ones((32, 128)), f"{layer}.k_norm.weight": np.ones(16)}
+    config = config_of("gemma-4-e")
+    assert config.layer_kinds[3].mixer == "reused"
+    assert config.cache_slots == (0, 1, 2, 2, 1)
+    from_hf_tensors(Layout(config, get_system("N150")), tensors_of("gemma-4-e") | more, lambda value, *_: value)
+    with pytest.raises(CheckpointError, match=r"layers\.2\.self_attn\.k_more"):
+        load("gemma-4-e", tensors_of("gemma-4-e") | {"model.layers.2.self_attn.k_more.weight": np.ones(3)})
+
+
+def test_the_host_holds_the_tables_of_all_layers():
+    """Their bytes are no chip's, whatever the number of layers that a trace has."""
+    config = config_of("gemma-4-e")
+    layout = Layout(config, get_system("N150"))
+    held = {info.path: info.bytes for info in parameters(layout, preset("bf16", "gemma-4-e"))}
+    assert held["token_inputs.table_vl"] == held["token_inputs.projection_dl"] == 0
+    assert held["layers.0.input.gate_dp"] == 2 * 128 * 32
+    program = decode_program(layout, preset("bf16", "gemma-4-e"), 1)
+    (made,) = (call for call, _ in program.ops() if call.op.name == "token_inputs")
+    assert made.inputs[3].shape == (128, 5 * 32)

@@ -48,6 +48,7 @@ TEXT = (
     ("dense", "ministral-3", "N150", "device"),
     ("dense", "cohere-2", "N300", "none"),
     ("dense", "afm", "N150", "none"),
+    ("dense", "gemma-4-e", "N150", "host"),
     ("dense", "llama-biases", "TG", "topk"),
     ("experts", "mixtral", "T3K", "none"),
     ("experts", "gpt-oss", "TG", "none"),

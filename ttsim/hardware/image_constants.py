@@ -37,6 +37,13 @@ HOST_POST = _calibrated("host_post", 2.46e-9, "s", "to float32, and padded again
 HOST_READ = sourced("host_read", 4.8e9, "B/s", "nothing", "device to host: tt-metal benchmark_rw_buffer_golden.json")
 HOST_WRITE = sourced("host_write", 11e9, "B/s", "nothing", "host to device, one PCIe link of two chips: the same file")
 HOST_WRITE_ALL = sourced("host_write_all", 30e9, "B/s", "nothing", "over the four PCIe links of a T3K: the same file")
+HOST_MULTIPLY = sourced(
+    "host_multiply",
+    2e-12,
+    "s",
+    "nothing",
+    "a multiply and add of torch's float32 matmul: 1 TFLOP/s (assumed)",
+)
 HOST_LOGITS = sourced(
     "host_logits",
     18.7e-9,

@@ -20,8 +20,15 @@ from ttsim.ops.deltanet import (
 from ttsim.ops.eltwise import activate, add, add_bias, gated_mul, multiply, scale, silu_mul, softcap, typecast
 from ttsim.ops.exchange import all_reduce_residual, combine, dispatch
 from ttsim.ops.experts import expert_bias, expert_gate, expert_linear, expert_sum, sigmoid_scale
-from ttsim.ops.heads import concat_heads_decode, concat_heads_prefill, create_heads_decode, create_heads_prefill
+from ttsim.ops.heads import (
+    concat_heads_decode,
+    concat_heads_prefill,
+    create_heads_decode,
+    create_heads_prefill,
+    query_heads,
+)
 from ttsim.ops.host import copy_to_device, read_back, traced
+from ttsim.ops.host_tokens import token_inputs
 from ttsim.ops.host_vision import from_torch, host_image, host_inputs, host_logits, image_mask, to_torch, tower_mask
 from ttsim.ops.image_rows import (
     add_positions,
@@ -146,6 +153,7 @@ __all__ = [
     "prepend_class",
     "put_rows",
     "query_growth",
+    "query_heads",
     "read_back",
     "read_cache",
     "read_latent_cache",
@@ -181,6 +189,7 @@ __all__ = [
     "take_columns",
     "take_rows",
     "to_torch",
+    "token_inputs",
     "topk",
     "tower_mask",
     "traced",

@@ -17,7 +17,7 @@ from ttsim.kernels.activations import fixed, small, stream_rows
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import tensor_bytes, tiles
-from ttsim.ops.core import Array, OpCall, op
+from ttsim.ops.core import Array, Memory, OpCall, op
 
 
 @op(in_l1=True)
@@ -48,6 +48,23 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
 @create_heads_decode.cost_on("galaxy")
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return []  # part of the collective beside it
+
+
+@op
+def query_heads(q: Array, *, head_dim: int, format: str, memory: Memory) -> Array:
+    """Splits queries that stand alone into heads: [B, n * d] -> [B, n, d] in L1, [S, n * d] -> [n, S, d] in DRAM."""
+    del format
+    heads = q.reshape(q.shape[0], -1, head_dim)
+    return heads if memory == "l1" else heads.transpose(1, 0, 2)
+
+
+@query_heads.cost
+def _(call: OpCall, machine: Machine) -> list[Kernel]:
+    rows, columns = call.inputs[0].shape
+    if call["memory"] != "l1":
+        return [stream_rows("create_heads", 2 * tensor_bytes(rows, columns, call["format"]), rows, machine.chip)]
+    time = CREATE_HEADS_TIME + tiles(columns) * CREATE_HEADS_TILE_TIME
+    return [small("sharded_to_interleaved", TO_INTERLEAVED_TIME), fixed("create_heads_decode", time)]
 
 
 @op

@@ -49,7 +49,10 @@ _OWN_CODE: dict[str, dict[str, str]] = {
     # demos/blackhole/qwen3_coder_30b_a3b
     "qwen3-30b-a3b": {**_BFP4_EXPERTS, "kv_cache": "bf16"},
     # demos/gemma4: all bf16, the op's default fidelity.
-    "gemma-4-26b": {**dict.fromkeys(("ff1_3", "ff2", "wqkv", "wo", "kv_cache", "shared", "lm_head"), "bf16")},
+    **dict.fromkeys(
+        ("gemma-4-26b", "gemma-4-e"),
+        dict.fromkeys(("ff1_3", "ff2", "wqkv", "wo", "kv_cache", "shared", "lm_head"), "bf16"),
+    ),
     # demos/gemma4 precision_overrides.json (0663c4d7): MLP and attention bfp8; LM head and cache stay bf16.
     "gemma-4-31b": {"kv_cache": "bf16", "lm_head": "bf16"},
     "gemma-4-12b": {"kv_cache": "bf16", "lm_head": "bf16"},
