@@ -22,6 +22,7 @@ from ttsim.hardware.software import software_of
 from ttsim.hardware.vision_software import vision_software
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.lookup import get_system
+from ttsim.models.chunk import Chunk
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_program, prefill_program
@@ -70,8 +71,8 @@ def _text_programs(kind, case, device, sample):
     config = read_config(_config(kind, case), name=case)
     layout = Layout(config, get_system(device), max_seq_len=128)
     yield decode_program(layout, BF16, 32, sample=sample), layout.system
-    for start in (0, 32):
-        yield prefill_program(layout, BF16, 1, 32, start=start, untilize="host" if start else "dram"), layout.system
+    for chunk in (Chunk(), Chunk(32, first=True, untilize="host")):
+        yield prefill_program(layout, BF16, 1, 32, chunk), layout.system
 
 
 def _vision_programs(case, device):

@@ -24,6 +24,7 @@ from ttsim.meshes.lookup import get_system
 from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS, System, Topology, split
 from ttsim.models.cache import users_axis
+from ttsim.models.chunk import Chunk
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
@@ -218,17 +219,14 @@ class Scenario:
 
     def prefill_program(self, start: int, rows: int, last: bool) -> Program:
         """What one device and its host run for one chunk of a prompt."""
-        return prefill_program(
-            self.layout,
-            self.precision,
-            self.prompt_users,
-            rows,
-            start=start,
-            last_chunk=last,
-            first_chunk=start == self.prefill_chunks[0][0],
+        chunk = Chunk(
+            start,
+            logits="last" if last else "none",
+            first=start == self.prefill_chunks[0][0],
             traced=self.software.traced_chunks or self.padded_prompt in self.software.traced_lengths,
             untilize="dram" if self.software.device_untilize else "host",
         )
+        return prefill_program(self.layout, self.precision, self.prompt_users, rows, chunk)
 
     # Prices
 
