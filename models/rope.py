@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 
-from ttsim.models.config import ModelConfig
 from ttsim.models.features import RopeConfig
 
 
@@ -52,41 +51,6 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int, sequence_length: int) -
     if rope.kind == "llama3":
         return _llama3_frequencies(rope, frequencies), 1.0
     return frequencies, 1.0
-
-
-def rope_tables(
-    config: ModelConfig, positions: np.ndarray, sequence_length: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines that rotate pair (i, i + head_dim/2) of a query or key, for a model with one embedding.
-
-        y[i]              = x[i] * cos[i] - x[i + head_dim/2] * sin[i]
-        y[i + head_dim/2] = x[i + head_dim/2] * cos[i] + x[i] * sin[i]
-
-    Args:
-        config: the model.
-        positions: token positions, integers of any shape.
-        sequence_length: tokens of the longest sequence, which chooses longrope's frequencies; by default the
-            largest position + 1, as transformers does at every forward pass. Keys that are cached keep the
-            rotation they were made with, so a generation that may outgrow the original context passes its length.
-
-    Returns:
-        cos and sin, float32 [*positions.shape, head_dim/2], scaled by the attention factor.
-
-    Raises:
-        ValueError: the positions are no integers, or the model has no embedding, or one for each kind of layer.
-    """
-    if config.rope is None or len({kind.rope for kind in config.layer_kinds}) > 1:
-        raise ValueError(f"{config.name} has no single rotary embedding: see `ModelConfig.layer_kinds`")
-    positions = np.asarray(positions)
-    if not np.issubdtype(positions.dtype, np.integer):
-        raise ValueError(f"positions are {positions.dtype}; they must be integers")
-    if sequence_length is None:
-        sequence_length = int(positions.max(initial=0)) + 1
-    frequencies, attention_factor = inverse_frequencies(config.rope, config.head_dim, sequence_length)
-    # The angle is a float32 product in transformers too; only its cosine and sine are taken in float64.
-    angles = (positions[..., None].astype(np.float32) * frequencies).astype(np.float64)
-    cos, sin = np.cos(angles) * attention_factor, np.sin(angles) * attention_factor
-    return cos.astype(np.float32), sin.astype(np.float32)
 
 
 def _dynamic_theta(rope: RopeConfig, columns: int, sequence_length: int) -> float:

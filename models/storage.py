@@ -27,14 +27,13 @@ class ParameterInfo:
 
     Attributes:
       path: its place in the model ("layers.0.mlp.w1_df").
-      shape: global shape. local_shape: of this chip's slice.
+      shape: global shape.
       format: the format it is stored in.
       bytes: DRAM of this chip's slice, padding of tiles and DRAM banks included.
     """
 
     path: str
     shape: tuple[int, ...]
-    local_shape: tuple[int, ...]
     format: str
     bytes: int
 
@@ -51,7 +50,7 @@ def parameters(layout: Layout, precision: Precision) -> tuple[ParameterInfo, ...
 def _parameters(layout: Layout, precision: Precision) -> Iterator[ParameterInfo]:
     for path, slot, shape, local, kind in _slices(layout):
         fmt = parameter_format(kind, None if slot is None else precision.layer(slot), precision)
-        yield ParameterInfo(path, shape, local, fmt, _bytes(kind, local, fmt, layout))
+        yield ParameterInfo(path, shape, fmt, _bytes(kind, local, fmt, layout))
 
 
 class _Slice(NamedTuple):

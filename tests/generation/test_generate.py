@@ -12,7 +12,7 @@ from flax import nnx
 from ttsim import ops as tt
 from ttsim.generation.clock import simulate_clock
 from ttsim.generation.generate import Generator, cache_length
-from ttsim.generation.paging import BlockTable, OutOfBlocksError, PageParams, gather_pages, scatter_pages
+from ttsim.generation.paging import BlockTable, OutOfBlocksError, PageParams
 from ttsim.generation.sampling import SamplingParams, prompt_seeds, sample
 from ttsim.meshes.lookup import get_system
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
@@ -140,26 +140,11 @@ def test_blocks_are_handed_out_as_sequences_grow():
     assert [len(table.blocks(u)) for u in (0, 1)] == [2, 1]
     assert table.free_blocks == 5
     assert len({*table.blocks(0), *table.blocks(1)}) == 3
-    assert table.locate(0, 40) == (table.blocks(0)[1], 8)
     assert table.table().tolist() == [list(table.blocks(0)), [*table.blocks(1), -1]]
     table.release(0)
     assert table.free_blocks == 7
     with pytest.raises(OutOfBlocksError, match="user 1 needs 8 more of 32 positions to reach position 287, and 1 of 8"):
         table.reserve(1, 288)
-
-
-def test_pages_hold_what_the_contiguous_cache_holds():
-    params, view = PageParams(32, 12), jax.random.normal(jax.random.key(0), (2, 3, 128, 16))
-    table = BlockTable(params, users=2)
-    table.reserve(0, 128)
-    table.reserve(1, 40)
-    pool = scatter_pages(jnp.zeros((12, 3, 32, 16)), jnp.asarray(table.table()), view)
-    block, row = table.locate(1, 37)
-    np.testing.assert_array_equal(pool[block, :, row], view[1, :, 37])
-    again = gather_pages(pool, jnp.asarray(table.table()))
-    np.testing.assert_array_equal(again[0], view[0])
-    np.testing.assert_array_equal(again[1, :, :64], view[1, :, :64])
-    assert not again[1, :, 64:].any()
 
 
 def test_generation_runs_out_of_blocks():

@@ -11,7 +11,8 @@ from ttsim.models.config import ROPE_KINDS, ModelConfig
 from ttsim.models.features import RopeConfig
 from ttsim.models.hf.reading import read_config
 from ttsim.models.presets import PRESETS
-from ttsim.models.rope import inverse_frequencies, rope_tables
+from ttsim.models.rope import inverse_frequencies
+from ttsim.ops import rotary_tables
 
 with np.load(Path(__file__).parents[1] / "golden/hf/rope.npz") as file:
     GOLDEN: Mapping[str, np.ndarray] = dict(file)
@@ -48,7 +49,7 @@ def test_tables(case: str) -> None:
     for positions, cos, sin in zip(*(GOLDEN[f"{case}.{key}"] for key in ("positions", "cos", "sin")), strict=True):
         frequencies, scale = inverse_frequencies(config.rope, config.head_dim, int(positions.max()) + 1)
         tolerance = 2 * ULP * scale * (1 + positions[:, None] * frequencies)
-        ours_cos, ours_sin = rope_tables(config, positions)
+        ours_cos, ours_sin = rotary_tables(positions, frequencies, scaling=scale, format="fp32")
         assert ours_cos.dtype == ours_sin.dtype == np.float32
         assert np.all(np.abs(ours_cos - cos) <= tolerance)
         assert np.all(np.abs(ours_sin - sin) <= tolerance)
@@ -77,20 +78,10 @@ def test_proportional_frequencies_are_the_first_of_the_whole_head() -> None:
     np.testing.assert_allclose(inverse_frequencies(rope, 64, 128)[0], expected, rtol=1e-6)
 
 
-def test_sequence_length_fixes_the_choice_for_all_positions() -> None:
-    config = PRESETS["Phi3.5-mini"]
-    cos_long, _ = rope_tables(config, np.arange(8), sequence_length=5000)
-    cos_whole, _ = rope_tables(config, np.arange(5000))
-    cos_short, _ = rope_tables(config, np.arange(8))
-    np.testing.assert_array_equal(cos_long, cos_whole[:8])
-    assert np.abs(cos_long - cos_short).max() > 0.01
-
-
 def test_positions_of_any_shape() -> None:
     config = PRESETS["Llama3.2-1B"]
-    cos, sin = rope_tables(config, np.arange(6).reshape(2, 3))
+    frequencies, scale = inverse_frequencies(config.rope, config.head_dim, 6)
+    cos, sin = rotary_tables(np.arange(6).reshape(2, 3), frequencies, scaling=scale, format="fp32")
     assert cos.shape == sin.shape == (2, 3, 32)
     np.testing.assert_allclose(cos**2 + sin**2, 1, rtol=1e-6)
     np.testing.assert_array_equal(cos[0, 0], 1)
-    with pytest.raises(ValueError, match="positions are float64; they must be integers"):
-        rope_tables(config, np.arange(2.0))

@@ -405,7 +405,6 @@ def test_transforms_see_a_block_array_as_one_array(array):
 def test_sharded_over_rows_and_whole_blocks(array, axis_type):
     mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(axis_type,) * 2)
     spec = P("x", None, "y")
-    formats.check_shard_alignment(array.shape[-1], 2, array.fmt)
     placed = jax.device_put(array, NamedSharding(mesh, spec))
     assert placed.sharding.spec == spec
     local_shapes = []
@@ -491,16 +490,6 @@ def test_bad_arrays_are_refused():
         conversion.dequantize(conversion.quantize(jnp.ones(16), "bfp8"), jnp.float16)
     with pytest.raises(ValueError, match="not a block format"):
         _ = formats.FORMATS["bf16"].codes_per_byte
-
-
-def test_shards_that_cut_a_block_are_refused():
-    formats.check_shard_alignment(4096, 8, "bfp8")
-    formats.check_shard_alignment(40, 1, "bfp8")
-    formats.check_shard_alignment(24, 2, "bf16")
-    with pytest.raises(ValueError, match="would cut a block"):
-        formats.check_shard_alignment(48, 2, "bfp4")
-    with pytest.raises(ValueError, match="evenly"):
-        formats.check_shard_alignment(100, 3, "bf16")
 
 
 @pytest.mark.parametrize("convert", [conversion.quantize, conversion.round_to])

@@ -91,11 +91,17 @@ def test_a_range_or_a_word_is_answered_and_said(items):
         ("vllm", "", "Llama-3.3-70B", "Galaxy", "vllm galaxy"),
         ("tttv2", "tenstorrent/tt-inference-server PR #1", "Llama3.1-8B", "P300", "vllm tttv2"),
         ("galaxy", "", "Llama-3.3-70B", "Galaxy", "galaxy"),
+        ("", "", "Llama-3.3-70B", "Galaxy", "galaxy"),
+        ("", "", "Llama3.1-8B", "Galaxy", "tt_transformers"),
+        ("", "tenstorrent/tt-inference-server PR #1", "Qwen3-32B", "Galaxy", "vllm galaxy"),
     ],
 )
-def test_a_server_runs_on_top_of_a_stack(stack, source, model, device, expected):
+def test_a_row_without_a_stack_has_the_usual_one_and_a_server_runs_on_top(stack, source, model, device, expected):
     row = only(f"{model},{device},,1,128,32,1,1,2026-01-01,{stack},,{source},")
     assert row.software_stack(row.system()) == expected
+    if not stack + source:  # the Galaxy's own code came in June 2025
+        row = only(f"{model},{device},,1,128,32,1,1,2025-05-31,,,,")
+        assert row.software_stack(row.system()) == "tt_transformers"
 
 
 @pytest.mark.parametrize(

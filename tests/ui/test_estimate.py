@@ -21,7 +21,7 @@ from ttsim.hardware.constants import CONSTANTS, load_constants
 from ttsim.proof.intervals import Fold, Residuals, fold_of, interval, outside, residuals
 from ttsim.scenarios.capacity import capacity_of
 from ttsim.scenarios.memory import DoesNotFitError
-from ttsim.scenarios.question import Question, pair_arguments, parse_changes
+from ttsim.scenarios.question import Question, parse_changes
 from ttsim.scenarios.scenario import Scenario
 from ttsim.ui import estimate_page as est
 from ttsim.ui import text
@@ -347,12 +347,6 @@ def test_compare_reads_what_json_wrote(tmp_path):
     path.write_text(ask(device="N300", form="json"))
     same = json.loads(ask(device="N300", compare=(str(path),), form="json"))
     assert all(op["a"] == pytest.approx(op["b"]) for op in same["ops"]["decode"])
-
-
-def test_pair_arguments_lets_a_flag_take_two_values():
-    argv = ["x", "--compare", "a=1", "b=2", "--format=json"]
-    assert pair_arguments(argv, "compare") == ["x", "--compare=a=1", "--compare=b=2", "--format=json"]
-    assert pair_arguments(["x", "--compare=a"], "compare") == ["x", "--compare=a"]
 
 
 def test_changes_keep_commas_that_belong_to_a_value():

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ttsim.errors import OutOfBlocksError as OutOfBlocksError
@@ -82,43 +80,7 @@ class BlockTable:
         self._free += self._blocks[user]
         self._blocks[user] = []
 
-    def locate(self, user: int, position: int) -> tuple[int, int]:
-        """(block, row in it) of a position.
-
-        Raises:
-          IndexError: the user has no block for it.
-        """
-        index, row = divmod(position, self.params.block_size)
-        return self._blocks[user][index], row
-
     def table(self) -> np.ndarray:
         """int32 [users, most blocks of a user], as the device gets it; -1 where a user has no block."""
         width = max(map(len, self._blocks), default=0)
         return np.array([row + [-1] * (width - len(row)) for row in self._blocks], np.int32).reshape(-1, width)
-
-
-def gather_pages(pool: jax.Array, table: jax.Array) -> jax.Array:
-    """The contiguous view of a paged cache.
-
-    Args:
-      pool: [blocks, kv_heads, block_size, head_dim]. table: int32 [users, pages], -1 where there is no block.
-
-    Returns:
-      [users, kv_heads, pages * block_size, head_dim]; zeros where there is no block.
-    """
-    pages = jnp.where((table >= 0)[:, :, None, None, None], pool[jnp.maximum(table, 0)], jnp.zeros((), pool.dtype))
-    users, count, heads, rows, head_dim = pages.shape
-    return pages.transpose(0, 2, 1, 3, 4).reshape(users, heads, count * rows, head_dim)
-
-
-def scatter_pages(pool: jax.Array, table: jax.Array, view: jax.Array) -> jax.Array:
-    """The pool with every user's positions written into its blocks; the inverse of `gather_pages`.
-
-    Args:
-      pool, table: see `gather_pages`. view: [users, kv_heads, S, head_dim], S >= pages * block_size.
-    """
-    users, count = table.shape
-    _, heads, rows, head_dim = pool.shape
-    pages = view[:, :, : count * rows].reshape(users, heads, count, rows, head_dim).transpose(0, 2, 1, 3, 4)
-    target = jnp.where(table >= 0, table, pool.shape[0])  # out of range: dropped
-    return pool.at[target].set(pages.astype(pool.dtype), mode="drop")

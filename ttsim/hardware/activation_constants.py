@@ -127,14 +127,6 @@ NORM_BANDWIDTH = sourced(
 EMBEDDING_BANDWIDTH = sourced(
     "embedding_bandwidth", 3.2e9, "B/s", "clock", f"{_LAYER_8B_N150}: 32 rows of 8 KiB in 84 us on one core"
 )
-ROW_BANDWIDTH = sourced(
-    "row_bandwidth",
-    2.75e9,
-    "B/s",
-    "clock",
-    "64-byte rows moved by one core: transfer rates by packet size of tt-npe, wormhole_b0 "
-    "(5.5 B/cycle at 128 B, halved at 64 B) at 1 GHz",
-)
 STREAM_START = sourced(
     "stream_start", 3e-6, "s", "clock", "binary kernels on interleaved tensors: tt-perf-report test data, 2.8 us"
 )

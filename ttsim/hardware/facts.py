@@ -237,11 +237,6 @@ def newest() -> datetime.date:
     return max(fact.since for fact in facts())
 
 
-def oldest() -> datetime.date:
-    """The first day that the facts speak of."""
-    return min(fact.since for fact in facts())
-
-
 def staleness(date: datetime.date) -> str | None:
     """What a report of a date past the newest fact must say, None for an older date."""
     if date <= newest():

@@ -15,11 +15,7 @@ GALAXY_RING_LINK = sourced(
     "galaxy_ring_link", 8.75e9, "B/s", "nothing", f"one link of a ring: {_TARGETS}; fabric goldens 8.0 to 9.0 GB/s"
 )
 GALAXY_LINE_LINK = sourced(
-    "galaxy_line_link",
-    10.8e9,
-    "B/s",
-    "nothing",
-    "one link of a line: decoder_perf_targets_4u.json",
+    "galaxy_line_link", 10.8e9, "B/s", "nothing", "one link of a line: decoder_perf_targets_4u.json"
 )
 GALAXY_RING_START = sourced("galaxy_ring_start", 2.4e-6, "s", "nothing", f"ring matmul beyond its tiles: {_TARGETS}")
 GALAXY_PREFETCH = sourced(
@@ -52,11 +48,7 @@ GALAXY_MINIMAL_MATMUL_ROW = calibrated(
     "the same on minimal_matmul: 1.4 to 2.5 times faster (tt-metal df9b7c2d9b)",
 )
 GALAXY_SMALL_OPS = sourced(
-    "galaxy_small_ops",
-    253e-6,
-    "s",
-    "nothing",
-    "prefill's 24 other ops, a layer: prefill_128.json, prefill_4096.json",
+    "galaxy_small_ops", 253e-6, "s", "nothing", "prefill's 24 other ops, a layer: prefill_128.json, prefill_4096.json"
 )
 GALAXY_SMALL_OPS_ROW = sourced(
     "galaxy_small_ops_row", 0.297e-6, "s", "nothing", "the same, a row: 1469 us at 4096 rows, 291 us at 128"

@@ -9,7 +9,6 @@ import dataclasses
 import math
 
 from ttsim.errors import unknown
-from ttsim.numerics.blockfloat import BLOCK
 
 TILE = 32  # device tensors are stored in 32 x 32 tiles
 
@@ -81,24 +80,3 @@ def tile_padded_bytes(shape: tuple[int, ...], fmt: str | Format) -> int:
     rows, cols = (1, 1, *shape)[-2:]
     tiles = math.prod(shape[:-2]) * -(-rows // TILE) * -(-cols // TILE)
     return tiles * get_format(fmt).tile_bytes
-
-
-def check_shard_alignment(global_last_dim: int, n_shards: int, fmt: str | Format) -> None:
-    """Checks that splitting the last axis over shards cuts no block of 16 values.
-
-    Args:
-      global_last_dim: size of the last axis before sharding.
-      n_shards: shards of that axis.
-      fmt: format or name; only block formats constrain the split.
-
-    Raises:
-      ValueError: a shard would not hold whole blocks.
-    """
-    fmt = get_format(fmt)
-    if n_shards < 1 or global_last_dim % n_shards:
-        raise ValueError(f"last axis of {global_last_dim} does not split evenly into {n_shards} shards")
-    if fmt.is_block and n_shards > 1 and (global_last_dim // n_shards) % BLOCK:
-        raise ValueError(
-            f"{fmt.name}: {n_shards} shards of a last axis of {global_last_dim} would cut a block "
-            f"({global_last_dim // n_shards} values per shard is not a multiple of {BLOCK})"
-        )

@@ -14,9 +14,8 @@ from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.meshes.systems import COLUMN_AXIS
 from ttsim.numerics import elementwise, switches
 from ttsim.numerics.formats import TILE
-from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import Array, Memory, OpCall, OpNoise, op
+from ttsim.ops.core import Array, Memory, OpCall, op, packed_once
 
 
 @op
@@ -69,9 +68,7 @@ def reduce_scatter(x: Array, *, axis: str, dim: int, format: str, memory: Memory
     return _reduce_scatter(x, axis, dim, format)
 
 
-@reduce_scatter.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["format"]).power)
+reduce_scatter.noise(packed_once)
 
 
 @reduce_scatter.cost
@@ -109,9 +106,7 @@ def all_reduce(x: Array, *, axis: str, format: str, memory: Memory = "dram", com
     return pack(jax.lax.psum(x, axis), format)
 
 
-@all_reduce.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["format"]).power)
+all_reduce.noise(packed_once)
 
 
 @all_reduce.cost

@@ -38,6 +38,7 @@ import jax
 from ttsim.errors import unknown
 from ttsim.hardware.facts import STACKS
 from ttsim.numerics.blockarray import BlockArray
+from ttsim.numerics.noise import packing
 from ttsim.precision.slots import Slot, neutral
 
 if TYPE_CHECKING:
@@ -120,6 +121,11 @@ class OpNoise:
 
     power: float = 0.0
     registers: float = 0.0
+
+
+def packed_once(call: OpCall) -> OpNoise:
+    """The noise rule of an op that rounds once, when the packer writes its result."""
+    return OpNoise(packing(call.format).power)
 
 
 CostRule = Callable[[OpCall, "Machine"], "Sequence[Kernel]"]

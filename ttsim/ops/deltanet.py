@@ -24,9 +24,8 @@ from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics import fidelity
 from ttsim.numerics.conversion import dequantize
 from ttsim.numerics.formats import get_format
-from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
+from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op, packed_once
 from ttsim.ops.matrix import product_noise
 
 
@@ -89,9 +88,7 @@ def conv_decode(x_bc: Array, state_bcw: Array, w_cw: Array, *, out_format: str) 
     return pack(y, out_format), inputs[..., 1:]
 
 
-@conv_decode.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["out_format"]).power)
+conv_decode.noise(packed_once)
 
 
 @conv_decode.cost
@@ -148,9 +145,7 @@ def delta_decode(
     return pack(out, out_format), state
 
 
-@delta_decode.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["out_format"]).power)
+delta_decode.noise(packed_once)
 
 
 @delta_decode.cost
@@ -234,9 +229,7 @@ def gated_norm(x: Array, z: Array, weight: Array, *, eps: float, out_format: str
     return pack(y * weight.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,)) * jax.nn.silu(z), out_format)
 
 
-@gated_norm.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["out_format"]).power)
+gated_norm.noise(packed_once)
 
 
 @gated_norm.cost

@@ -14,9 +14,8 @@ from ttsim.kernels.shapes import rows_and_columns, tensor_bytes, tiles
 from ttsim.numerics import elementwise, switches
 from ttsim.numerics.conversion import round_to
 from ttsim.numerics.formats import TILE
-from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import Array, Memory, OpCall, OpNoise, op
+from ttsim.ops.core import Array, Memory, OpCall, op, packed_once
 
 
 @op(like=0)
@@ -30,9 +29,7 @@ def add(x: Array, y: Array, *, out_format: str, memory: Memory = "dram", cores: 
     return pack(_sum(x, y, out_format), out_format)
 
 
-@add.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["out_format"]).power)
+add.noise(packed_once)
 
 
 @add.cost
@@ -76,9 +73,7 @@ def silu_mul(gate: Array, up: Array, *, out_format: str, memory: Memory = "dram"
     return pack(elementwise.multiply(elementwise.silu(gate), up), out_format)
 
 
-@silu_mul.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["out_format"]).power)
+silu_mul.noise(packed_once)
 
 
 @silu_mul.cost

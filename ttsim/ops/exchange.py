@@ -14,9 +14,8 @@ from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics.formats import TILE
-from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import Array, Memory, OpCall, OpNoise, op
+from ttsim.ops.core import Array, Memory, OpCall, op, packed_once
 
 
 @op
@@ -51,9 +50,7 @@ def combine(y: Array, *, axis: str, active: int, fused: bool, format: str) -> Ar
     return pack(jax.lax.psum_scatter(y, axis, scatter_dimension=0, tiled=True), format)
 
 
-@combine.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["format"]).power)
+combine.noise(packed_once)
 
 
 @combine.cost
@@ -77,9 +74,7 @@ def all_reduce_residual(x: Array, *, axis: str, format: str, memory: Memory) -> 
     return pack(jax.lax.psum(x, axis), format)
 
 
-@all_reduce_residual.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["format"]).power)
+all_reduce_residual.noise(packed_once)
 
 
 @all_reduce_residual.cost

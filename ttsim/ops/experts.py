@@ -17,9 +17,8 @@ from ttsim.kernels.shapes import largest_divisor, rows_and_columns, tensor_bytes
 from ttsim.numerics import fidelity
 from ttsim.numerics.conversion import dequantize
 from ttsim.numerics.formats import TILE
-from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
+from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op, packed_once
 from ttsim.ops.matrix import product_noise
 
 SWIGLU_ALPHA = 1.702  # gpt-oss: the gate's sigmoid of 1.702 x is close to GELU
@@ -103,9 +102,7 @@ def expert_bias(y_etn: Array, bias_en: Array, *, axis: str | None = None, out_fo
     return pack(y_etn + bias_en[:, None].astype(jnp.float32), out_format)
 
 
-@expert_bias.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["out_format"]).power)
+expert_bias.noise(packed_once)
 
 
 @expert_bias.cost
@@ -128,9 +125,7 @@ def expert_gate(gate: Array, up: Array, *, activation: str, clamp: float | None 
     return pack((up + 1) * gate * jax.nn.sigmoid(SWIGLU_ALPHA * gate), out_format)
 
 
-@expert_gate.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["out_format"]).power)
+expert_gate.noise(packed_once)
 
 
 @expert_gate.cost
@@ -148,9 +143,7 @@ def expert_sum(y_etd: Array, weights_te: Array, *, out_format: str) -> Array:
     return pack(products.sum(axis=0), out_format)
 
 
-@expert_sum.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["out_format"]).power)
+expert_sum.noise(packed_once)
 
 
 @expert_sum.cost
@@ -168,9 +161,7 @@ def sigmoid_scale(y_td: Array, logit_t1: Array, *, out_format: str) -> Array:
     return pack(jax.nn.sigmoid(logit_t1) * y_td, out_format)
 
 
-@sigmoid_scale.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["out_format"]).power)
+sigmoid_scale.noise(packed_once)
 
 
 @sigmoid_scale.cost

@@ -11,9 +11,8 @@ from ttsim.kernels.activations import Pair, fixed, one_of_pair, stream
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import tensor_bytes, tiles
-from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import Array, OpCall, OpNoise, array_shape, op, words
+from ttsim.ops.core import Array, OpCall, array_shape, op, packed_once, words
 
 
 @op(caches=(0,), in_l1=True, like=0)
@@ -38,9 +37,7 @@ def _(call: OpCall) -> str:
     return words(array_shape(call.inputs[1]))
 
 
-@update_cache.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["format"]).power)
+update_cache.noise(packed_once)
 
 
 @update_cache.cost

@@ -28,7 +28,7 @@ from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.formats import TILE
 from ttsim.numerics.noise import destination_roundings, packing
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
+from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op, packed_once
 from ttsim.ops.matrix import product_noise
 
 
@@ -142,9 +142,7 @@ def update_latent_cache(cache: Array, x: Array, positions: Array, *, format: str
     return jax.vmap(lambda c, row, p: jax.lax.dynamic_update_slice_in_dim(c, row, p, axis=0))(cache, x, positions)
 
 
-@update_latent_cache.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["format"]).power)
+update_latent_cache.noise(packed_once)
 
 
 @update_latent_cache.cost

@@ -17,9 +17,8 @@ from ttsim.kernels.machine import Machine
 from ttsim.kernels.shapes import rows_and_columns, tensor_bytes
 from ttsim.numerics import fidelity
 from ttsim.numerics.conversion import dequantize
-from ttsim.numerics.noise import packing
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op
+from ttsim.ops.core import Array, Memory, OpCall, OpNoise, Weight, op, packed_once
 from ttsim.ops.matrix import product_noise
 
 
@@ -65,9 +64,7 @@ def router_input(x: Array, scale_d: Array, *, eps: float, factor: float, out_for
     return pack(y * scale_d[None].astype(jnp.float32) * factor, out_format)
 
 
-@router_input.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["out_format"]).power)
+router_input.noise(packed_once)
 
 
 @router_input.cost
@@ -86,9 +83,7 @@ def scale_experts(weights_te: Array, scale_e: Array, *, out_format: str) -> Arra
     return pack(weights_te * scale_e[None].astype(jnp.float32), out_format)
 
 
-@scale_experts.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["out_format"]).power)
+scale_experts.noise(packed_once)
 
 
 @scale_experts.cost
@@ -151,9 +146,7 @@ def route(
     return pack(jnp.einsum("tk,tke->te", weights, _one_hot(index, experts).astype(weights.dtype)), format)
 
 
-@route.noise
-def _(call: OpCall) -> OpNoise:
-    return OpNoise(packing(call["format"]).power)
+route.noise(packed_once)
 
 
 @route.cost

@@ -11,6 +11,7 @@ continuous integration and rows that are left out (`left_out` says why) are neve
 from __future__ import annotations
 
 import csv
+import datetime
 import functools
 import hashlib
 import re
@@ -43,8 +44,9 @@ COLUMNS = (
 )
 _T = TypeVar("_T")
 ROWS = MAX_BATCH  # users of one replica at most
-# The models that the Galaxy's own code runs, as far as a row's stack says only "vllm".
+# The models that the Galaxy's own code runs, as far as a row's stack says only "vllm", or nothing since that code came.
 _GALAXY_MODELS = re.compile(r"llama.*70b|qwen3-32b", re.IGNORECASE)
+_GALAXY_CODE = datetime.date(2025, 6, 1)
 
 
 class MeasuredFileError(ValueError):
@@ -150,12 +152,14 @@ class Measured:
         Raises:
           ValueError: there is no such stack.
         """
-        names = list(self.stacks) or ["tt_transformers"]
+        names = list(self.stacks)
         if self.served and SERVER not in names:
             names.insert(0, SERVER)
-        if names == [SERVER] and system.topology is Topology.GRID and _GALAXY_MODELS.search(self.model):
-            names.append("galaxy")
-        return " ".join(names)
+        if system.topology is Topology.GRID and _GALAXY_MODELS.search(self.model):
+            late = self.date is not None and self.date.first >= _GALAXY_CODE
+            if names == [SERVER] or (not names and late):
+                names.append("galaxy")
+        return " ".join(names or ["tt_transformers"])
 
     def users(self, system: System) -> int:
         """Users of one replica; one if the row doesn't say."""

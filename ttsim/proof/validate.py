@@ -242,7 +242,7 @@ def _assumed(row: Measured, scenario: Scenario) -> Iterable[str]:
     elif row.date.first != row.date.last:
         yield f"software of {scenario.software.date}, in the middle of {row.date}"
     if not row.stack:
-        yield "stack tt_transformers assumed"
+        yield f"stack {scenario.software.stack} assumed"
 
 
 # Groups

@@ -206,19 +206,3 @@ def parse_changes(text: str) -> dict[str, Any]:
             raise unknown("name", name, FIELDS)
         changes[name], last = parse_field(name, value), name
     return changes
-
-
-def pair_arguments(argv: Sequence[str], name: str) -> list[str]:
-    """Arguments in which `--name A B` became `--name=A --name=B`, so that a flag can take two values."""
-    result: list[str] = []
-    arguments = list(argv)
-    while arguments:
-        argument = arguments.pop(0)
-        if argument not in (f"--{name}", f"-{name}"):
-            result.append(argument)
-            continue
-        values: list[str] = []
-        while arguments and len(values) < 2 and not arguments[0].startswith("-"):
-            values.append(arguments.pop(0))
-        result += [f"--{name}={value}" for value in values] or [argument]
-    return result

@@ -18,7 +18,7 @@ import numpy as np
 
 from ttsim.serving.accounts import Step, Totals
 from ttsim.serving.clock import TICKS_PER_SECOND, ticks
-from ttsim.serving.engine import Engine, least_loaded
+from ttsim.serving.engine import Engine
 from ttsim.serving.policy import Policy
 from ttsim.serving.prices import NO_HOST, HostCosts, StepPrices
 from ttsim.serving.requests import Requests
@@ -236,7 +236,7 @@ def _loop(
         for heap, group in ((arrivals, front), (moving, back)):
             while heap and heap[0][0] <= until:
                 moment, request = heappop(heap)
-                engine = least_loaded(group)
+                engine = min(group, key=Engine.load) if len(group) > 1 else group[0]  # the first on ties
                 if not engine.jobs:
                     engine.clock = max(engine.clock, moment)
                 engine.add(request, moment)

@@ -18,11 +18,12 @@ from ttsim.serving.admission import Taken, admit, go_on
 from ttsim.serving.clock import ticks
 from ttsim.serving.decoding import Decoding
 from ttsim.serving.gaps import Gaps
-from ttsim.serving.lane import Lane
+from ttsim.serving.lane import Lane, readers
 from ttsim.serving.plain import Plain, is_plain
-from ttsim.serving.policy import BATCHED_TOKENS, Policy
+from ttsim.serving.policy import Policy
 from ttsim.serving.prefixes import PrefixCache
 from ttsim.serving.prices import HostCosts, StepPrices
+from ttsim.serving.prompt_times import PromptTimes
 from ttsim.serving.requests import Requests
 from ttsim.serving.tables import StepTables
 
@@ -56,13 +57,11 @@ class Engine:
         ]
         self.jobs = 0  # waiting and running
         self.tables = StepTables(policy, prices, host, longest + policy.steps_per_look + 1)
-        self._prices, self._log, self._pool = prices, log, policy.blocks * policy.lanes
+        self._log, self._pool = log, policy.blocks * policy.lanes
         self._slots, self._size, self._look = policy.max_num_seqs, policy.block_size, policy.steps_per_look
-        self._of_prompt, self._of_token = ticks(host.prompt), ticks(host.prompt_token)
-        self._of_prefill, self._of_cut, self._of_entry = map(
-            ticks, (host.prefill_step, host.partial_step, host.decode_entry)
-        )
-        self._prompts: dict[tuple[int, int, int], int] = {}
+        self._prompt_times = PromptTimes(policy, prices, host, requests, handed_over)
+        self._of_prefill, self._of_cut = ticks(host.prefill_step), ticks(host.partial_step)
+        self._of_entry = ticks(host.decode_entry)
         self._arrived: list[int] = []
         self._last_start = -1  # of the last step
         self._gaps = Gaps(self.totals, policy.steps_per_look)
@@ -250,28 +249,6 @@ class Engine:
             prompts = tuple((each.request, each.tokens) for each in taken)
             self._log.append(Step(start, self.clock, prompts, 0, users, 0, 0))
 
-    def _prompt_times(self, taken: list[Taken]) -> list[int]:
-        """Ticks of each prompt of a step; a batch's are its parts."""
-        n, made = len(taken), self.requests.made
-        if self._handed_over:
-            return [self._price(1, each.tokens, 0) if made[each.request] else 0 for each in taken]
-        if n > 1 and self.policy.batched_prefill and not any(each.cached for each in taken):
-            rows = {self._prices.padded(each.tokens) for each in taken}
-            batch = 1 << (n - 1).bit_length()
-            if len(rows) == 1 and batch * max(rows) < BATCHED_TOKENS:
-                longest = max(each.tokens for each in taken)
-                whole = self._price(batch, longest, 0) + n * self._of_prompt
-                whole += self._of_token * sum(each.tokens for each in taken)
-                return [whole * (i + 1) // n - whole * i // n for i in range(n)]
-        of_prompt, of_token = self._of_prompt, self._of_token
-        return [self._price(1, tokens, cached) + of_prompt + of_token * tokens for _, _, tokens, cached in taken]
-
-    def _price(self, prompts: int, tokens: int, cached: int) -> int:
-        key = prompts, tokens, cached
-        if key not in self._prompts:
-            self._prompts[key] = ticks(self._prices.prefill(*key))
-        return self._prompts[key]
-
     def _yield_token(self, request: int, moment: int) -> None:
         """A prompt's program yields a token: the first one, or the next after a preemption."""
         requests = self.requests
@@ -317,9 +294,9 @@ class Engine:
         if self._forced and self._wanting():
             steps = min(steps, -(-self._forced // look) * look)
         rows = policy.max_num_seqs if policy.every_slot else max(lane.decoding for lane in lanes)
-        readers, lasting = self._readers(context)
+        most, lasting = readers(lanes, done, context, look)
         steps = min(steps, lasting)
-        table = self.tables.get(rows, readers, users)
+        table = self.tables.get(rows, most, users)
         later = table.later
         extra = self._of_entry if self._entry else 0
         if not self._steady and table.first is not later:
@@ -364,24 +341,6 @@ class Engine:
         if self._log is not None:
             self._log.append(Step(start, self.clock, (), steps, users, rows, context))
 
-    def _readers(self, context: int) -> tuple[int, int]:
-        """(the readers of the next step, steps for which there are no more): see `StepPrices.decode`.
-
-        With n requests, the sum of their contexts grows by n and the longest by one a step: there are r readers until
-        sum + n k > r (longest + k).
-        """
-        look, most, lasting = self._look, 1, 1 << 60
-        stored = [(lane.decoding, lane.bases + lane.decoding * self._decodes.steps) for lane in self.lanes]
-        for _, positions in stored:
-            if positions > most * context:
-                most = -(-positions // context)
-        for users, positions in stored:
-            if users > most:
-                held = (most * context - positions) // (users - most) // look * look + look
-                if held < lasting:
-                    lasting = held
-        return most, lasting
-
     def _account(self, busy: int, taken: int) -> None:
         """Integrates the pool's use over a step in which `taken` blocks were added evenly."""
         lanes, totals = self.lanes, self.totals
@@ -389,8 +348,3 @@ class Engine:
         if used > totals.peak_blocks:
             totals.peak_blocks = used
         totals.block_time += busy * (used - taken / 2)
-
-
-def least_loaded(engines: Sequence[Engine]) -> Engine:
-    """The engine with the least 4 x waiting + running, the first on ties."""
-    return min(engines, key=Engine.load) if len(engines) > 1 else engines[0]

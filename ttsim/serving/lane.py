@@ -7,6 +7,7 @@ a multiple of the block size: counters by residue tell how many blocks any numbe
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ttsim.serving.prefixes import PrefixCache
@@ -80,3 +81,25 @@ class Lane:
         blocks = -(-cached // size)
         self.free += blocks if self.cache is None else self.cache.give_back(request, blocks, cached // size)
         del self.running[request]
+
+
+def readers(lanes: Sequence[Lane], done: int, context: int, look: int) -> tuple[int, int]:
+    """(the readers of the next step, steps for which there are no more): see `StepPrices.decode`.
+
+    With n requests, the sum of their contexts grows by n and the longest by one a step: there are r readers until
+    sum + n k > r (longest + k).
+
+    Args:
+      done: decode steps of the engine so far. context: the longest. look: steps between two looks of the scheduler.
+    """
+    most, lasting = 1, 1 << 60
+    stored = [(lane.decoding, lane.bases + lane.decoding * done) for lane in lanes]
+    for _, positions in stored:
+        if positions > most * context:
+            most = -(-positions // context)
+    for users, positions in stored:
+        if users > most:
+            held = (most * context - positions) // (users - most) // look * look + look
+            if held < lasting:
+                lasting = held
+    return most, lasting
