@@ -28,6 +28,7 @@ from ttsim.models.chunk import Chunk
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
+from ttsim.models.placement import meshed, place_parts
 from ttsim.models.run import TRACE_LENGTH, decode_program, prefill_program
 from ttsim.models.vision.config import VisionConfig
 from ttsim.precision.presets import resolve
@@ -127,13 +128,13 @@ class Scenario:
         batch_size = whole("batch_size", batch_size, 1)
         prompt_length = whole("prompt_length", prompt_length, 1)
         max_generated_tokens = whole("max_generated_tokens", max_generated_tokens, 2)
+        vision = vision_of(model) if images else None
+        config = vision.text if vision else get_config(model)
+        system, batch_size = meshed(config, get_system(device, data_parallel), batch_size)
         if batch_size > MAX_BATCH:
             raise ValueError(
                 f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}"
             )
-        vision = vision_of(model) if images else None
-        config = vision.text if vision else get_config(model)
-        system = get_system(device, data_parallel)
         day = day or system.software
         software = software_for(system, day, stack=stack, model=config.known_name)
         if software.galaxy and len(system.grid) == 1:
@@ -164,7 +165,8 @@ class Scenario:
 
     @property
     def padded_prompt(self) -> int:
-        return self.software.padded_prompt(self.prompt_length)
+        own = place_parts(self.config, self.system).prompt_rows  # of a model code with a rule of its own
+        return max(self.software.padded_prompt(self.prompt_length), -(-self.prompt_length // own) * own)
 
     @property
     def label(self) -> str:
@@ -224,7 +226,7 @@ class Scenario:
             logits="last" if last else "none",
             first=start == self.prefill_chunks[0][0],
             traced=self.software.traced_chunks or self.padded_prompt in self.software.traced_lengths,
-            untilize="dram" if self.software.device_untilize else "host",
+            untilize="host" if self.layout.placement.host_logits or not self.software.device_untilize else "dram",
         )
         return prefill_program(self.layout, self.precision, self.prompt_users, rows, chunk)
 
