@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 
 import ttsim.ops  # noqa: F401  registers every op
@@ -22,6 +22,7 @@ from ttsim.hardware.software import software_of
 from ttsim.hardware.vision_software import vision_software
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.lookup import get_system
+from ttsim.models.chunk import Chunk
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_program, prefill_program
@@ -35,6 +36,7 @@ from ttsim.numerics.formats import get_format
 from ttsim.numerics.switches import using
 from ttsim.ops.core import OPS, array_shape
 from ttsim.precision.presets import preset
+from ttsim.ui.estimate_page import LIMITS
 
 NAMES = sorted(op.name for op in OPS.values() if op.body.__module__.startswith("ttsim."))
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -70,8 +72,8 @@ def _text_programs(kind, case, device, sample):
     config = read_config(_config(kind, case), name=case)
     layout = Layout(config, get_system(device), max_seq_len=128)
     yield decode_program(layout, BF16, 32, sample=sample), layout.system
-    for start in (0, 32):
-        yield prefill_program(layout, BF16, 1, 32, start=start, untilize="host" if start else "dram"), layout.system
+    for chunk in (Chunk(), Chunk(32, first=True, untilize="host")):
+        yield prefill_program(layout, BF16, 1, 32, chunk), layout.system
 
 
 def _vision_programs(case, device):
@@ -176,6 +178,20 @@ def test_an_op_computes_alone_mapped_and_differentiated(name):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if OPS[name].shape_rule])
+def test_a_shape_rule_says_what_the_body_computes(name):
+    """Of every call of the models, by the op's own body; programs are traced without it."""
+    distinct = {repr((dict(call.attributes), call.inputs, dict(call.axis_sizes))): call for call, _ in calls()[name]}
+    for call in distinct.values():
+        body = functools.partial(call.op.body, **call.attributes)
+        if call.axis_sizes:
+            mesh = AbstractMesh(tuple(call.axis_sizes.values()), tuple(call.axis_sizes))
+            body = jax.shard_map(body, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+        with using("masked"):
+            computed = jax.tree.leaves(jax.eval_shape(body, *call.inputs))
+        assert [(x.shape, x.dtype) for x in computed] == [(x.shape, x.dtype) for x in call.outputs], call
+
+
 MACHINE_DAY = datetime.date(2026, 3, 1)
 
 
@@ -192,6 +208,7 @@ def test_every_call_has_a_price(name):
         kernels = _kernels(call, system)
         times = [float(np.max(kernel.time(constants))) for kernel in kernels]
         assert all(np.isfinite(t) and t >= 0 for t in times), call.label
+        assert {limit for kernel in kernels for limit in kernel.limits} <= LIMITS.keys(), call.label
         if name in ("linear", "linear_bias", "all_gather_matmul", "head_linear"):
             stored = sum(
                 array_shape(call.inputs[i]) and np.prod(array_shape(call.inputs[i])) for i in call.op.weights[:1]

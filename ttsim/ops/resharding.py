@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from ttsim.hardware.activation_constants import RESHARD_TIME, TO_INTERLEAVED_TIME
 from ttsim.hardware.host_constants import HOST_ARGMAX, HOST_SAMPLING, HOST_UNTILIZE, TUNNEL_READ_BANDWIDTH
+from ttsim.hardware.image_constants import HOST_UNTILIZE_SLOW
 from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels import links, matmul
 from ttsim.kernels.activations import small, stream
@@ -20,7 +23,7 @@ from ttsim.ops.host import replicated
 _UNTILIZED = 128_256  # columns that HOST_UNTILIZE was measured with
 
 
-@op(in_l1=True)
+@op(in_l1=True, like=0)
 def reshard(x: Array, *, format: str, cores: int | None = None) -> Array:
     """The same values in another sharding of L1."""
     del format, cores
@@ -37,7 +40,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return []  # part of the collectives and matmuls around it
 
 
-@op
+@op(like=0)
 def untilize(x: Array, *, format: str, memory: Memory = "dram") -> Array:
     """From tiles to rows, as a row-major op or the host reads it.
 
@@ -56,7 +59,9 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
         chips = machine.system.chips_per_replica
         nearest = min(HOST_UNTILIZE, key=lambda known: abs(known - chips))
         time = columns * machine.system.grid[0] / _UNTILIZED * HOST_UNTILIZE[nearest]
-        return [host_work("untilize logits", time, "tt-metal before bcfc2c1a3f (2025-03-17)")]
+        if machine.software.device_untilize:  # later code that still reads tiles has the loops of 2025-04-18
+            time = time / HOST_UNTILIZE_SLOW
+        return [host_work("untilize logits", time, "tt-metal before bcfc2c1a3f (2025-03-17); #20335")]
     return [stream("untilize", moved, machine.chip)]
 
 
@@ -65,6 +70,12 @@ def take_rows(x: Array, row: Array, *, rows: int, format: str) -> Array:
     """The tile of rows that contains `row`: rows [row // rows * rows, + rows) of x [S, ...]."""
     del format
     return jax.lax.dynamic_slice_in_dim(x, row // rows * rows, rows, axis=0)
+
+
+@take_rows.shapes
+def _(x: Array, row: Array, *, rows: int, format: str) -> jax.ShapeDtypeStruct:
+    del format
+    return jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
 
 
 @take_rows.cost
@@ -172,6 +183,11 @@ def _sampling(users: int, columns: int, machine: Machine) -> Terms:
     system, moved = machine.system, 2 * TILE * columns
     local = seconds(moved * (1 - system.tunnelled) / system.chip.host_read_bandwidth)
     return local + moved * system.tunnelled / TUNNEL_READ_BANDWIDTH + columns * HOST_SAMPLING
+
+
+@argmax.shapes
+def _(logits: Array, **attributes: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(logits.shape[:-1], jnp.int32)
 
 
 @argmax.cost

@@ -24,10 +24,12 @@ from ttsim.meshes.lookup import get_system
 from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS, System, Topology, split
 from ttsim.models.cache import users_axis
+from ttsim.models.chunk import Chunk
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
-from ttsim.models.run import decode_program, prefill_program
+from ttsim.models.placement import meshed, place_parts
+from ttsim.models.run import TRACE_LENGTH, decode_program, prefill_program
 from ttsim.models.vision.config import VisionConfig
 from ttsim.precision.presets import resolve
 from ttsim.precision.values import Precision
@@ -43,7 +45,6 @@ _FEW_CHUNKS, _MOST_CHUNKS = 64, 1024  # of a prompt; a chunk takes some 10 ms to
 # What a box can't run: the model can't be cut over its chips, it needs more DRAM, or a kernel more of a core's memory.
 REFUSALS = (ShardingError, DoesNotFitError, UnpricedError)
 MAX_BATCH = 32  # users of one replica: the rows of one tile
-_TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
 
 
 def software_for(
@@ -153,13 +154,13 @@ class Scenario:
         batch_size = whole("batch_size", batch_size, 1)
         prompt_length = whole("prompt_length", prompt_length, 1)
         max_generated_tokens = whole("max_generated_tokens", max_generated_tokens, 2)
+        vision = vision_of(model) if images else None
+        config = vision.text if vision else get_config(model)
+        system, batch_size = meshed(config, get_system(device, data_parallel), batch_size)
         if batch_size > MAX_BATCH:
             raise ValueError(
                 f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}"
             )
-        vision = vision_of(model) if images else None
-        config = vision.text if vision else get_config(model)
-        system = get_system(device, data_parallel)
         day = day or system.software
         software = software_for(system, day, stack=stack, model=config.known_name)
         if software.galaxy and len(system.grid) == 1:
@@ -208,7 +209,8 @@ class Scenario:
     @property
     def padded_prompt(self) -> int:
         """Rows of a prompt that are computed: what a prefix leaves of it, padded."""
-        return self.software.padded_prompt(self.prompt_length - self.prefix_hit)
+        left, own = self.prompt_length - self.prefix_hit, place_parts(self.config, self.system).prompt_rows
+        return max(self.software.padded_prompt(left), -(-left // own) * own)
 
     @property
     def rows(self) -> int:
@@ -229,7 +231,7 @@ class Scenario:
 
     @functools.cached_property
     def layout(self) -> Layout:
-        longest = max(_TRACE_LENGTH, self.sequence_length)
+        longest = max(TRACE_LENGTH, self.sequence_length)
         # Only code with routed experts pads the vocabulary in the LM head; others pad what top-k is given.
         padded = self.config.experts is None or bool(self.software.fact("topk_padded"))
         own = self.software.galaxy
@@ -301,18 +303,15 @@ class Scenario:
 
     def prefill_program(self, start: int, rows: int, last: bool) -> Program:
         """What one device and its host run for one chunk of a prompt."""
-        return prefill_program(
-            self.layout,
-            self.precision,
-            self.prompt_users,
-            rows,
-            start=start,
-            last_chunk=last,
-            first_chunk=start == self.prefill_chunks[0][0],
-            traced=self.software.traced_chunks
-            or (self.padded_prompt in self.software.traced_lengths and (not start or self.traced_prefix)),
-            untilize="dram" if self.software.device_untilize else "host",
+        traced = self.padded_prompt in self.software.traced_lengths and (not start or self.traced_prefix)
+        chunk = Chunk(
+            start,
+            logits="last" if last else "none",
+            first=start == self.prefill_chunks[0][0],
+            traced=self.software.traced_chunks or traced,
+            untilize="host" if self.layout.placement.host_logits or not self.software.device_untilize else "dram",
         )
+        return prefill_program(self.layout, self.precision, self.prompt_users, rows, chunk)
 
     @property
     def traced_prefix(self) -> bool:

@@ -22,6 +22,7 @@ LIMITS = {
     "pack": "packing the partial sums of each block",
     "weights": "weights read through the cores of one row of the grid",
     "core": "few rows of tiles keep few cores busy",
+    "rows": "each expert's block of rows read again",
     "link": "bytes over Ethernet",
     "latency": "launch, synchronisation and hops, whatever the size",
     "dispatch": "gaps between traced kernels",
