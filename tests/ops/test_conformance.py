@@ -36,6 +36,7 @@ from ttsim.numerics.formats import get_format
 from ttsim.numerics.switches import using
 from ttsim.ops.core import OPS, array_shape
 from ttsim.precision.presets import preset
+from ttsim.ui.estimate_page import LIMITS
 
 NAMES = sorted(op.name for op in OPS.values() if op.body.__module__.startswith("ttsim."))
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -207,6 +208,7 @@ def test_every_call_has_a_price(name):
         kernels = _kernels(call, system)
         times = [float(np.max(kernel.time(constants))) for kernel in kernels]
         assert all(np.isfinite(t) and t >= 0 for t in times), call.label
+        assert {limit for kernel in kernels for limit in kernel.limits} <= LIMITS.keys(), call.label
         if name in ("linear", "linear_bias", "all_gather_matmul", "head_linear"):
             stored = sum(
                 array_shape(call.inputs[i]) and np.prod(array_shape(call.inputs[i])) for i in call.op.weights[:1]
