@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from jax import Array
@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.attention import Rotary, rotary_tables
 from ttsim.models.cache import KVCache
+from ttsim.models.chunk import Chunk
 from ttsim.models.decoder import DecoderLayer, prefill_layer
 from ttsim.models.features import LayerKind
 from ttsim.models.layout import Layout
@@ -48,16 +49,15 @@ def prefill_by_layer(
     layout: Layout,
     precision: Precision,
     batch: int,
+    chunk: Chunk,
     *,
-    start: int = 0,
-    logits: Literal["none", "all"] = "none",
-    numerics: Literal["prefill", "decode"] = "prefill",
     mesh: Mesh,
     on_compile: Callable[[float], None] = lambda seconds: None,
 ) -> Callable[..., Any]:
     """The same function as `ttsim.models.run.prefill_step`, already compiled in pieces; it consumes the cache.
 
-    Args and result: see there. `on_compile` is told the seconds that each compilation takes.
+    Args and result: see there; the chunk's logits are those of all rows, or none. `on_compile` is told the seconds that
+    each compilation takes.
     """
     specs = partition_specs(Transformer(layout), layout.rules)
     cache_specs = KVCache.specs(layout, batch)
@@ -90,7 +90,7 @@ def prefill_by_layer(
         def run_layer(layer: DecoderLayer, x: Array, *others: Any) -> tuple[Array, Array, Array]:
             *rest, given = others
             result: tuple[Array, Array, Array]
-            result = prefill_layer(layer, x, *rest, start=start, stage=stage, kind=kind, given=given)
+            result = prefill_layer(layer, x, *rest, start=chunk.start, stage=stage, kind=kind, given=given)
             return result
 
         return compiled(
@@ -107,11 +107,11 @@ def prefill_by_layer(
         x, tables, given = embed(model, tokens_t, positions_t)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, kind, layer_precision) in enumerate(model.text_layers(layout.config, precision)):
-            program = layer_program(prefill_stage(layout, layer_precision, cache.users_axis, numerics), kind)
+            program = layer_program(prefill_stage(layout, layer_precision, cache.users_axis, chunk.numerics), kind)
             rotary = table_of(kind, tables, layout)
             own, at = given[slot] if given else None, layout.config.cache_slots[slot]
             x, keys[at], values[at] = program(layer, x, rotary, user, None, keys[at], values[at], own)
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
-        return (None if logits == "none" else read(model, x)), cache
+        return (None if chunk.logits == "none" else read(model, x)), cache
 
     return run

@@ -49,6 +49,7 @@ class Layout:
       system: the system; its replicas are independent.
       own_code: whether a Galaxy runs the vendor's own code for it, not tt_transformers'.
       max_seq_len: longest sequence that the run may reach; long rope chooses its factors by it.
+      ring: cores that decode's matmuls run on behind the DRAM prefetcher, 0 without one.
       padded_vocabulary: whether code that pads the vocabulary to a power of two a chip does so already.
 
     Raises:
@@ -60,6 +61,7 @@ class Layout:
     max_seq_len: int = 1024
     own_code: bool = False
     padded_vocabulary: bool = True
+    ring: int = 0
 
     def __post_init__(self) -> None:
         config, ways = self.config, self.ways
@@ -124,9 +126,12 @@ class Layout:
 
     @property
     def fused_wo(self) -> bool:
-        """Whether wo runs as the fused all-gather-matmul: on a ring, where its 8 output columns are whole."""
-        ring = self.system.topology is Topology.RING and not self.placement.replicated and self.config.delta is None
-        return ring and (self.config.hidden_size // TILE // self.ways) % 8 == 0
+        """Whether wo runs as the fused all-gather-matmul: on a ring of chips, where its 8 output columns are whole.
+
+        Behind a prefetcher it is cut along K and its sum reduce-scattered, as w2.
+        """
+        closed = self.system.topology is Topology.RING and not self.placement.replicated and self.config.delta is None
+        return closed and not self.ring and (self.config.hidden_size // TILE // self.ways) % 8 == 0
 
     @property
     def rules(self) -> ShardingRules:
@@ -298,17 +303,19 @@ class Layout:
 
     # Prefill.
 
-    def prefill_chunk(self, padded_length: int) -> int:
+    def prefill_chunk(self, padded_length: int, thousands: int | None = None) -> int:
         """Rows of one pass of prefill: the longest multiple of 2048 that divides the prompt and fits the chunk limit.
 
         Args:
           padded_length: padded prompt length in tokens.
+          thousands: the limit in thousands of tokens, None for that of the table of 2025-05.
 
         Raises:
           ValueError: the prompt needs several passes and is no multiple of 2048.
         """
         device = _CHUNK_DEVICE.get(self.system.chips_per_replica, "")
-        limit = 1024 * _CHUNK_SIZES.get(self.config.known_name, {}).get(device, _DEFAULT_CHUNK)
+        known = _CHUNK_SIZES.get(self.config.known_name, {}).get(device, _DEFAULT_CHUNK)
+        limit = 1024 * (known if thousands is None else thousands)
         limit = self.placement.prompt_chunk or limit
         if padded_length <= limit:
             return padded_length

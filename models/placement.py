@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 
 from ttsim.meshes.sharding import ONE_D, RING, ShardingError, ShardingRules, replicated_residual, with_experts
-from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS, System, Topology
+from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS, System, Topology, split
 from ttsim.models.config import ModelConfig
 from ttsim.models.features import ExpertsConfig
 
@@ -51,6 +51,8 @@ class Placement:
         for weights in one shard a DRAM bank.
       tuned_prompts: whether the model configures the programs of a prompt's matmuls.
       prompt_chunk: most tokens of one pass of a prompt, where the model's code has its own limit.
+      prompt_rows: fewest rows that a prompt is padded to.
+      host_logits: whether the host reads a prompt's logits of every chip as tiles, and turns them into rows itself.
       attention_chunk: rows and columns of one block of a prompt's attention, which then has the chip's whole grid.
       interleaved_head: whether the LM head is one matmul of an interleaved weight.
     """
@@ -63,6 +65,8 @@ class Placement:
     weight_block: int | None = None
     tuned_prompts: bool = False
     prompt_chunk: int | None = None
+    prompt_rows: int = 1
+    host_logits: bool = False
     attention_chunk: int | None = None
     interleaved_head: bool = False
 
@@ -93,6 +97,7 @@ def place_parts(config: ModelConfig, system: System) -> Placement:
         power_of_two_vocabulary=config.family == "gpt_oss",
         weight_block=_INTERLEAVED.get(config.family),
         tuned_prompts=config.family in _QWEN36,
+        host_logits=config.family == "gpt_oss",  # demos/gpt_oss/tt/model.py, process_output_prefill
         prompt_chunk=2048 if config.family in _QWEN36 else None,
         attention_chunk=128 if config.family in _QWEN36 else None,
         interleaved_head=config.family.startswith("gemma4"),
@@ -101,12 +106,41 @@ def place_parts(config: ModelConfig, system: System) -> Placement:
         return parts
     count = config.experts.count
     if config.family in _EXCHANGE and system.data_parallel > 1 and count % system.num_chips == 0:
-        return dataclasses.replace(parts, expert_axes=(DATA_AXIS, TENSOR_AXIS))
+        parts = dataclasses.replace(parts, expert_axes=(DATA_AXIS, TENSOR_AXIS))
+        # gpt-oss's prompts travel in pieces of 1024 rows a chip, since 2026-05-11 (tt-metal #43901).
+        return dataclasses.replace(parts, prompt_rows=1024, prompt_chunk=1024) if config.family == "gpt_oss" else parts
     columns = (COLUMN_AXIS,) if grid and count % system.grid[1] == 0 else ()
     shared = math.prod(system.grid[1:]) if columns else 1
     if config.family in _WHOLE_EXPERTS and count % (ways * shared) == 0:
         return dataclasses.replace(parts, expert_axes=(*columns, tensor_axis))
     return dataclasses.replace(parts, expert_axes=columns, width_axis=tensor_axis)
+
+
+def meshed(config: ModelConfig, system: System, users: int) -> tuple[System, int]:
+    """The system as a model's own code drives it, and the users of each of its replicas.
+
+    gpt-oss lays out a Galaxy for one user, or for 32 in each row of its mesh. A row's chips share the attention of its
+    users, all chips the experts; rows are rings of four links (tt-metal models/demos/gpt_oss tt/{ccl,model_config}.py).
+
+    Raises:
+      ValueError: more users than one row of tiles has, but not 32 for each row.
+    """
+    if config.family != "gpt_oss":
+        return system, users
+    if system.topology is Topology.GRID and users > _ROW_OF_USERS:
+        rows = system.grid[1]
+        if users != rows * _ROW_OF_USERS:
+            raise ValueError(
+                f"{config.name} on {system.name} has {_ROW_OF_USERS} users in each of its {rows} rows: batch_size must "
+                f"be {rows * _ROW_OF_USERS}, or at most {_ROW_OF_USERS}, not {users}"
+            )
+        system, users = split(system, rows), _ROW_OF_USERS
+    if system.num_chips == 32 and system.grid == (8,):
+        system = dataclasses.replace(system, topology=Topology.RING, links=4)
+    return system, users
+
+
+_ROW_OF_USERS = 32
 
 
 def special_rules(config: ModelConfig, system: System, placement: Placement, *, ring: bool) -> ShardingRules:

@@ -12,7 +12,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 from ttsim.hardware.chips import CHIPS
 from ttsim.meshes.systems import DATA_AXIS
 from ttsim.models.cache import KVCache, users_partition
+from ttsim.models.chunk import WHOLE, Chunk
 from ttsim.models.decoder import DECODE_LAYER, PREFILL_LAYER
 from ttsim.models.layout import PAD_MLP_CORES, Layout
 from ttsim.models.parameters import partition_specs, shardings
@@ -68,19 +69,15 @@ def prefill_step(
     layout: Layout,
     precision: Precision,
     batch: int,
+    chunk: Chunk = WHOLE,
     *,
-    start: int = 0,
-    logits: Literal["none", "last", "all"] = "last",
-    numerics: Literal["prefill", "decode"] = "prefill",
-    first: bool | None = None,
-    traced: bool = False,
-    untilize: Literal["dram", "host"] = "dram",
     mesh: Mesh | AbstractMesh | None = None,
 ) -> Callable[..., Any]:
     """The function (model, tokens [R T], positions [T], user, last [R], cache) -> (logits, cache).
 
-    Each of the R replicas fills the cache of its user number `user` with its own T tokens. With `logits="last"` the
-    result has 32 rows a replica (the row `last % 32` is the wanted one), with "all" T rows, each of V columns.
+    Each of the R replicas fills the cache of its user number `user` with its own T tokens. With the chunk's
+    `logits="last"` the result has 32 rows a replica (the row `last % 32` is the wanted one), with "all" T rows, each of
+    V columns.
     """
     mesh = layout.system.abstract_mesh() if mesh is None else mesh
     model_specs = _model_specs(layout)
@@ -90,26 +87,14 @@ def prefill_step(
         model: Transformer, tokens_t: Array, positions_t: Array, user: Array, last: Array, cache: KVCache
     ) -> tuple[Array | None, KVCache]:
         return model.prefill(
-            tokens_t,
-            positions_t,
-            user,
-            last[0],
-            cache,
-            layout=layout,
-            precision=precision,
-            start=start,
-            logits=logits,
-            numerics=numerics,
-            first=first,
-            traced=traced,
-            untilize=untilize,
+            tokens_t, positions_t, user, last[0], cache, layout=layout, precision=precision, chunk=chunk
         )
 
     return jax.shard_map(
         step,
         mesh=mesh,
         in_specs=(model_specs, P(DATA_AXIS), P(), P(), P(DATA_AXIS), cache_specs),
-        out_specs=(P(DATA_AXIS, layout.axis) if logits != "none" else P(), cache_specs),
+        out_specs=(P(DATA_AXIS, layout.axis) if chunk.logits != "none" else P(), cache_specs),
         check_vma=False,
     )
 
@@ -149,24 +134,13 @@ def prefill_program(
     precision: Precision,
     batch: int,
     length: int,
-    *,
-    start: int = 0,
-    last_chunk: bool = True,
-    first_chunk: bool = True,
-    traced: bool = False,
-    untilize: Literal["dram", "host"] = "dram",
+    chunk: Chunk = WHOLE,
 ) -> Program:
-    """What one device and its host run for one user's prompt, or for the chunk of it that starts at `start`.
-
-    Args:
-      length: padded rows of the chunk. last_chunk: whether it ends in logits.
-      first_chunk: whether the host copies the prompt's inputs before it.
-      traced, untilize: see `Transformer.prefill`.
-    """
-    ends = last_chunk, first_chunk
+    """What one device and its host run for one user's prompt, or for a chunk of it of `length` padded rows."""
+    chunk, start = dataclasses.replace(chunk, first=chunk.copied), chunk.start
     if not start or _MARK + length > layout.max_seq_len:
-        return _prefill(layout, precision, batch, length, start, *ends, traced, untilize)
-    marked = _prefill(layout, precision, batch, length, _MARK, *ends, traced, untilize)
+        return _prefill(layout, precision, batch, length, chunk)
+    marked = _prefill(layout, precision, batch, length, dataclasses.replace(chunk, start=_MARK))
     return marked.renumber({_MARK: start, _MARK + length: start + length})
 
 
@@ -176,21 +150,9 @@ _MARK = 63_977
 
 
 @functools.lru_cache(maxsize=128)
-def _prefill(
-    layout: Layout,
-    precision: Precision,
-    batch: int,
-    length: int,
-    start: int,
-    last_chunk: bool,
-    first_chunk: bool,
-    traced: bool,
-    untilize: Literal["dram", "host"],
-) -> Program:
+def _prefill(layout: Layout, precision: Precision, batch: int, length: int, chunk: Chunk) -> Program:
     slots, value = abstract_precision(precision, len(layout.config.self_attention_layers))
-    return _trace_prefill(
-        _nameless(layout), slots, batch, length, start, last_chunk, first_chunk, traced, untilize
-    ).fill(value)
+    return _trace_prefill(_nameless(layout), slots, batch, length, chunk).fill(value)
 
 
 # Layers of one precision and kind are the same call on other weights. A trace holds one layer of each run of equal
@@ -232,24 +194,12 @@ def _trace_decode(layout: Layout, precision: PrecisionSlots, batch: int, sample:
 
 
 @functools.lru_cache(maxsize=512)
-def _trace_prefill(
-    layout: Layout,
-    precision: PrecisionSlots,
-    batch: int,
-    length: int,
-    start: int,
-    last_chunk: bool,
-    first_chunk: bool,
-    traced: bool,
-    untilize: Literal["dram", "host"],
-) -> Program:
+def _trace_prefill(layout: Layout, precision: PrecisionSlots, batch: int, length: int, chunk: Chunk) -> Program:
     layout, precision, counts = one_layer_a_run(layout, precision)
     replicas = layout.system.data_parallel
     tokens, positions, last = (jax.ShapeDtypeStruct((n,), jnp.int32) for n in (replicas * length, length, replicas))
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    logits: Literal["last", "none"] = "last" if last_chunk else "none"
-    options: dict[str, Any] = {"first": first_chunk, "traced": traced, "untilize": untilize}
-    step = prefill_step(layout, precision, batch, start=start, logits=logits, **options)
+    step = prefill_step(layout, precision, batch, chunk)
     program = trace(step, _skeleton(layout), tokens, positions, scalar, last, KVCache.abstract(layout, batch))
     return program.repeat(PREFILL_LAYER, counts)
 

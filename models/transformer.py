@@ -22,6 +22,7 @@ from jax import Array
 from ttsim import ops as tt
 from ttsim.models.attention import Rotary, rotary_tables
 from ttsim.models.cache import KVCache
+from ttsim.models.chunk import WHOLE, Chunk
 from ttsim.models.config import ModelConfig
 from ttsim.models.decoder import DecoderLayer, centered, decode_layer, prefill_layer
 from ttsim.models.features import LayerKind
@@ -179,12 +180,7 @@ class Transformer(nnx.Module):
         *,
         layout: Layout,
         precision: Precision,
-        start: int = 0,
-        logits: Literal["none", "last", "all"] = "last",
-        numerics: Literal["prefill", "decode"] = "prefill",
-        first: bool | None = None,
-        traced: bool = False,
-        untilize: Literal["dram", "host"] = "dram",
+        chunk: Chunk = WHOLE,
     ) -> tuple[Array | None, KVCache]:
         """One user's prompt, or a chunk of it (inside `shard_map`).
 
@@ -192,34 +188,20 @@ class Transformer(nnx.Module):
           tokens_t: [T] int32, padded at the end. positions_t: [T] int32, start .. start + T - 1.
           user: int32 scalar, index of the user in the cache. last: int32 scalar, the row whose logits are wanted.
           cache: keys and values.
-          layout, precision: static.
-          start: position of the chunk's first row.
-          logits: "last" computes those of the 32 rows around `last`, "all" of every row, "none" only fills the cache.
-          numerics: "decode" uses decode's formats and settings: with teacher forcing this one pass computes what T
-            decode steps would.
-          first: whether the host copies the prompt's inputs before this chunk; by default if it starts at 0.
-          traced: whether the device's ops are recorded in one trace. untilize: where logits become rows.
+          layout, precision, chunk: static.
 
         Returns:
           (this device's slice of the logits [rows, V / devices] or None, the cache with these rows).
         """
         given = self.layer_inputs(tokens_t, layout, precision, together=False)
-        if start == 0 if first is None else first:
+        if chunk.copied:
             tokens_t, positions_t = tt.copy_to_device(tokens_t, positions_t, work="prompt")
         tables = rotary_tables(positions_t, layout, precision.layer(0), "host")
-        run = functools.partial(
-            Transformer.device_prompt,
-            layout=layout,
-            precision=precision,
-            start=start,
-            logits=logits,
-            numerics=numerics,
-            untilize=untilize,
-        )
-        result, cache = (tt.traced(run) if traced else run)(self, tokens_t, tables, user, last, cache, given)
+        run = functools.partial(Transformer.device_prompt, layout=layout, precision=precision, chunk=chunk)
+        result, cache = (tt.traced(run) if chunk.traced else run)(self, tokens_t, tables, user, last, cache, given)
         if result is not None:
             result = tt.read_back(result, work="prompt")
-            if untilize == "host":
+            if chunk.untilize == "host":
                 result = tt.untilize(result, format=precision.logits, memory="host")
         return result, cache
 
@@ -234,12 +216,10 @@ class Transformer(nnx.Module):
         *,
         layout: Layout,
         precision: Precision,
-        start: int,
-        logits: Literal["none", "last", "all"],
-        numerics: Literal["prefill", "decode"],
-        untilize: Literal["dram", "host"],
+        chunk: Chunk,
     ) -> tuple[Array | None, KVCache]:
         """What the device runs of `prefill`, from tokens to logits or, without them, to the filled cache."""
+        row = last if chunk.logits == "last" else None
         x = self.embed(tokens_t, layout=layout, precision=precision)
         keys, values = list(cache.keys), list(cache.values)
         for slot, (layer, kind, layer_precision) in enumerate(self.text_layers(layout.config, precision)):
@@ -249,19 +229,18 @@ class Transformer(nnx.Module):
                 x,
                 table_of(kind, tables, layout),
                 user,
-                last if logits == "last" else None,
+                row,
                 keys[at],
                 values[at],
-                start=start,
-                stage=prefill_stage(layout, layer_precision, cache.users_axis, numerics),
+                start=chunk.start,
+                stage=prefill_stage(layout, layer_precision, cache.users_axis, chunk.numerics),
                 kind=kind,
                 given=given[slot] if given else None,
             )
         cache = KVCache(tuple(keys), tuple(values), cache.users_axis)
-        if logits == "none":
+        if chunk.logits == "none":
             return None, cache
-        row = last if logits == "last" else None
-        return self.prompt_logits(x, row, layout=layout, precision=precision, untilize=untilize), cache
+        return self.prompt_logits(x, row, layout=layout, precision=precision, untilize=chunk.untilize), cache
 
     def layer_inputs(self, tokens: Array, layout: Layout, precision: Precision, *, together: bool) -> tuple[Array, ...]:
         """What the host makes of the tokens for every layer; nothing for most models."""

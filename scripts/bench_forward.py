@@ -22,6 +22,7 @@ from plain_model import plain_forward
 
 from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
+from ttsim.models.chunk import Chunk
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import is_variable, key_names, traits
@@ -95,7 +96,7 @@ def measure(model: Transformer, layout: Layout, phase: str, batch: int, rows: in
         precision = preset(name, config.known_name)
         emulated = rounded(model, precision)
         if phase == "prefill":
-            step = jax.jit(prefill_step(layout, precision, batch, logits="all", mesh=mesh), donate_argnums=5)
+            step = jax.jit(prefill_step(layout, precision, batch, Chunk(logits="all"), mesh=mesh), donate_argnums=5)
             args = (tokens[0], positions[0], jnp.int32(0), jnp.zeros(1, jnp.int32))
         else:
             step = jax.jit(decode_step(layout, precision, batch, mesh=mesh), donate_argnums=3)

@@ -118,6 +118,8 @@ class Stage(abc.ABC):
             rows = {"kernel": "mcast_2d", "pass_rows": pass_rows, "cores": decode_cores}
             if placement.tuned_prompts:
                 rows["tuned"] = True
+        elif self.layout.ring:
+            rows = {"kernel": "ring", "cores": self.layout.ring}
         elif placement.weight_block is not None:
             rows |= {"kernel": "mcast_1d", "block": placement.weight_block}
         return tt.linear(

@@ -117,7 +117,6 @@ HISTORY = {
     "topk_power_of_two": [("2024-12-01", False), ("2026-01-26", True)],
     "topk_padded": [("2024-12-01", False), ("2026-03-24", True)],
     "vocabulary_join": [("2024-12-01", True), ("2025-10-28", False)],
-    "device_positions": [("2024-12-01", False), ("2025-08-09", True)],
     "async_read": [("2024-12-01", False), ("2025-08-20", True)],
     "dynamic_chunks": [("2024-12-01", False), ("2025-04-01", True)],
     "sdpa_merge": [("2024-12-01", "series"), ("2025-11-19", "fused series"), ("2026-02-20", "fused tree")],

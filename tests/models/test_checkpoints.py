@@ -13,6 +13,7 @@ from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.fetch import fetch_smollm2, smollm2_path
 from ttsim.models.checkpoints.loading import check_sharding, load_model, open_checkpoint, resolve_weights
 from ttsim.models.checkpoints.source import CheckpointError
+from ttsim.models.chunk import Chunk
 from ttsim.models.layout import Layout
 from ttsim.models.run import prefill_step
 from ttsim.numerics.blockarray import BlockArray
@@ -28,7 +29,7 @@ def logits_of(checkpoint, tokens, device="N150"):
     layout = Layout(checkpoint.config, get_system(device), max_seq_len=32)
     mesh = layout.system.mesh()
     model = load_model(checkpoint, layout, EXACT, mesh)
-    step = jax.jit(prefill_step(layout, EXACT, 1, logits="all", mesh=mesh))
+    step = jax.jit(prefill_step(layout, EXACT, 1, Chunk(logits="all"), mesh=mesh))
     cache = KVCache.zeros(layout, 1, jnp.float32)
     zero = jnp.zeros(1, jnp.int32)
     logits, _ = step(model, jnp.asarray(tokens), jnp.arange(len(tokens)), jnp.int32(0), zero, cache)

@@ -14,6 +14,7 @@ from random_weights import tensor
 from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
+from ttsim.models.chunk import Chunk
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place, place_cache, prefill_step
@@ -49,7 +50,7 @@ class Runner:
     def prefill(self, tokens, *, start=0, last=None):
         """Logits [T, V] of one prompt that every replica gets; with `last`, those of the 32 rows around it."""
         what = "all" if last is None else "last"
-        step = jax.jit(prefill_step(self.layout, EXACT, self.users, start=start, logits=what, mesh=self.mesh))
+        step = jax.jit(prefill_step(self.layout, EXACT, self.users, Chunk(start, what), mesh=self.mesh))
         rows = len(tokens)
         prompt = jnp.asarray(np.tile(tokens, self.replicas))
         ends = jnp.full(self.replicas, rows - 1 if last is None else last, jnp.int32)

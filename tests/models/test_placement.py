@@ -8,10 +8,10 @@ import pytest
 import ttsim
 from ttsim.meshes.lookup import get_system
 from ttsim.meshes.sharding import ShardingError
-from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS
+from ttsim.meshes.systems import COLUMN_AXIS, DATA_AXIS, ROW_AXIS, TENSOR_AXIS, Topology
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
-from ttsim.models.placement import Placement, _busiest, active_blocks, model_gaps, place_parts
+from ttsim.models.placement import Placement, _busiest, active_blocks, meshed, model_gaps, place_parts
 from ttsim.scenarios.scenario import Scenario
 
 
@@ -109,3 +109,29 @@ def test_a_hybrid_s_prompt_runs_in_traced_chunks():
     assert asked.prefill_chunks == tuple((start, 2048, start == 8192) for start in range(0, 10_240, 2048))
     assert (asked.software.traced_chunks, asked.sampler, asked.software.slots) == (True, "device", 1)
     assert not Scenario.of("Qwen3-32B", "P300x2", prompt_length=10_000, date="2026-09-10").software.traced_chunks
+
+
+def test_gpt_oss_lays_out_a_galaxy_for_one_user_or_for_32_in_each_row():
+    """Rows are rings of four links, and no other number of users is laid out (demos/gpt_oss/tt/model_config.py)."""
+    config, galaxy = get_config("gpt-oss-20b"), get_system("Galaxy")
+    assert meshed(config, galaxy, 1) == (galaxy, 1)
+    rows, users = meshed(config, galaxy, 128)
+    assert (rows.data_parallel, rows.grid, rows.links, rows.topology, users) == (4, (8,), 4, Topology.RING, 32)
+    assert meshed(config, get_system("Galaxy", 4), 32) == (rows, 32)
+    with pytest.raises(ValueError, match=r"32 users in each of its 4 rows: batch_size must be 128, .* not 127"):
+        meshed(config, galaxy, 127)
+    for other in ("T3K", "P150"):
+        assert meshed(config, get_system(other), 33) == (get_system(other), 33)
+    assert meshed(get_config("8b"), galaxy, 128) == (galaxy, 128)
+
+
+def test_128_users_of_gpt_oss_are_priced_and_their_prompts_travel_in_pieces():
+    one, many = (Scenario.of("gpt-oss-20b", "Galaxy", batch_size=users, date="2026-07-01") for users in (1, 128))
+    assert (many.batch_size, many.system.data_parallel) == (32, 4)
+    assert [many.padded_prompt, one.padded_prompt] == [1024, 128]
+    long = Scenario.of("gpt-oss-20b", "Galaxy", batch_size=128, prompt_length=2000, date="2026-07-01")
+    assert long.prefill_chunks == ((0, 1024, False), (1024, 1024, True))
+    names = {call.op.name for call, _ in many.decode_program.ops()}
+    assert {"dispatch", "combine"} <= names
+    with pytest.raises(ValueError, match="at most 32 users a replica"):
+        Scenario.of("8b", "Galaxy", batch_size=128)

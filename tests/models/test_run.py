@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
+from ttsim.models.chunk import Chunk
 from ttsim.models.hf.reading import read_config
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
@@ -51,7 +52,7 @@ class Runner:
 
     @functools.cache  # noqa: B019 - one runner lives as long as its test
     def _prefill_jit(self, start):
-        step = prefill_step(self.layout, self.precision, self.batch, start=start, logits="all", mesh=self.mesh)
+        step = prefill_step(self.layout, self.precision, self.batch, Chunk(start, "all"), mesh=self.mesh)
         return jax.jit(step)
 
     def prefill(self, tokens_rt, *, user=0, start=0):

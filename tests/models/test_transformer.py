@@ -11,6 +11,7 @@ import pytest
 from ttsim.meshes.lookup import get_system
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.model_tensors import from_hf_tensors
+from ttsim.models.chunk import Chunk
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place, place_cache, prefill_step
@@ -40,7 +41,7 @@ def prepare(golden, device, precision=EXACT, data_parallel=1, max_seq_len=32, ba
 def prefill_all(golden, device, batch=2, **kwargs):
     """Logits of every position, and the cache with the prompts of all users (of one replica)."""
     layout, mesh, model, cache = prepare(golden, device, batch=batch, **kwargs)
-    step = jax.jit(prefill_step(layout, EXACT, batch, logits="all", mesh=mesh))
+    step = jax.jit(prefill_step(layout, EXACT, batch, Chunk(logits="all"), mesh=mesh))
     length = golden.tokens.shape[1]
     out = []
     for user in range(batch):

@@ -22,6 +22,7 @@ from ttsim.hardware.software import software_of
 from ttsim.hardware.vision_software import vision_software
 from ttsim.kernels.machine import Machine
 from ttsim.meshes.lookup import get_system
+from ttsim.models.chunk import Chunk
 from ttsim.models.hf.reading import read_config
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_program, prefill_program
@@ -35,6 +36,7 @@ from ttsim.numerics.formats import get_format
 from ttsim.numerics.switches import using
 from ttsim.ops.core import OPS, array_shape
 from ttsim.precision.presets import preset
+from ttsim.ui.estimate_page import LIMITS
 
 NAMES = sorted(op.name for op in OPS.values() if op.body.__module__.startswith("ttsim."))
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -70,8 +72,8 @@ def _text_programs(kind, case, device, sample):
     config = read_config(_config(kind, case), name=case)
     layout = Layout(config, get_system(device), max_seq_len=128)
     yield decode_program(layout, BF16, 32, sample=sample), layout.system
-    for start in (0, 32):
-        yield prefill_program(layout, BF16, 1, 32, start=start, untilize="host" if start else "dram"), layout.system
+    for chunk in (Chunk(), Chunk(32, first=True, untilize="host")):
+        yield prefill_program(layout, BF16, 1, 32, chunk), layout.system
 
 
 def _vision_programs(case, device):
@@ -206,6 +208,7 @@ def test_every_call_has_a_price(name):
         kernels = _kernels(call, system)
         times = [float(np.max(kernel.time(constants))) for kernel in kernels]
         assert all(np.isfinite(t) and t >= 0 for t in times), call.label
+        assert {limit for kernel in kernels for limit in kernel.limits} <= LIMITS.keys(), call.label
         if name in ("linear", "linear_bias", "all_gather_matmul", "head_linear"):
             stored = sum(
                 array_shape(call.inputs[i]) and np.prod(array_shape(call.inputs[i])) for i in call.op.weights[:1]

@@ -15,6 +15,7 @@ from ttsim import ops as tt
 from ttsim.meshes.lookup import get_system
 from ttsim.models import run
 from ttsim.models.cache import KVCache
+from ttsim.models.chunk import Chunk
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import shardings
@@ -236,11 +237,10 @@ def test_a_later_chunk_equals_the_trace_at_its_start(model, device, last_chunk):
     """All later chunks share one trace, with another start: whichever mixer reads what is before it."""
     layout = Layout(get_config(model), get_system(device), max_seq_len=131_072)
     length, start = 2048, 10_240
-    options = {"last_chunk": last_chunk, "first_chunk": False}
-    shared = prefill_program(layout, Precision(), 1, length, start=start, **options)
-    own = run._prefill(layout, Precision(), 1, length, start, last_chunk, False, False, "dram")
-    assert shared == own
-    assert shared != prefill_program(layout, Precision(), 1, length, start=2048, **options)
+    chunk = Chunk(start, "last" if last_chunk else "none", first=False)
+    shared = prefill_program(layout, Precision(), 1, length, chunk)
+    assert shared == run._prefill(layout, Precision(), 1, length, chunk)
+    assert shared != prefill_program(layout, Precision(), 1, length, dataclasses.replace(chunk, start=2048))
 
 
 def unrolled(program):

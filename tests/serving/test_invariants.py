@@ -328,8 +328,7 @@ def test_policies_by_name_date_and_change():
 
     for last_day, before, after in (
         (datetime.date(2025, 12, 31), v0(), v1(batched_prefill=False)),
-        (datetime.date(2026, 3, 5), v1(batched_prefill=False), v1()),
-        (datetime.date(2026, 9, 30), v1(), plugin()),
+        (datetime.date(2026, 9, 30), v1(batched_prefill=False), plugin(batched_prefill=False)),
     ):
         assert policy_of(last_day) == before
         assert policy_of(last_day + datetime.timedelta(days=1)) == after

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ttsim import ops as tt
 from ttsim.accuracy.results import PUBLISHED, Outputs, Protocol
 from ttsim.models.cache import KVCache
+from ttsim.models.chunk import Chunk
 from ttsim.models.layerwise import AheadOfTime, prefill_by_layer
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place_cache, prefill_step
@@ -51,8 +52,8 @@ class Runner:
         self.mesh = layout.system.mesh() if mesh is None else mesh
         self.compile_seconds = 0.0
         build = functools.partial(prefill_by_layer, layout, precision, 1, mesh=self.mesh, on_compile=self._count)
-        self._prefill = build()
-        self._decode = build(start=protocol.prefill, logits="all", numerics="decode")
+        self._prefill = build(Chunk(logits="none"))
+        self._decode = build(Chunk(start=protocol.prefill, logits="all", numerics="decode"))
         self._statistics = AheadOfTime(self._everywhere, (), self._count)
 
     def _count(self, seconds: float) -> None:
@@ -142,7 +143,7 @@ class Runner:
         window = self._check(np.asarray(window)[None])
         first, count, layout = self.protocol.prefill, self.protocol.decode, self.layout
         replicas = layout.system.data_parallel
-        prefill = jax.jit(prefill_step(layout, self.precision, 1, logits="none", mesh=self.mesh))
+        prefill = jax.jit(prefill_step(layout, self.precision, 1, Chunk(logits="none"), mesh=self.mesh))
         step = jax.jit(decode_step(layout, self.precision, 1, mesh=self.mesh), donate_argnums=3)
         cache = place_cache(self._cache, layout, 1, self.mesh)
         zeros = jnp.zeros((replicas,), jnp.int32)

@@ -68,7 +68,8 @@ COMMANDS = {
         ttsim validate --measured=mine.csv --fit_host=host.json
         ttsim validate --serving
         Columns of the CSV: model, device, parallel (TP=8 or DP=4,TP=8), batch, isl, osl, ttft_ms, decode_tsu,
-        date, stack (tt_transformers, tttv2, galaxy, vllm), precision, source. An empty cell is unknown.
+        date, stack (tt_transformers, tttv2, galaxy, vllm), precision, prefetcher, source. An empty cell is unknown;
+        ranges, words and releases (50-500, 32/device, Q3 2025, v0.62) are read, and a note says as what.
         Servers under load: concurrency, requests, isl, osl, ttft_ms, tpot_ms, e2el_ms, date, client.""",
         _FLAGS,
         _run,

@@ -14,7 +14,6 @@ from ttsim.hardware.constants import load_constants
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import describe_identity
 from ttsim.models.placement import model_gaps
-from ttsim.numerics.switches import LEFT_OUT
 from ttsim.proof.intervals import Interval, fold_of, interval, outside
 from ttsim.scenarios.capacity import Capacity, capacity_of
 from ttsim.scenarios.memory import DoesNotFitError
@@ -157,7 +156,7 @@ def record(item: Estimate) -> dict[str, Any]:
         "outside_checked_range": list(item.outside),
         "order": list(item.order),
         "not_modelled": not_modelled(scenario.config),
-        "numerics_left_out": list(LEFT_OUT),
+        "numerics_left_out": list(scenario.software.numerics_left_out),
         "memory": {**dataclasses.asdict(memory), "used": memory.used, "free": memory.free},
         "capacity": dataclasses.asdict(item.capacity),
         "decode": _phase_record(report.decode),

@@ -7,7 +7,6 @@ Sources: tt-metal models/tt_transformers/README.md 00b0fa3 (2026) for the demo; 
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import re
@@ -21,7 +20,6 @@ from ttsim.models.presets import known_models
 from ttsim.precision.presets import resolve
 from ttsim.scenarios.scenario import Scenario
 
-_PLUGIN = datetime.date(2026, 6, 1)  # servers from here on are vLLM with the plugin, earlier ones a fork of it
 _PRESETS = ("performance", "accuracy")  # what a server can be told
 _DEMO = "models/tt_transformers/demo/simple_text_demo.py"
 _PAGES = 1024  # blocks of 32 tokens that the demo's page table has unless it is told otherwise
@@ -90,7 +88,7 @@ def launch(scenario: Scenario, model: str = "") -> str:
 
 def server(scenario: Scenario, options: ServerOptions, model: str = "") -> str:
     """A vLLM server's command line."""
-    plugin = scenario.software.date >= _PLUGIN
+    plugin = bool(scenario.software.fact("server_plugin"))
     tt: dict[str, Any] = {}
     flags: list[tuple[str, Any]] = [
         ("--model", repository(scenario.config, model)),
@@ -125,6 +123,8 @@ def unsaid(scenario: Scenario) -> str:
     """What a launch line can't say of a scenario, "" if it says all."""
     if scenario.software.stack.startswith("vllm") and not _preset(scenario):
         return "a server takes the precision performance or accuracy only"
+    if scenario.speculation or scenario.prefix_hit:
+        return "the demo neither speculates nor keeps prefixes"
     if scenario.precision.layers and not _preset(scenario):
         return "precisions that differ by layer go into a file: --decoder_config_file"
     return ""
@@ -151,6 +151,8 @@ def _demo(scenario: Scenario, model: str) -> str:
     ]
     if scenario.system.data_parallel > 1:
         words.append(f"--data_parallel {scenario.system.data_parallel}")
+    if scenario.software.prefetcher:
+        words.append("--use_prefetcher True")
     blocks = scenario.batch_size * -(-scenario.sequence_length // 32)
     if blocks > _PAGES:
         pages = json.dumps({"page_block_size": 32, "page_max_num_blocks_per_dp": blocks})

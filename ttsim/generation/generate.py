@@ -29,6 +29,7 @@ from ttsim.generation.paging import BlockTable, PageParams
 from ttsim.generation.sampling import SamplingParams, prompt_seeds, sample
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.fetch import cache_dir
+from ttsim.models.chunk import Chunk
 from ttsim.models.grids import padded_prefill_length
 from ttsim.models.layout import Layout
 from ttsim.models.run import decode_step, place_cache, prefill_step
@@ -245,7 +246,7 @@ class Generator:
     def _compiled_prefill(self, length: int, start: int) -> Callable[..., Any]:
         key = (length, start)
         if key not in self._prefills:
-            step = prefill_step(self.layout, self.precision, self._rows, start=start, mesh=self.mesh)
+            step = prefill_step(self.layout, self.precision, self._rows, Chunk(start), mesh=self.mesh)
             self._prefills[key] = jax.jit(
                 functools.partial(self._prefill_and_sample, step), donate_argnums=7, out_shardings=self._out_shardings
             )

@@ -13,6 +13,7 @@ from ttsim.meshes.lookup import get_system
 from ttsim.meshes.systems import System
 from ttsim.models.cache import KVCache
 from ttsim.models.checkpoints.loading import Checkpoint, load_model, open_checkpoint
+from ttsim.models.chunk import Chunk
 from ttsim.models.layerwise import prefill_by_layer
 from ttsim.models.layout import Layout
 from ttsim.models.run import place_cache
@@ -58,7 +59,7 @@ def logits(
     values = resolve(precision, config.known_name)
     model = load_model(checkpoint, layout, values, mesh)
     cache = place_cache(KVCache.zeros(layout, 1, jnp.float32), layout, 1, mesh)
-    run = prefill_by_layer(layout, values, 1, logits="all", numerics=numerics, mesh=mesh)
+    run = prefill_by_layer(layout, values, 1, Chunk(logits="all", numerics=numerics), mesh=mesh)
     positions = jnp.arange(length, dtype=jnp.int32)
     result, _ = run(model, jnp.asarray(tokens_t, jnp.int32), positions, jnp.int32(0), jnp.zeros(1, jnp.int32), cache)
     return np.asarray(result)[:, : config.vocab_size]

@@ -131,7 +131,6 @@ MEANING: dict[str, tuple[Callable[[str], Any], str]] = {
     "topk_power_of_two": (_flag, "top-k runs on many cores only if its width is a power of two"),
     "topk_padded": (_flag, "logits are padded to a power of two before top-k"),
     "vocabulary_join": (_flag, "gathered logits whose shards are not whole tiles are joined anew"),
-    "device_positions": (_flag, "positions are advanced on the device, not copied from the host"),
     "async_read": (_flag, "a step is submitted before the token of the last one is read"),
     "host_per_chip": (_flag, "each chip of a replica takes the host time in a step of decode"),
     "dynamic_chunks": (_flag, "flash decode takes small chunks while the context is short"),
@@ -147,6 +146,8 @@ MEANING: dict[str, tuple[Callable[[str], Any], str]] = {
     "links": (int, "links that a collective uses between two neighbours"),
     "topology": (str, "how the chips of a replica are connected: linear, ring"),
     "traced_lengths": (_lengths, "padded prompt lengths that run from a trace"),
+    "prefix_cache": (_flag, "the cache that an earlier prompt has left of a prefix is used"),
+    "traced_prefix": (_flag, "what a prefix leaves of a prompt runs from a trace, where its length does"),
     "traced_chunks": (_flag, "every chunk of a prompt runs from a trace, whatever its length"),
     "prefill_padding": (str, "how prompts are padded: 2048, 1024 (least power of two or multiple), traced"),
     "batched_prefill": (_flag, "prompts of one padded length are computed together"),
@@ -162,6 +163,8 @@ MEANING: dict[str, tuple[Callable[[str], Any], str]] = {
     "sdpa_cores": (int, "cores of the Galaxy's flash decode"),
     "sdpa_tables_in_l1": (_flag, "flash decode reads positions and page table from L1"),
     "mlp_weights": (str, "format of the Galaxy's MLP weights: preset, bf16"),
+    "scheduler": (str, "rules of the server's scheduler: v0, v1, plugin"),
+    "server_plugin": (_flag, "the server is vLLM with a plugin, not a fork of it"),
     "server": (str, "generation of the server's own work on a prompt: early, first, second"),
     "galaxy_server": (str, "the server's own work on a decode step of the Galaxy's code: slow, fast"),
     "topk_time": (float, "seconds of the Galaxy's top-k over 16,384 columns"),
@@ -233,8 +236,8 @@ def in_force(date: datetime.date, place: Place) -> tuple[Fact, ...]:
 
 
 def newest() -> datetime.date:
-    """The day of the newest fact: what changed after it is not known."""
-    return max(fact.since for fact in facts())
+    """The day of the newest fact about tt-metal: what changed after it is not known."""
+    return max(fact.since for fact in facts() if fact.stacks != (SERVER,))
 
 
 def staleness(date: datetime.date) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ttsim.hardware import facts
 from ttsim.hardware.facts import Place
+from ttsim.numerics.switches import LEFT_OUT, RELOADS_LEFT_OUT, SPILLS_LEFT_OUT
 
 Sampler = Literal["device", "topk", "host"]
 TOPK_COLUMNS = 65_536  # most that one top-k takes
@@ -40,6 +41,7 @@ class Software:
       odd_prompt_compiles: a prompt unlike the warm-up's compiles while it is timed.
       batched_prefill: prompts of one padded length are computed together.
       padding: how prompts are padded (see `padded_prompt`).
+      prefetcher: the request asked for the DRAM prefetcher (`ttsim.scenarios.prefetching`).
       server_priced: the programs hold what a server adds to a step and a prompt (`without_server`).
     """
 
@@ -62,6 +64,7 @@ class Software:
     odd_prompt_compiles: bool
     batched_prefill: bool
     padding: str
+    prefetcher: bool = False
     server_priced: bool = True
 
     @property
@@ -119,6 +122,15 @@ class Software:
             return max(power, 1024)
         multiple = int(self.padding)
         return min(power, -(-tokens // multiple) * multiple)
+
+    @property
+    def numerics_left_out(self) -> tuple[str, ...]:
+        """What the device's numerics of this date have and "device" hasn't, with its expected effect."""
+        dated = {
+            SPILLS_LEFT_OUT: self.fact("matmul_spills") == "bf16",
+            RELOADS_LEFT_OUT: bool(self.fact("tf32_reload")),
+        }
+        return *LEFT_OUT, *(line for line, holds in dated.items() if holds)
 
     def without_server(self) -> Software:
         """The same software, with what a server adds to a step and a prompt left to who simulates the server.

@@ -14,6 +14,7 @@ on published rows.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,7 +36,6 @@ from ttsim.hardware.galaxy_constants import (
     GALAXY_REDUCE_BANDWIDTH,
     GALAXY_RING_DRAM,
     GALAXY_RING_LINK,
-    GALAXY_RING_START,
     GALAXY_SMALL_OPS,
     GALAXY_SMALL_OPS_ROW,
     GALAXY_TARGETS,
@@ -44,8 +44,8 @@ from ttsim.hardware.matmul_constants import MCAST_2D_START, MCAST_2D_WEIGHT_BAND
 from ttsim.hardware.quantities import Constant, seconds
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
-from ttsim.kernels.matmul import fidelity_name, tile_math
-from ttsim.kernels.shapes import tensor_bytes, tiles
+from ttsim.kernels.matmul import fidelity_name, ring
+from ttsim.kernels.shapes import tensor_bytes
 from ttsim.numerics.formats import TILE
 
 SOURCE = "tt-metal models/demos/llama3_70b_galaxy/tests/decoder_perf_targets_6u.json"
@@ -149,22 +149,9 @@ def ring_matmul(k: int, n: int, setting: str, fmt: str, machine: Machine, *, bes
 
     w1 and w3 together may be more than the prefetcher's buffer holds: then they wait for DRAM (`beside`).
     """
-    k_tiles, n_tiles = (-(-tiles(size) // RING) * RING for size in (k, n))
-    math_time = n_tiles // RING * k_tiles * tile_math(setting, machine.chip)
-    start = math_time + GALAXY_RING_START
-    moved = tensor_bytes(32 * k_tiles, 32 * n_tiles, fmt)
-    if beside:
-        stall = max(2 * moved - _BUFFER, 0.0) / 2
-        start = start + stall / GALAXY_PREFETCH
-    return Kernel(
-        "matmul (ring)",
-        start=start,
-        bytes=moved,
-        flops=2 * 32 * k * n,
-        cores=RING,
-        fidelity=fidelity_name(setting),
-        source=SOURCE,
-    )
+    kernel = ring(k, n, fmt=fmt, setting=setting, cores=RING, chip=machine.chip)
+    stall = max(2 * kernel.bytes - _BUFFER, 0.0) / 2 if beside else 0.0
+    return dataclasses.replace(kernel, start=kernel.start + stall / GALAXY_PREFETCH, source=SOURCE)
 
 
 # Bytes of L1 that the prefetcher may run ahead: 728 tiles of bfp8 on 24 cores, of which Qwen3-32B's targets use 0.77.

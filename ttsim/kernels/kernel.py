@@ -56,7 +56,8 @@ class Kernel:
     Attributes:
       name: what tt-metal calls it ("matmul (DRAM-sharded)", "all_gather").
       start: time that is always paid: launch, first tile, synchronisation.
-      limits: what bounds the work, by name ("dram", "weights", "compute", "pack", "core", "link"); the largest is paid.
+      limits: what bounds the work, by name ("dram", "weights", "compute", "pack", "core", "rows", "link"); the largest
+        is paid.
       bytes: moved from and to DRAM (collectives: over the links of one device).
       flops: floating-point operations of one device.
       cores: Tensix cores that work.

@@ -1,4 +1,4 @@
-"""Matrix kernels: DRAM-sharded (decode), 1-D multicast (Galaxy decode) and 2-D multicast (prefill).
+"""Matrix kernels: DRAM-sharded, ring or 1-D multicast (decode) and 2-D multicast (prefill).
 
 Source of the configurations: tt-metal models/tt_transformers/tt/model_config.py (`dram_matmul_config`,
 `matmul_1d_config`, `matmul_config`) of 2025-05; of the kernels: ttnn operations/matmul/device.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ttsim.hardware.chips import Chip
+from ttsim.hardware.galaxy_constants import GALAXY_RING_START
 from ttsim.hardware.matmul_constants import (
     BLACKHOLE_SHARDED_BANDWIDTH,
     BLOCK_LATENCY,
@@ -121,6 +122,25 @@ def dram_sharded(
         cores=banks * readers,
         fidelity=fidelity_name(setting),
         source="ttnn matmul_op_multi_core_reuse_mcast_dram_sharded_program_factory",
+    )
+
+
+def ring(k: int, n: int, *, fmt: str, setting: str, cores: int, chip: Chip) -> Kernel:
+    """One row of tiles times a weight that a prefetcher has brought to the L1 of a ring of cores: [32, k] @ [k, n].
+
+    time = start + tiles of K x (tiles of N / cores) x cycles of the fidelity, K and N padded to whole tiles a core
+
+    DRAM streams beside the program's other ops and is no limit of this one (see `ttsim.scenarios.prefetching`).
+    """
+    k_tiles, n_tiles = (-(-tiles(size) // cores) * cores for size in (k, n))
+    return Kernel(
+        "matmul (ring)",
+        start=n_tiles // cores * k_tiles * tile_math(setting, chip) + GALAXY_RING_START,
+        bytes=tensor_bytes(TILE * k_tiles, TILE * n_tiles, fmt),
+        flops=2 * TILE * k * n,
+        cores=cores,
+        fidelity=fidelity_name(setting),
+        source="ttnn matmul_multicore_reuse_mcast_1d_program_factory, gather_in0 with a global circular buffer",
     )
 
 

@@ -23,7 +23,7 @@ from ttsim.numerics.noise import fidelity as fidelity_noise
 from ttsim.ops.core import Array, OpCall, OpNoise, Weight, array_shape, floats, op
 
 _GRID_ROWS = 8  # of the 2-D kernels' grid on Wormhole
-KERNELS = ("dram_sharded", "mcast_1d", "mcast_2d")
+KERNELS = ("dram_sharded", "ring", "mcast_1d", "mcast_2d")
 
 
 @op(weights=(1,))
@@ -47,11 +47,12 @@ def linear(
     Args:
       x: [..., K] activations on `in_format`'s grid.
       w: [K, ...] weight on `weight_format`'s grid (array or BlockArray); trailing axes are flattened to N.
-      kernel: "dram_sharded" (decode: 12 workers, one per DRAM bank), "mcast_1d" (one row of tiles, interleaved
-        weights) or "mcast_2d" (prefill: blocks of rows x columns on the whole grid).
+      kernel: "dram_sharded" (decode: 12 workers, one per DRAM bank), "ring" (decode behind a prefetcher), "mcast_1d"
+        (one row of tiles, interleaved weights) or "mcast_2d" (prefill: blocks of rows x columns on the whole grid).
       weight_format, in_format, out_format: formats of w, x and y.
       setting: compute setting (`ttsim.numerics.fidelity.SETTINGS`).
-      cores: cores that hold x (dram_sharded; by default the most that divide K's tiles) or that compute (mcast_1d).
+      cores: cores that hold x (dram_sharded; by default the most that divide K's tiles) or that compute (mcast_1d,
+        ring).
       pass_rows: rows of one pass over the weights (mcast_2d); longer inputs are folded.
       columns: widest piece that one kernel computes; wider weights are cut into pieces (the LM head).
       block: most tiles of K in one block (mcast_1d; see `ttsim.kernels.matmul`). tuned: whether the model configures
@@ -118,6 +119,8 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     if call["kernel"] == "mcast_1d":
         return [matmul.mcast_1d(k, n, fmt=fmt, setting=setting, chip=chip, block=call["block"])]
     cores = call["cores"] or largest_divisor(tiles(k), chip.cores)
+    if call["kernel"] == "ring":
+        return [matmul.ring(k, n, fmt=fmt, setting=setting, cores=cores, chip=chip)]
     columns, readers = call["columns"], machine.software.readers_per_bank
     if columns is None:
         return [matmul.dram_sharded(k, n, cores=cores, chip=chip, readers=readers, **options)]

@@ -35,7 +35,7 @@ def in_l1(call: OpCall) -> bool:
     """Whether an op's activations lie in L1: it says so, or its kernel works on nothing else."""
     if "memory" in call.attributes:
         return bool(call["memory"] == "l1")
-    return call.op.in_l1 or bool(call.attributes.get("kernel") in ("dram_sharded", "mcast_1d"))
+    return call.op.in_l1 or bool(call.attributes.get("kernel") in ("dram_sharded", "ring", "mcast_1d"))
 
 
 def formats_of(call: OpCall) -> str:

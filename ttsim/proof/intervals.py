@@ -215,6 +215,10 @@ def _outside(scenario: Scenario) -> Iterable[str]:
         yield "images: no measurement has checked this tower's price"
     elif scenario.images:
         yield "images: the interval is that of text; ttsim.proof.vision has the measurements that checked them"
+    if scenario.speculation:
+        yield "speculative decoding: no measured row has checked a step that verifies"
+    if scenario.prefix_hit:
+        yield "a prefix-cache hit: no measured row has checked its prompt"
     longest = scenario.config.max_position_embeddings
     if scenario.prompt_length + scenario.max_generated_tokens > longest:
         yield f"sequences of more than {longest:,} tokens, the model's own limit"

@@ -1,11 +1,13 @@
 """Speeds and times to the first token that others measured: the rows that ship with the project, and any CSV like them.
 
 A row says what ran in the words that people publish: `device` as a box is called, `parallel` like "TP=8" or
-"DP=4,TP=8", `date` a day, month or year. An empty cell is unknown.
+"DP=4,TP=8", `date` a day, month or year. An empty cell is unknown. A column `prefetcher` (yes, no), or
+else a note, says whether the DRAM prefetcher was asked for.
 
 Which of the shipped rows a constant may be fitted on was decided before any was fitted: those of sources whose
 SHA-256 begins with a hexadecimal digit below 8 (`fitted`). The rows of the other sources only check. Targets of
-continuous integration and rows that are left out (`left_out` says why) are never fitted.
+continuous integration, rows that asked for the prefetcher and those that are left out (`left_out` says why) are never
+fitted.
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ class Measured:
       speed: tokens per second and user. ttft: seconds.
       date: when; None is unknown.
       kind: "measured" or "ci_target". left_out: why the row doesn't count, "" if it does.
-      each: whether the users are counted for each replica. stacks: those that `stack` names, the server first.
+      each: whether the users are counted for each replica. prefetcher: whether the DRAM prefetcher was asked for.
+      stacks: those that `stack` names, the server first.
       problems: cells that can't be read, one line each. notes: what was read from a range or a word.
     """
 
@@ -84,6 +87,7 @@ class Measured:
     kind: str = "measured"
     left_out: str = ""
     each: bool = False
+    prefetcher: bool = False
     stacks: tuple[str, ...] = ()
     problems: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
@@ -96,7 +100,7 @@ class Measured:
     @property
     def fitted(self) -> bool:
         """Whether constants may be fitted on it."""
-        return self.counts and int(hashlib.sha256(self.source.encode()).hexdigest()[0], 16) < 8
+        return self.counts and not self.prefetcher and int(hashlib.sha256(self.source.encode()).hexdigest()[0], 16) < 8
 
     @property
     def client(self) -> bool:
@@ -258,6 +262,7 @@ def _row(cells: Mapping[str, str], line: int) -> Measured:
         source=text.get("source", ""),
         kind=text.get("kind") or "measured",
         left_out=text.get("left_out", ""),
+        prefetcher=bool(read("prefetcher", lambda cell: words.read_prefetcher(cell, text.get("note", "")))),
         problems=tuple(problems),
         notes=tuple(notes),
     )

@@ -159,6 +159,7 @@ def scenario_of(row: Measured, date: datetime.date | None = None) -> Scenario:
         max(row.osl or DEFAULT_OSL, 2),
         date=date or (row.date.middle if row.date else None),
         stack=row.software_stack(system),
+        prefetcher=row.prefetcher,
     )
 
 

@@ -72,5 +72,5 @@ def _users_note(report: Report, constants: Mapping[str, Any]) -> Iterator[str]:
         reasons[MAX_BATCH] = "sums over chips fill up tiles that users leave open, which takes time"
     for count, why in reasons.items():
         speed = dataclasses.replace(scenario, batch_size=count).speed(constants)
-        if 1 / speed < _SOONER * report.decode.time:
+        if 1 / speed < _SOONER / report.speed:
             yield f"users: {count}, some of them idle, are faster than {users}, {speed:.1f} t/s/u: {why}"

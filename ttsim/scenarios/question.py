@@ -32,7 +32,7 @@ def asked(help: str, *, kind: str = "text", least: int | None = None, aliases: N
 
     Args:
       help: a sentence. aliases: other names of its flag.
-      kind: "text", "number", "size" (a number that may be written with k) or "many" (a list).
+      kind: "text", "number", "size" (a number that may be written with k), "switch" (yes or no) or "many" (a list).
       least: the smallest number.
     """
     return {"help": help, "kind": kind, "least": least, "aliases": aliases}
@@ -102,6 +102,27 @@ class Question:
             'server on top of one (vllm, "vllm galaxy").'
         ),
     )
+    prefix_hit: int = field(
+        default=0,
+        metadata=asked(
+            "Tokens of the prompt whose cache an earlier one has left: whole blocks of 32.", kind="number", least=0
+        ),
+    )
+    speculate: str = field(
+        default="",
+        metadata=asked(
+            "Speculative decoding: tokens drafted and accepted a step, and the draft model if there is one (4:2.5, "
+            "4:2.5:1b)."
+        ),
+    )
+    prefetcher: bool = field(
+        default=False,
+        metadata=asked(
+            "Ask for the DRAM prefetcher, where the software has one: 8B and others on several Blackhole chips since "
+            "2026-02, Qwen3-32B on a Blackhole Galaxy.",
+            kind="switch",
+        ),
+    )
 
     def scenario(self) -> Scenario:
         """The scenario behind the names.
@@ -128,6 +149,9 @@ def as_scenario(question: Question | Scenario) -> Scenario:
 
 FIELDS = tuple(each.name for each in dataclasses.fields(Question))
 NUMBERS = frozenset(each.name for each in dataclasses.fields(Question) if each.metadata["kind"] in ("number", "size"))
+_FROM_ZERO = frozenset(each.name for each in dataclasses.fields(Question) if each.metadata["least"] == 0)
+SWITCHES = frozenset(each.name for each in dataclasses.fields(Question) if each.metadata["kind"] == "switch")
+_SAID = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
 def parse_override(override: str) -> dict[str, str]:
@@ -144,9 +168,9 @@ def parse_override(override: str) -> dict[str, str]:
 
 
 def parse_number(text: str, name: str) -> int:
-    """A positive whole number; k is 1024: "128", "64k"."""
+    """A positive whole number (0 too where a field may be that); k is 1024: "128", "64k"."""
     match = re.fullmatch(r"\s*([0-9]{1,12})\s*(k?)\s*", text, re.IGNORECASE)
-    if not match or int(match[1]) == 0:
+    if not match or (int(match[1]) == 0 and name not in _FROM_ZERO):
         raise ValueError(f"{name}: {shown(text.strip())} is not a positive whole number, e.g. 128 or 64k (k = 1024)")
     return int(match[1]) * (1024 if match[2] else 1)
 
@@ -157,6 +181,10 @@ def parse_field(name: str, value: str) -> Any:
         from ttsim.models.vision.images import image_size
 
         return tuple(image_size(each) for each in value.split("+") if each.strip())
+    if name in SWITCHES:
+        if value.strip().lower() not in _SAID:
+            raise ValueError(f"{name}: {shown(value.strip())} is neither yes nor no")
+        return _SAID[value.strip().lower()]
     return parse_number(value, name) if name in NUMBERS else value.strip()
 
 
@@ -172,6 +200,9 @@ def read_question(path: str) -> dict[str, Any]:
             raise unknown(f"field of {printable(path)}", name, FIELDS)
         if isinstance(value, list):
             value = "+".join(map(str, value))
+        if isinstance(value, bool) and name in SWITCHES:
+            fields[name] = value
+            continue
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ValueError(f"{printable(path)}: {name} must be a text or a whole number, not {shown(value)}")
         if (name in NUMBERS) is not isinstance(value, int) and name not in NUMBERS:

@@ -36,6 +36,11 @@ class Report(Shown):
     prefill: Breakdown
 
     @property
+    def step(self) -> float:
+        """Seconds of a decode step, with the draft model's where there is one."""
+        return self.scenario.tokens_per_step / self.speed
+
+    @property
     def throughput(self) -> float:
         """Tokens per second of all users of all replicas."""
         return self.speed * self.scenario.batch_size * self.scenario.system.data_parallel

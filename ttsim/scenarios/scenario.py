@@ -24,17 +24,21 @@ from ttsim.meshes.lookup import get_system
 from ttsim.meshes.sharding import ShardingError
 from ttsim.meshes.systems import SYSTEMS, System, Topology, split
 from ttsim.models.cache import users_axis
+from ttsim.models.chunk import Chunk
 from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
+from ttsim.models.placement import meshed, place_parts
 from ttsim.models.run import TRACE_LENGTH, decode_program, prefill_program
 from ttsim.models.vision.config import VisionConfig
 from ttsim.precision.presets import resolve
 from ttsim.precision.values import Precision
 from ttsim.pricing.price import Cost, price, totals
 from ttsim.pricing.program import Program
-from ttsim.scenarios.memory import DoesNotFitError, Memory, check_fits, memory_of
+from ttsim.scenarios.memory import CACHE_BLOCK, DoesNotFitError, Memory, check_fits, memory_of
+from ttsim.scenarios.prefetching import prefetching, ring_cores, without_module
 from ttsim.scenarios.seeing import Seeing, image_sizes, seeing_of, vision_of
+from ttsim.scenarios.speculation import Speculation, parse_speculation
 
 _LONGEST = 2**26  # tokens of a sequence, so that whatever is counted in them is counted exactly
 _FEW_CHUNKS, _MOST_CHUNKS = 64, 1024  # of a prompt; a chunk takes some 10 ms to trace
@@ -56,13 +60,31 @@ def software_for(
 
 
 def system_of(system: System, software: Software) -> System:
-    """A built-in system with the links and the topology that the software of a date drives."""
+    """A built-in system with the links, the topology and the grid of cores that the software of a date drives."""
     built_in = SYSTEMS.get(system.name)
     if built_in is None or len(system.grid) > 1 or split(built_in, system.data_parallel) != system:
         return system
     links = facts.value_or("links", system.links, software.date, software.place)
     topology = facts.value_or("topology", system.topology.value, software.date, software.place)
-    return dataclasses.replace(system, links=links, topology=Topology(topology))
+    grid = facts.value_or("compute_grid", system.chip.compute_grid, software.date, software.place)
+    chip = system.chip if grid == system.chip.compute_grid else dataclasses.replace(system.chip, compute_grid=grid)
+    return dataclasses.replace(system, links=links, topology=Topology(topology), chip=chip)
+
+
+def check_prefix(hit: int, prompt: int, software: Software) -> None:
+    """Refuses a prefix-cache hit that the software can't have, or that is not whole blocks of a longer prompt.
+
+    Raises:
+      ValueError: which of them it is.
+    """
+    if not software.fact("prefix_cache"):
+        raise ValueError(f"{software.stack} of {software.date} keeps no prefixes for this model: leave prefix_hit out")
+    if hit % CACHE_BLOCK or hit >= prompt:
+        least = min(hit, prompt - 1) // CACHE_BLOCK * CACHE_BLOCK
+        raise ValueError(
+            f"prefix_hit is whole cache blocks of {CACHE_BLOCK} tokens, fewer than the {prompt} of the prompt, not "
+            f"{hit}: write {least}"
+        )
 
 
 def whole(name: str, value: Any, least: int) -> int:
@@ -91,6 +113,7 @@ class Scenario:
       max_generated_tokens: decode iterations of each user; the first one compiles and isn't timed.
       software: state of the software.
       images: (width, height) in pixels of each image of a prompt. vision: the model's vision part, if it has images.
+      prefix_hit: tokens of the prompt whose cache is there already. speculation: how decoding speculates, if it does.
       scattered_sums: whether its tower reduce-scatters partial sums, as no software does (see `ttsim.explore.advice`).
     """
 
@@ -104,6 +127,8 @@ class Scenario:
     images: tuple[tuple[int, int], ...] = ()
     vision: VisionConfig | None = None
     scattered_sums: bool = False
+    prefix_hit: int = 0
+    speculation: Speculation | None = None
 
     @classmethod
     def of(
@@ -118,6 +143,9 @@ class Scenario:
         date: datetime.date | str | None = None,
         stack: str = "tt_transformers",
         images: Sequence[tuple[int, int]] = (),
+        prefetcher: bool = False,
+        prefix_hit: int = 0,
+        speculate: str = "",
     ) -> Scenario:
         """A scenario from names (see `ttsim.simulate`)."""
         if date is not None and not isinstance(date, str | datetime.date):
@@ -126,18 +154,33 @@ class Scenario:
         batch_size = whole("batch_size", batch_size, 1)
         prompt_length = whole("prompt_length", prompt_length, 1)
         max_generated_tokens = whole("max_generated_tokens", max_generated_tokens, 2)
+        vision = vision_of(model) if images else None
+        config = vision.text if vision else get_config(model)
+        system, batch_size = meshed(config, get_system(device, data_parallel), batch_size)
         if batch_size > MAX_BATCH:
             raise ValueError(
                 f"batch_size must be at most {MAX_BATCH} users a replica, the rows of one tile, not {batch_size}"
             )
-        vision = vision_of(model) if images else None
-        config = vision.text if vision else get_config(model)
-        system = get_system(device, data_parallel)
         day = day or system.software
         software = software_for(system, day, stack=stack, model=config.known_name)
         if software.galaxy and len(system.grid) == 1:
             raise ValueError(f"stack galaxy runs on a whole Galaxy, not on {system.label}")
         system = system_of(system, software)
+        if prefetcher:
+            software = prefetching(software)
+            if software.fact("prefetcher") == "on request" and system.topology is not Topology.GRID:
+                software = without_module(software)
+        speculation = parse_speculation(speculate)
+        if speculation and batch_size * speculation.rows > MAX_BATCH:
+            raise ValueError(
+                f"speculate {speculate}: {batch_size} users x {speculation.rows} rows are more than the {MAX_BATCH} of "
+                f"one tile; at most {MAX_BATCH // speculation.rows} users"
+            )
+        if (speculation or prefix_hit) and images:
+            raise ValueError("speculate and prefix_hit are of prompts of text: leave the images out")
+        prefix_hit = whole("prefix_hit", prefix_hit, 0)
+        if prefix_hit:
+            check_prefix(prefix_hit, prompt_length, software)
         scenario = cls(
             config=config,
             system=system,
@@ -146,6 +189,8 @@ class Scenario:
             prompt_length=prompt_length,
             max_generated_tokens=max_generated_tokens,
             software=software,
+            prefix_hit=prefix_hit,
+            speculation=speculation,
         )
         if not images:
             return scenario
@@ -159,16 +204,30 @@ class Scenario:
     @property
     def sequence_length(self) -> int:
         """Longest sequence of a user: the padded prompt or the prompt with all generated tokens."""
-        return max(self.padded_prompt, self.prompt_length + self.max_generated_tokens)
+        return max(self.prefix_hit + self.padded_prompt, self.prompt_length + self.max_generated_tokens)
 
     @property
     def padded_prompt(self) -> int:
-        return self.software.padded_prompt(self.prompt_length)
+        """Rows of a prompt that are computed: what a prefix leaves of it, padded."""
+        left, own = self.prompt_length - self.prefix_hit, place_parts(self.config, self.system).prompt_rows
+        return max(self.software.padded_prompt(left), -(-left // own) * own)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a decode step: one a user, and one for each token that it verifies."""
+        return self.batch_size * (self.speculation.rows if self.speculation else 1)
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens that a decode step yields to a user."""
+        return 1.0 + (self.speculation.accepted if self.speculation else 0.0)
 
     @property
     def label(self) -> str:
+        more = f", {self.speculation}" if self.speculation else ""
+        more += ", prefetcher" if self.software.prefetcher else ""
         images = f", {len(self.images)} image{'s' * (len(self.images) > 1)}" if self.images else ""
-        return f"{self.config.name} on {self.system.label}, batch {self.batch_size}{images}"
+        return f"{self.config.name} on {self.system.label}, batch {self.batch_size}{images}{more}"
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -176,7 +235,8 @@ class Scenario:
         # Only code with routed experts pads the vocabulary in the LM head; others pad what top-k is given.
         padded = self.config.experts is None or bool(self.software.fact("topk_padded"))
         own = self.software.galaxy
-        return Layout(self.config, self.system, max_seq_len=longest, own_code=own, padded_vocabulary=padded)
+        ring = ring_cores(self.config, self.system) if self.software.prefetcher and not own else 0
+        return Layout(self.config, self.system, max_seq_len=longest, own_code=own, padded_vocabulary=padded, ring=ring)
 
     # Programs
 
@@ -189,12 +249,34 @@ class Scenario:
     def decode_program(self) -> Program:
         if self.seeing:
             return self.seeing.decode_program
-        return decode_program(self.layout, self.precision, self.batch_size, sample=self.sampler)
+        return decode_program(self.layout, self.precision, self.rows, sample=self.sampler)
+
+    @functools.cached_property
+    def draft(self) -> Scenario | None:
+        """What runs the draft model in its performance preset, on the same chips; None if there is none."""
+        if self.speculation is None or not self.speculation.model:
+            return None
+        software, model = self.software, get_config(self.speculation.model)
+        if model.vocab_size != self.config.vocab_size:
+            raise ValueError(
+                f"{model.name} has {model.vocab_size:,} tokens and {self.config.name} {self.config.vocab_size:,}: a "
+                "draft model has the same vocabulary"
+            )
+        return dataclasses.replace(
+            self,
+            config=model,
+            precision=resolve("performance", model.known_name, software.date),
+            software=dataclasses.replace(
+                software, place=dataclasses.replace(software.place, model=model.known_name.casefold()), prefetcher=False
+            ),
+            speculation=None,
+            prefix_hit=0,
+        )
 
     @property
     def sampler(self) -> Sampler:
         """Who chooses a greedy token, and how."""
-        return self.software.sampler(self.config.vocab_size, self.system.chips_per_replica, self.batch_size)
+        return self.software.sampler(self.config.vocab_size, self.system.chips_per_replica, self.rows)
 
     @functools.cached_property
     def prefill_programs(self) -> tuple[Program, ...]:
@@ -212,23 +294,29 @@ class Scenario:
     @property
     def prefill_chunks(self) -> tuple[tuple[int, int, bool], ...]:
         """(first row, rows, whether logits follow) of each chunk of the prompt."""
-        length = self.padded_prompt
-        rows = length if self.software.galaxy else self.layout.prefill_chunk(length)
-        return tuple((start, rows, start + rows >= length) for start in range(0, length, rows))
+        first, length = self.prefix_hit, self.prefix_hit + self.padded_prompt
+        limit = facts.value_or("prefill_chunk", None, self.software.date, self.software.place)
+        rows = length if self.software.galaxy else self.layout.prefill_chunk(length, limit)
+        rows = min(rows, self.padded_prompt)
+        starts = range(first, length, rows)
+        return tuple((start, min(rows, length - start), start + rows >= length) for start in starts)
 
     def prefill_program(self, start: int, rows: int, last: bool) -> Program:
         """What one device and its host run for one chunk of a prompt."""
-        return prefill_program(
-            self.layout,
-            self.precision,
-            self.prompt_users,
-            rows,
-            start=start,
-            last_chunk=last,
-            first_chunk=start == self.prefill_chunks[0][0],
-            traced=self.software.traced_chunks or self.padded_prompt in self.software.traced_lengths,
-            untilize="dram" if self.software.device_untilize else "host",
+        traced = self.padded_prompt in self.software.traced_lengths and (not start or self.traced_prefix)
+        chunk = Chunk(
+            start,
+            logits="last" if last else "none",
+            first=start == self.prefill_chunks[0][0],
+            traced=self.software.traced_chunks or traced,
+            untilize="host" if self.layout.placement.host_logits or not self.software.device_untilize else "dram",
         )
+        return prefill_program(self.layout, self.precision, self.prompt_users, rows, chunk)
+
+    @property
+    def traced_prefix(self) -> bool:
+        """Whether what a prefix leaves of a prompt runs from a trace."""
+        return self.prefix_hit > 0 and bool(self.software.fact("traced_prefix"))
 
     # Prices
 
@@ -270,7 +358,13 @@ class Scenario:
 
     def speed(self, constants: Mapping[str, Any]) -> float:
         """Tokens per second and user: over the mean step."""
-        return float(1 / self.step_times(constants).mean())
+        return self.tokens_per_step / (float(self.step_times(constants).mean()) + self.draft_time(constants))
+
+    def draft_time(self, constants: Mapping[str, Any]) -> float:
+        """Seconds of a step in which the draft model runs."""
+        if self.speculation is None or self.draft is None:
+            return 0.0
+        return self.speculation.drafted * float(self.draft.step_times(constants).mean())
 
     # Memory
 
@@ -295,6 +389,12 @@ class Scenario:
         """The DRAM that one chip needs."""
         if self.seeing:
             return self.seeing.memory
-        return memory_of(
+        memory = memory_of(
             self.layout, self.precision, self.chip, self.batch_size, self.sequence_length, self.prefill_programs
+        )
+        if self.draft is None:
+            return memory
+        more = self.draft.memory()
+        return dataclasses.replace(
+            memory, weights=memory.weights + more.weights, kv_cache=memory.kv_cache + more.kv_cache
         )

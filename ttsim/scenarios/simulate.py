@@ -32,6 +32,9 @@ def simulate(
     constants: Mapping[str, float] | None = None,
     images: Sequence[tuple[int, int]] = (),
     stack: str = "tt_transformers",
+    prefetcher: bool = False,
+    prefix_hit: int = 0,
+    speculate: str = "",
 ) -> Report:
     """Predicts how a model runs on a Tenstorrent system.
 
@@ -52,6 +55,9 @@ def simulate(
       images: (width, height) in pixels of each image in a prompt, for a model that sees.
       stack: software: "tt_transformers", "tttv2", "galaxy" (the vendor's own code for 70B and Qwen3-32B on a Galaxy),
         or a server on top of one ("vllm", "vllm galaxy").
+      prefetcher: asks for the DRAM prefetcher, where the software has one.
+      prefix_hit: tokens of the prompt whose cache an earlier one has left: whole blocks of 32.
+      speculate: "drafted:accepted" tokens of a step of speculative decoding, with a draft model "4:2.5:1b".
 
     Example:
       >>> report = simulate("Llama3.1-8B", "N150", batch_size=2)
@@ -81,6 +87,9 @@ def simulate(
         date=date,
         stack=stack,
         images=images,
+        prefetcher=prefetcher,
+        prefix_hit=prefix_hit,
+        speculate=speculate,
     )
     return report_of(question.scenario(), load_constants() if constants is None else constants)
 
@@ -90,7 +99,8 @@ def report_of(scenario: Scenario, constants: Mapping[str, float]) -> Report:
     memory = scenario.check_fits()
     decode = time_decode(scenario, constants)
     prefill = time_prefill(scenario, constants)
-    return Report(scenario, 1 / decode.time, prefill.time, memory, decode, prefill)
+    speed = scenario.tokens_per_step / (decode.time + scenario.draft_time(constants))
+    return Report(scenario, speed, prefill.time, memory, decode, prefill)
 
 
 def price(

@@ -20,7 +20,7 @@ from ttsim.hardware.galaxy_constants import GALAXY_SERVER_STEP, GALAXY_SERVER_ST
 from ttsim.hardware.host_constants import SERVER_STEP
 from ttsim.hardware.software import Software
 from ttsim.scenarios.scenario import Scenario
-from ttsim.serving.policy import V1_SINCE
+from ttsim.serving.policy import scheduler
 from ttsim.serving.prices import HostCosts
 
 # 8 ms of a request are outside every step, 4 before and 4 after it (tt-inference-server's own timers, 2026).
@@ -92,7 +92,7 @@ def host_costs(scenario: Scenario, software: Software, constants: Mapping[str, f
     """
     system, found = scenario.system, generation_of(software.date)
     entry = 0.0  # V0 of autumn 2025: a step of 32 users takes as long as one user's (S086)
-    if software.date >= V1_SINCE:
+    if scheduler(software.date) != "v0":
         entry = SAMPLE_ENTRY_V1
     elif found is generations()[0]:
         entry = SAMPLE_ENTRY_V0

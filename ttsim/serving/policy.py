@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 from ttsim.errors import unknown
 from ttsim.files.reading import shown
+from ttsim.hardware import facts
+from ttsim.hardware.facts import SERVER, Place
 
 BATCHED_TOKENS = 131_072  # rows that one batched prefill stays below (tt_transformers tt/generator.py)
 
@@ -113,18 +115,19 @@ def plugin(**settings: Any) -> Policy:
 
 POLICIES = {"v0": v0, "v1": v1, "plugin": plugin}
 
-V1_SINCE = datetime.date(2026, 1, 1)  # tt-inference-server moves from the V0 branch to the plugin in early 2026
-_BATCHED_SINCE = datetime.date(2026, 3, 6)  # tt-metal #35722
-_PLUGIN_SINCE = datetime.date(2026, 10, 1)  # vllm-tt-plugin #79 and #119 of September, in the server's next release
+
+def scheduler(date: datetime.date) -> str:
+    """Whose rules the server of a date has: a key of `POLICIES`."""
+    return str(facts.value("scheduler", date, Place.of(SERVER)))
 
 
 def policy_of(date: datetime.date, **settings: Any) -> Policy:
-    """The server of a date."""
-    if date < V1_SINCE:
+    """The server of a date: the facts `scheduler` and `batched_prefill`."""
+    kind = scheduler(date)
+    if kind == "v0":
         return v0(**settings)
-    if date < _PLUGIN_SINCE:
-        return v1(**{"batched_prefill": date >= _BATCHED_SINCE, **settings})
-    return plugin(**settings)
+    together = facts.value("batched_prefill", date, Place.of(SERVER))
+    return POLICIES[kind](**{"batched_prefill": together, **settings})
 
 
 def parse_policy(text: str, base: Policy) -> Policy:

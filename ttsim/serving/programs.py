@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,19 +17,6 @@ from ttsim.models.decoder import PREFILL_LAYER
 from ttsim.models.grids import padded_prefill_length
 from ttsim.scenarios.memory import CACHE_BLOCK
 from ttsim.scenarios.scenario import Scenario
-
-
-@dataclass(frozen=True, kw_only=True)
-class _AfterPrefix(Scenario):
-    """A prompt of which the first `prefix` tokens are in the cache: its chunks start behind them."""
-
-    prefix: int
-
-    @property
-    def prefill_chunks(self) -> tuple[tuple[int, int, bool], ...]:
-        end = self.prefix + self.padded_prompt
-        rows = min(self.layout.prefill_chunk(end), self.padded_prompt)
-        return tuple((i, min(rows, end - i), i + rows >= end) for i in range(self.prefix, end, rows))
 
 
 class SimulatedPrices:
@@ -82,8 +68,7 @@ class SimulatedPrices:
     def _alone(self, rows: int, prefix: int) -> float:
         scenario = self._prompt(rows)
         if prefix:
-            fields = {field.name: getattr(scenario, field.name) for field in dataclasses.fields(scenario)}
-            scenario = _AfterPrefix(**fields, prefix=prefix)
+            scenario = dataclasses.replace(scenario, prompt_length=prefix + rows, prefix_hit=prefix)
         return float(scenario.ttft(self._constants))
 
     def _together(self, prompts: int, rows: int) -> float:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,9 +16,6 @@ from ttsim.serving.host_costs import host_costs
 from ttsim.serving.policy import Policy, parse_policy, policy_of
 from ttsim.serving.programs import SimulatedPrices
 from ttsim.serving.settings import Kind, Settings, settings_of, stack_of
-
-_PREFIX_MODELS = re.compile(r"llama|qwen|mistral-7b|qwq", re.IGNORECASE)  # declare prefix caching
-_PREFIX_SINCE = datetime.date(2026, 1, 8)  # tt-metal #33883
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +76,11 @@ def build(
     settings, day, served = settings_of(whole), whole.software.date, "vllm" in runs.split()
     rules = parse_policy(policy, _rules(whole, settings, served))
     if prefix_caching or rules.prefix_caching:
-        if not _PREFIX_MODELS.search(whole.config.known_name):
-            raise ValueError(f"the server has no prefix cache for {whole.config.name}: leave prefix_caching out")
-        if day < _PREFIX_SINCE:
-            raise ValueError(f"the server has a prefix cache since {_PREFIX_SINCE}; the software is of {day}")
+        if not whole.software.fact("prefix_cache"):
+            raise ValueError(
+                f"the server of {day} has no prefix cache for {whole.config.name}: leave prefix_caching out; "
+                "`ttsim facts` says for which models it has one, and since when"
+            )
         rules = dataclasses.replace(rules, prefix_caching=True)
     rows = -(-rules.max_num_seqs * rules.lanes // settings.replicas)
     if rows > MAX_BATCH:

@@ -23,7 +23,7 @@ from typing import Literal
 
 from ttsim.meshes.systems import Topology
 from ttsim.scenarios.scenario import MAX_BATCH, Scenario
-from ttsim.serving.policy import V1_SINCE, policy_of
+from ttsim.serving.policy import policy_of, scheduler
 
 Kind = Literal["one engine", "gathered", "ranks", "lanes"]
 
@@ -117,7 +117,7 @@ def settings_of(scenario: Scenario) -> Settings:
     rows = min(spec.slots, MAX_BATCH)
     if rows < spec.slots:
         notes.append(f"the vendor starts {spec.slots} slots; {rows}, the rows of one tile, are priced")
-    v0 = day < V1_SINCE
+    v0 = scheduler(day) == "v0"
     kind: Kind = "one engine"
     if degree > 1:
         kind = "gathered" if v0 else "lanes" if _LANE_MODELS.search(scenario.config.known_name) else "ranks"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ttsim.accuracy.results import AccuracyReport, spread
-from ttsim.numerics.switches import LEFT_OUT
+from ttsim.numerics.switches import LEFT_OUT, RELOADS_LEFT_OUT, SPILLS_LEFT_OUT
 from ttsim.ui.document import Document
 from ttsim.ui.table import Block, Column, Figure, Paragraph, Table
 
@@ -46,6 +46,7 @@ def document(report: AccuracyReport) -> Document:
         Figure(lambda width: lines, table=table),
         Paragraph(seconds, "faint"),
         Paragraph(f"what the device's numerics leave out: {'; '.join(LEFT_OUT)}.", "faint"),
+        Paragraph(f"and, before 2026-02: {SPILLS_LEFT_OUT}; before 2026-07: {RELOADS_LEFT_OUT}.", "faint"),
     ]
     record = report.as_dict()
     flat = {name: value for name, value in record.items() if not isinstance(value, (dict, list))}

@@ -9,7 +9,6 @@ from ttsim.explore.advice import Advice
 from ttsim.explore.estimate import Estimate, not_modelled, op_record, record
 from ttsim.hardware.boards import POWER_LIMITS, energy_bound
 from ttsim.models.identity import describe_identity
-from ttsim.numerics.switches import LEFT_OUT
 from ttsim.proof.intervals import Interval, chip_name
 from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.timing import Breakdown, OpTime
@@ -23,6 +22,7 @@ LIMITS = {
     "pack": "packing the partial sums of each block",
     "weights": "weights read through the cores of one row of the grid",
     "core": "few rows of tiles keep few cores busy",
+    "rows": "each expert's block of rows read again",
     "link": "bytes over Ethernet",
     "latency": "launch, synchronisation and hops, whatever the size",
     "dispatch": "gaps between traced kernels",
@@ -147,7 +147,7 @@ def headline(item: Estimate) -> Table:
 
     speed, ttft = item.speed_interval, item.ttft_interval
     rows = [
-        row("speed", report.speed, speed, 1, "t/s/u", f"{text.duration(report.decode.time)} a step"),
+        row("speed", report.speed, speed, 1, "t/s/u", f"{text.duration(report.step)} a step"),
         row("TTFT", report.ttft, ttft, 1e3, "ms", "to the first token"),
         row("throughput", report.speed, speed, users, "t/s", f"{users} user{'s' * (users > 1)}"),
         ("request latency", "", figure(report.latency), "", "s", f"first token and {steps:,} steps"),
@@ -181,7 +181,10 @@ def _remarks(item: Estimate) -> list[Block]:
         notes.append(Paragraph("accuracy: outside the range of models and precisions that it was fitted on", "warn"))
     notes += [Paragraph(f"accuracy: {note}", "faint") for note in item.accuracy.notes]
     notes.append(Paragraph(f"not modelled: {not_modelled(item.report.scenario.config)}.", "faint"))
-    return [*notes, Paragraph(f"numerics left out: {'; '.join(LEFT_OUT)}.", "faint")]
+    return [
+        *notes,
+        Paragraph(f"numerics left out: {'; '.join(item.report.scenario.software.numerics_left_out)}.", "faint"),
+    ]
 
 
 def interval_note(item: Estimate) -> str:
