@@ -202,6 +202,6 @@ def test_the_phase_lies_behind_the_signpost_that_names_it(tmp_path, signposts, f
         lines += [f"{name},signpost,", f"{op},tt_dnn_device,1000"]
     file = tmp_path / "ops.csv"
     file.write_text("\n".join(lines))
-    assert [op.name for op in read_profile(str(file), "decode")] == found
+    assert [op.code for op in read_profile(str(file), "decode")] == found
     file.write_text("\n".join([lines[0], "decode_start,signpost,", "first,tt_dnn_device,1000", "decode_end,signpost,"]))
-    assert [op.name for op in read_profile(str(file), "decode")] == ["first"]
+    assert [op.code for op in read_profile(str(file), "decode")] == ["first"]
