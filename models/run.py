@@ -32,6 +32,8 @@ from ttsim.precision.slots import PrecisionSlots, abstract_precision
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program, trace
 
+TRACE_LENGTH = 131_072  # longest sequence of the programs that are traced for a price, which doesn't depend on it
+
 
 def decode_step(
     layout: Layout,

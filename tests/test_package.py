@@ -166,6 +166,6 @@ def test_plain_imports_do_not_load_jax():
 import sys
 import ttsim, ttsim.models.config, ttsim.models.presets, ttsim.precision.values
 import ttsim.hardware.software, ttsim.proof.published
-print(*sorted({"jax", "flax", "optax"} & set(sys.modules)))
+print(*sorted({"jax", "flax"} & set(sys.modules)))
 """
     assert run("-c", code, cwd=ROOT, PYTHONPATH=str(ROOT)).split() == []

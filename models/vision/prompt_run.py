@@ -23,7 +23,7 @@ from ttsim.models.vision.prompt import DEEPSTACK, PromptVisionModel
 from ttsim.models.vision.qwen import QwenImage
 from ttsim.models.vision.qwen3 import Qwen3Image
 from ttsim.models.vision.run import parameter_spec
-from ttsim.precision.slots import abstract_precision
+from ttsim.precision.slots import abstract_precision, held
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program, trace
 
@@ -40,6 +40,7 @@ def image_prompt_program(
       grids: (rows, columns) of patches of each image.
     """
     slots, value = abstract_precision(precision, len(layout.config.text.self_attention_layers))
+    vision_precision = held(vision_precision)
     text, slots, counts = one_layer_a_run(layout.text, slots)
     tower, tower_counts = _one_layer_a_kind(layout.config.tower)
     small = dataclasses.replace(

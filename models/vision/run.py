@@ -28,7 +28,7 @@ from ttsim.models.vision.config import LlamaTower
 from ttsim.models.vision.cross import CROSS_DECODE_LAYER, CROSS_PREFILL_LAYER, VisionCache
 from ttsim.models.vision.layers import VisionPrecision
 from ttsim.models.vision.model import VisionLanguageModel, VisionLayout
-from ttsim.precision.slots import PrecisionSlots, abstract_precision
+from ttsim.precision.slots import PrecisionSlots, abstract_precision, held
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program, trace
 
@@ -157,6 +157,7 @@ def vision_prompt_program(
 ) -> Program:
     """What one device, and the host, run for one user's prompt of `length` padded rows."""
     small, slots, counts, value = _one_layer_a_run(layout, precision)
+    vision_precision = held(vision_precision)
     tower, full = small.config.tower, layout.config.tower
     assert isinstance(tower, LlamaTower)
     assert isinstance(full, LlamaTower)
@@ -189,6 +190,7 @@ def vision_decode_program(
 ) -> Program:
     """What one device, and the host, run for one token of each user."""
     small, slots, counts, value = _one_layer_a_run(layout, precision)
+    vision_precision = held(vision_precision)
     row = jax.ShapeDtypeStruct((batch,), jnp.int32)
     program = trace(
         vision_decode_step(small, slots, vision_precision, batch),

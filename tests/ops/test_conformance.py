@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 
 import ttsim.ops  # noqa: F401  registers every op
@@ -175,6 +175,20 @@ def test_an_op_computes_alone_mapped_and_differentiated(name):
     for both, alone in zip(jax.tree.leaves(mapped), jax.tree.leaves(first), strict=not call.op.on_host):
         np.testing.assert_allclose(both[0], alone, rtol=1e-2, atol=1e-2)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if OPS[name].shape_rule])
+def test_a_shape_rule_says_what_the_body_computes(name):
+    """Of every call of the models, by the op's own body; programs are traced without it."""
+    distinct = {repr((dict(call.attributes), call.inputs, dict(call.axis_sizes))): call for call, _ in calls()[name]}
+    for call in distinct.values():
+        body = functools.partial(call.op.body, **call.attributes)
+        if call.axis_sizes:
+            mesh = AbstractMesh(tuple(call.axis_sizes.values()), tuple(call.axis_sizes))
+            body = jax.shard_map(body, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+        with using("masked"):
+            computed = jax.tree.leaves(jax.eval_shape(body, *call.inputs))
+        assert [(x.shape, x.dtype) for x in computed] == [(x.shape, x.dtype) for x in call.outputs], call
 
 
 MACHINE_DAY = datetime.date(2026, 3, 1)

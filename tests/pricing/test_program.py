@@ -243,34 +243,6 @@ def test_a_later_chunk_equals_the_trace_at_its_start(model, device, last_chunk):
     assert shared != prefill_program(layout, Precision(), 1, length, start=2048, **options)
 
 
-@pytest.mark.parametrize(
-    ("model", "device"),
-    [
-        ("gpt-oss-20b", "N150"),
-        ("Qwen3-30B-A3B", "N150"),
-        ("gemma-4-12B", "N150"),
-        ("Qwen3.6-27B", "P300x2"),
-        ("70b", "T3K"),
-    ],
-)
-def test_an_op_like_an_input_is_like_it(model, device):
-    """A trace with placeholders takes a result's shape from `like`; this trace, with values, looks into the bodies."""
-    config = get_config(model)
-    config = dataclasses.replace(config, num_layers=4, layers=config.layers[:4], cross_attention_layers=())
-    layout, batch, length = Layout(config, get_system(device)), 1, 128
-    row, tokens, user = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((batch,), (length,), ()))
-    sds, cache = Transformer(layout), KVCache.abstract(layout, batch)
-    programs = (
-        trace(decode_step(layout, EXACT, batch), sds, row, row, cache),
-        trace(prefill_step(layout, EXACT, batch), sds, tokens, tokens, user, row, cache),
-    )
-    calls = [call for program in programs for call, _ in program.ops() if call.op.like is not None]
-    assert len({call.name for call in calls}) >= 6
-    for call in calls:
-        like = call.inputs[call.op.like]
-        assert [(out.shape, out.dtype) for out in call.outputs] == [(like.shape, like.dtype)], call.name
-
-
 def unrolled(program):
     """Every launch in order: op, attributes, shapes and how many devices take part."""
 

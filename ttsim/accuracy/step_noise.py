@@ -12,7 +12,7 @@ from typing import Any
 from ttsim.meshes.systems import System
 from ttsim.models.config import ModelConfig
 from ttsim.models.layout import Layout
-from ttsim.models.run import decode_program
+from ttsim.models.run import TRACE_LENGTH, decode_program
 from ttsim.numerics.formats import get_format
 from ttsim.numerics.noise import packing
 from ttsim.precision.values import Precision
@@ -91,5 +91,6 @@ def noise_of(program: Program, precision: Precision, num_layers: int) -> Noise:
 @functools.lru_cache(maxsize=4096)
 def noise_on(config: ModelConfig, system: System, precision: Precision) -> Noise:
     """The noise of a model's decode step on a system (see `noise_of`)."""
-    layout = Layout(config, system)
-    return noise_of(decode_program(layout, precision, 1), precision, len(config.self_attention_layers))
+    layout = Layout(config, system, max_seq_len=TRACE_LENGTH)  # as a price of one user has it: they share a trace
+    program = decode_program(layout, precision, 1, sample="device")
+    return noise_of(program, precision, len(config.self_attention_layers))

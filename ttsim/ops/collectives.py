@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 from ttsim.hardware.galaxy_constants import GALAXY_GATHER_BANDWIDTH
@@ -29,6 +31,11 @@ def all_gather(x: Array, *, axis: str, dim: int, format: str, memory: Memory = "
     del format, memory
     gathered: Array = jax.lax.all_gather(x, axis, axis=dim, tiled=True)
     return gathered
+
+
+@all_gather.shapes
+def _(x: Array, *, axis: str, dim: int, **attributes: Any) -> jax.ShapeDtypeStruct:
+    return _resized(x, dim, x.shape[dim] * _devices(axis))
 
 
 @all_gather.cost
@@ -71,6 +78,11 @@ def reduce_scatter(x: Array, *, axis: str, dim: int, format: str, memory: Memory
 reduce_scatter.noise(packed_once)
 
 
+@reduce_scatter.shapes
+def _(x: Array, *, axis: str, dim: int, **attributes: Any) -> jax.ShapeDtypeStruct:
+    return _resized(x, dim, x.shape[dim] // _devices(axis))
+
+
 @reduce_scatter.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     tensor = tensor_bytes(*rows_and_columns(call.inputs[0]), call["format"])
@@ -87,7 +99,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [galaxy.prefill_collective("reduce_scatter", received, rows, galaxy.reduce_rate(rows, machine))]
 
 
-@op
+@op(like=0)
 def all_reduce(x: Array, *, axis: str, format: str, memory: Memory = "dram", composite: bool = False) -> Array:
     """Sums over the devices; each gets the whole sum. Shape unchanged.
 
@@ -150,6 +162,16 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
             )
         )
     return kernels
+
+
+def _devices(axis: str) -> int:
+    """Devices along an axis of the mesh that a program is traced on; `jax.lax.axis_size` would trace a sum to know."""
+    return int(jax.sharding.get_abstract_mesh().shape[axis])
+
+
+def _resized(x: Array, dim: int, size: int) -> jax.ShapeDtypeStruct:
+    """What has x's shape and type but for the size of one dimension."""
+    return jax.ShapeDtypeStruct((*x.shape[:dim], size, *x.shape[dim + 1 :]), x.dtype)
 
 
 def _reduce_scatter(x: Array, axis: str, dim: int, format: str) -> Array:

@@ -21,6 +21,10 @@ keyword arguments are static attributes. A call runs the function's body inside 
     def _(call):
         return OpNoise(packing(call["out_format"]).power)
 
+    @scale.shapes                                        # its results' shapes and types, for traces without numerics
+    def _(x, weight, **attributes):
+        return x                                         # (@op(like=0) says the same)
+
 An op whose tensors may lie in different places has an attribute `memory`: "l1", "dram" or "host". Whoever writes the
 program sets it; no rule asks in which phase of a model it stands.
 """
@@ -34,12 +38,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
 
 from ttsim.errors import unknown
 from ttsim.hardware.facts import STACKS
 from ttsim.numerics.blockarray import BlockArray
 from ttsim.numerics.noise import packing
-from ttsim.precision.slots import Slot, neutral
+from ttsim.precision.slots import Placeholder, neutral
 
 if TYPE_CHECKING:
     from ttsim.kernels.kernel import Kernel
@@ -130,6 +136,7 @@ def packed_once(call: OpCall) -> OpNoise:
 
 CostRule = Callable[[OpCall, "Machine"], "Sequence[Kernel]"]
 NoiseRule = Callable[[OpCall], OpNoise]
+ShapeRule = Callable[..., Any]  # of arrays and attributes as the op's body has them
 
 
 class Op(Generic[P, R]):
@@ -140,8 +147,8 @@ class Op(Generic[P, R]):
       name: its name.
       weights, caches: which positional inputs are parameters, and which are caches that live in DRAM.
       on_host: whether it is always work of the host. in_l1: whether its activations always lie in L1.
-      like: the positional input whose shape and type the result always has, None if there is none; a trace that stands
-        for any precision then needn't look into the body, whose numerics it could not know.
+      shape_rule: (*inputs, **attributes) -> the shapes and types of the results, so that a trace that stands for any
+        precision needn't look into the body, whose numerics it could not know; None: it asks the body.
       rule: (call, machine) -> the kernels that one device launches; None until `cost` attaches it.
       stack_rules: {stack: its own cost rule}, of stacks whose code runs the op as other kernels.
       noise_rule: call -> the noise that it brings into a model; by default none.
@@ -163,7 +170,7 @@ class Op(Generic[P, R]):
         self.caches = caches
         self.on_host = on_host
         self.in_l1 = in_l1
-        self.like = like
+        self.shape_rule: ShapeRule | None = None if like is None else lambda *inputs, **_: inputs[like]
         self.rule: CostRule | None = None
         self.stack_rules: dict[str, CostRule] = {}
         self.noise_rule: NoiseRule = lambda call: OpNoise()
@@ -178,7 +185,8 @@ class Op(Generic[P, R]):
         if memory not in MEMORIES:
             raise ValueError(f"{self.name}: memory must be {', '.join(map(repr, MEMORIES))}, not {memory!r}")
         given = tuple(sorted({**self._defaults, **attributes}.items()))
-        result: R = _named_jit(self, given, jax.tree.structure(args))(*args)
+        call = _abstract if any(isinstance(value, Placeholder) for _, value in given) else _concrete
+        result: R = call(self, args, given)
         return result
 
     def cost(self, rule: CostRule) -> CostRule:
@@ -205,6 +213,11 @@ class Op(Generic[P, R]):
     def noise(self, rule: NoiseRule) -> NoiseRule:
         """Attaches the op's noise rule: call -> the noise that it brings into a model."""
         self.noise_rule = rule
+        return rule
+
+    def shapes(self, rule: ShapeRule) -> ShapeRule:
+        """Attaches the op's shape rule: (*inputs, **attributes) -> a tree of what has the results' shapes and types."""
+        self.shape_rule = rule
         return rule
 
     def describe(self, rule: Callable[[OpCall], str]) -> Callable[[OpCall], str]:
@@ -276,17 +289,36 @@ def _register(body: Callable[P, R], **known: Any) -> Op[P, R]:
 
 @functools.cache
 def _named_jit(op: Op[..., Any], attributes: Attributes, structure: Any) -> Callable[..., Any]:
-    numeric = {key: neutral(value) for key, value in attributes}
-    shapes_only = any(isinstance(value, Slot) for _, value in attributes)
-
     def body(*args: Any) -> Any:
-        if shapes_only and op.like is not None:
-            return args[op.like]
         with jax.named_scope(op.name):
-            return op.body(*args, **numeric)
+            return op.body(*args, **dict(attributes))
 
     body.__name__ = body.__qualname__ = op.name_of(attributes, structure)
     return jax.jit(body)
+
+
+def _concrete(op: Op[..., Any], args: tuple[Any, ...], attributes: Attributes) -> Any:
+    return _named_jit(op, attributes, jax.tree.structure(args))(*args)
+
+
+# A call in a trace that stands for any precision: one equation, without the numerics that nobody chose yet.
+ABSTRACT_CALL = Primitive("tt")
+ABSTRACT_CALL.multiple_results = True
+ABSTRACT_CALL.def_abstract_eval(lambda *inputs, results, **call: results)
+
+
+def _abstract(op: Op[..., Any], args: tuple[Any, ...], attributes: Attributes) -> Any:
+    """The call as one equation that computes nothing; its results' shapes by the op's rule, or else by its body."""
+    leaves, structure = jax.tree.flatten(args)
+    numeric = tuple((key, neutral(value)) for key, value in attributes)
+    if op.shape_rule:
+        shapes = op.shape_rule(*args, **dict(numeric))
+    else:
+        shapes = jax.eval_shape(_named_jit(op, numeric, structure), *args)
+    shapes, result_structure = jax.tree.flatten(shapes)
+    results = tuple(jax.core.ShapedArray(x.shape, x.dtype) for x in shapes)
+    found = ABSTRACT_CALL.bind(*leaves, op=op, attributes=attributes, structure=structure, results=results)
+    return jax.tree.unflatten(result_structure, found)
 
 
 def marked(name: str) -> tuple[Op[..., Any], Mapping[str, Any], Any] | None:
@@ -301,6 +333,11 @@ def marked(name: str) -> tuple[Op[..., Any], Mapping[str, Any], Any] | None:
 def array_shape(value: Any) -> tuple[int, ...]:
     """Shape of an argument: an array, or a block-float array that stands for one."""
     return tuple(value.shape) if hasattr(value, "shape") else tuple(jax.tree.leaves(value)[0].shape)
+
+
+def floats(*shape: int) -> jax.ShapeDtypeStruct:
+    """A float32 array of this shape: what a shape rule answers."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def words(shape: Sequence[int]) -> str:

@@ -47,7 +47,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return galaxy.within_decode(call.name, call.inputs[0].shape, machine)
 
 
-@op(weights=(1,))
+@op(weights=(1,), like=0)
 def add_bias(x: Array, bias: Array, *, out_format: str, memory: Memory = "dram") -> Array:
     """x + bias, [..., N] + [...] whose axes flatten to N; `memory` as in `add`."""
     del memory
@@ -183,7 +183,7 @@ def _elementwise(name: str, call: OpCall, machine: Machine, operands: int = 1) -
     return [stream(name, moved, machine.chip)]
 
 
-@op
+@op(like=0)
 def typecast(x: Array, *, in_format: str, out_format: str, precise: bool = True, memory: Memory = "dram") -> Array:
     """x converted to another format; the only op that packs bfp8 from all of bf16's bits.
 

@@ -5,6 +5,8 @@ Decode arrays are [B, heads, head_dim] (one token per user), prefill arrays [hea
 
 from __future__ import annotations
 
+import jax
+
 from ttsim.hardware.activation_constants import (
     CONCAT_HEADS_TIME,
     CREATE_HEADS_TILE_TIME,
@@ -37,6 +39,14 @@ def create_heads_decode(qkv: Array, *, kv_heads: int, head_dim: int, format: str
     heads = qkv.reshape(batch, kv_heads, -1, head_dim)
     q = heads[:, :, :-2].reshape(batch, -1, head_dim)
     return q, heads[:, :, -2], heads[:, :, -1]
+
+
+@create_heads_decode.shapes
+def _(qkv: Array, *, kv_heads: int, head_dim: int, format: str) -> tuple[jax.ShapeDtypeStruct, ...]:
+    del format
+    batch, heads = qkv.shape[0], qkv.shape[-1] // head_dim
+    local = jax.ShapeDtypeStruct((batch, kv_heads, head_dim), qkv.dtype)
+    return jax.ShapeDtypeStruct((batch, heads - 2 * kv_heads, head_dim), qkv.dtype), local, local
 
 
 @create_heads_decode.cost
@@ -77,6 +87,14 @@ def create_heads_prefill(qkv: Array, *, kv_heads: int, head_dim: int, format: st
     return q, heads[:, -2], heads[:, -1]
 
 
+@create_heads_prefill.shapes
+def _(qkv: Array, *, kv_heads: int, head_dim: int, format: str) -> tuple[jax.ShapeDtypeStruct, ...]:
+    del format
+    rows, heads = qkv.shape[0], qkv.shape[-1] // head_dim
+    local = jax.ShapeDtypeStruct((kv_heads, rows, head_dim), qkv.dtype)
+    return jax.ShapeDtypeStruct((heads - 2 * kv_heads, rows, head_dim), qkv.dtype), local, local
+
+
 @create_heads_prefill.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     rows, columns = call.inputs[0].shape
@@ -95,6 +113,13 @@ def concat_heads_decode(x: Array, *, format: str) -> Array:
     return x.reshape(x.shape[0], -1)
 
 
+@concat_heads_decode.shapes
+def _(x: Array, *, format: str) -> jax.ShapeDtypeStruct:
+    del format
+    users, heads, head_dim = x.shape
+    return jax.ShapeDtypeStruct((users, heads * head_dim), x.dtype)
+
+
 @concat_heads_decode.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [small("interleaved_to_sharded", TO_SHARDED_TIME), small("concat_heads_decode", CONCAT_HEADS_TIME)]
@@ -110,6 +135,13 @@ def concat_heads_prefill(x: Array, *, format: str) -> Array:
     """[heads, S, d] -> [S, heads * d]."""
     del format
     return x.transpose(1, 0, 2).reshape(x.shape[1], -1)
+
+
+@concat_heads_prefill.shapes
+def _(x: Array, *, format: str) -> jax.ShapeDtypeStruct:
+    del format
+    heads, rows, head_dim = x.shape
+    return jax.ShapeDtypeStruct((rows, heads * head_dim), x.dtype)
 
 
 @concat_heads_prefill.cost

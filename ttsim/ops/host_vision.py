@@ -160,7 +160,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [host_work("logits and argmax", time, _SOURCE, waits=True)]
 
 
-@op(on_host=True)
+@op(on_host=True, like=0)
 def from_torch(x: Array, *, format: str, conversions: int = 1, tilings: int = 1, fast_tilize: bool = True) -> Array:
     """A tensor of the host, converted and tilized there, on every device of a replica.
 

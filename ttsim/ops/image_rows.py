@@ -28,7 +28,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [stream("slice", 2 * tensor_bytes(rows, columns, call["format"]), machine.chip)]
 
 
-@op
+@op(like=0)
 def add_spread(x: Array, row: Array, *, out_format: str) -> Array:
     """x [tiles, n, H] plus one row [tiles, 1, H] for each tile."""
     return pack(x + row, out_format)
@@ -52,7 +52,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _retiled("concat", call, machine)
 
 
-@op(weights=(1, 2, 3))
+@op(weights=(1, 2, 3), like=0)
 def add_positions(x: Array, shared: Array, by_tile: Array, strength: Array, aspect: Array, *, out_format: str) -> Array:
     """x + (1 - tanh(strength)) shared + tanh(strength) by_tile[aspect].
 
@@ -192,7 +192,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _retiled("concat", call, machine)
 
 
-@op
+@op(like=0)
 def put_rows(x: Array, rows: Array, places: Array, *, format: str) -> Array:
     """x [T, H] with rows [n, H] at `places` [n] (int32): an image's tokens in a prompt. Places past T are dropped."""
     del format
@@ -204,7 +204,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return _retiled("concat", call, machine)
 
 
-@op
+@op(like=0)
 def add_rows(x: Array, rows: Array, places: Array, *, out_format: str) -> Array:
     """x [T, H] with rows [n, H] added at `places` [n]: deepstack. Places past T are dropped."""
     return pack(x.at[places].add(rows, mode="drop"), out_format)

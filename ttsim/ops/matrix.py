@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from ttsim.numerics.conversion import dequantize, round_to
 from ttsim.numerics.formats import TILE
 from ttsim.numerics.noise import destination_roundings, packing, rounding
 from ttsim.numerics.noise import fidelity as fidelity_noise
-from ttsim.ops.core import Array, OpCall, OpNoise, Weight, array_shape, op
+from ttsim.ops.core import Array, OpCall, OpNoise, Weight, array_shape, floats, op
 
 _GRID_ROWS = 8  # of the 2-D kernels' grid on Wormhole
 KERNELS = ("dram_sharded", "mcast_1d", "mcast_2d")
@@ -76,6 +77,11 @@ def linear(
         k_block=_k_block(w.shape[0], cores or _GRID_ROWS),
         bf16_spills=spills,
     )
+
+
+@linear.shapes
+def _(x: Array, w: Weight, **attributes: Any) -> jax.ShapeDtypeStruct:
+    return floats(*x.shape[:-1], math.prod(w.shape[1:]))
 
 
 @linear.noise
@@ -175,6 +181,11 @@ def all_gather_matmul(
     )
 
 
+@all_gather_matmul.shapes
+def _(x: Array, w: Weight, **attributes: Any) -> jax.ShapeDtypeStruct:
+    return floats(*x.shape[:-1], w.shape[1])
+
+
 @all_gather_matmul.noise
 def _(call: OpCall) -> OpNoise:
     return product_noise(call, results=3 if len(array_shape(call.inputs[1])) > 2 else 1)
@@ -219,6 +230,11 @@ def embedding(tokens: Array, table: Array, *, out_format: str) -> Array:
       [..., H] float32.
     """
     return round_to(jnp.take(table, tokens, axis=0).astype(jnp.float32), out_format)
+
+
+@embedding.shapes
+def _(tokens: Array, table: Array, **attributes: Any) -> jax.ShapeDtypeStruct:
+    return floats(*tokens.shape, table.shape[-1])
 
 
 @embedding.describe

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -23,7 +25,7 @@ from ttsim.numerics import switches
 from ttsim.numerics.fidelity import MathFidelity, mask_activations
 from ttsim.numerics.formats import TILE
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import Array, Memory, OpCall, op
+from ttsim.ops.core import Array, Memory, OpCall, floats, op
 
 
 @op(weights=(1,), like=0)
@@ -93,6 +95,11 @@ def rms_norm_stats(x: Array, *, out_format: str, memory: Memory = "dram", cores:
     """
     del memory, cores
     return pack(_mean_square(x, out_format), out_format)
+
+
+@rms_norm_stats.shapes
+def _(x: Array, **attributes: Any) -> jax.ShapeDtypeStruct:
+    return floats(*x.shape[:-1], 1)
 
 
 @rms_norm_stats.cost

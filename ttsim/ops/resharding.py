@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -21,7 +23,7 @@ from ttsim.ops.host import replicated
 _UNTILIZED = 128_256  # columns that HOST_UNTILIZE was measured with
 
 
-@op(in_l1=True)
+@op(in_l1=True, like=0)
 def reshard(x: Array, *, format: str, cores: int | None = None) -> Array:
     """The same values in another sharding of L1."""
     del format, cores
@@ -38,7 +40,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return []  # part of the collectives and matmuls around it
 
 
-@op
+@op(like=0)
 def untilize(x: Array, *, format: str, memory: Memory = "dram") -> Array:
     """From tiles to rows, as a row-major op or the host reads it.
 
@@ -68,6 +70,12 @@ def take_rows(x: Array, row: Array, *, rows: int, format: str) -> Array:
     """The tile of rows that contains `row`: rows [row // rows * rows, + rows) of x [S, ...]."""
     del format
     return jax.lax.dynamic_slice_in_dim(x, row // rows * rows, rows, axis=0)
+
+
+@take_rows.shapes
+def _(x: Array, row: Array, *, rows: int, format: str) -> jax.ShapeDtypeStruct:
+    del format
+    return jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
 
 
 @take_rows.cost
@@ -175,6 +183,11 @@ def _sampling(users: int, columns: int, machine: Machine) -> Terms:
     system, moved = machine.system, 2 * TILE * columns
     local = seconds(moved * (1 - system.tunnelled) / system.chip.host_read_bandwidth)
     return local + moved * system.tunnelled / TUNNEL_READ_BANDWIDTH + columns * HOST_SAMPLING
+
+
+@argmax.shapes
+def _(logits: Array, **attributes: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(logits.shape[:-1], jnp.int32)
 
 
 @argmax.cost

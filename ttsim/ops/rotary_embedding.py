@@ -6,6 +6,9 @@ are permuted when they are loaded.
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 
 from ttsim.hardware.activation_constants import ROTARY_STREAM_START, ROTARY_TIME, TABLE_LOOKUP_TIME
@@ -19,7 +22,7 @@ from ttsim.numerics import elementwise, switches
 from ttsim.numerics.conversion import round_to
 from ttsim.numerics.formats import TILE
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import Array, Memory, OpCall, op
+from ttsim.ops.core import Array, Memory, OpCall, floats, op
 
 
 @op
@@ -40,6 +43,12 @@ def rotary_tables(
     del memory
     angles = positions.astype(jnp.float32)[..., None] * inverse_frequencies.reshape((1,) * positions.ndim + (-1,))
     return round_to(jnp.cos(angles) * scaling, format), round_to(jnp.sin(angles) * scaling, format)
+
+
+@rotary_tables.shapes
+def _(positions: Array, inverse_frequencies: Array, **attributes: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    table = floats(*positions.shape, inverse_frequencies.size)
+    return table, table
 
 
 @rotary_tables.cost

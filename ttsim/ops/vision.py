@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from ttsim.numerics import fidelity
 from ttsim.numerics.conversion import dequantize
 from ttsim.numerics.fidelity import get_setting
 from ttsim.numerics.packer import pack
-from ttsim.ops.core import Array, Memory, OpCall, Weight, op
+from ttsim.ops.core import Array, Memory, OpCall, Weight, floats, op
 
 MASKED = -65_504.0  # what a mask holds where a row does not see a key: the lowest float16, which no softmax survives
 _QUERY_ROWS = 1024  # rows of queries that the simulator (not the device) computes at once
@@ -37,7 +38,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-@op(weights=(1, 2))
+@op(weights=(1, 2), like=0)
 def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float, out_format: str) -> Array:
     """y = (x - mean) / sqrt(variance + eps) * weight + bias over the last axis.
 
@@ -87,6 +88,11 @@ def linear_bias(
     return pack(_ACTIVATIONS[activation](y + bias.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))), out_format)
 
 
+@linear_bias.shapes
+def _(x: Array, w: Weight, bias: Array, **attributes: Any) -> jax.ShapeDtypeStruct:
+    return floats(*x.shape[:-1], math.prod(w.shape[1:]))
+
+
 @linear_bias.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
     x, w = call.inputs[:2]
@@ -97,7 +103,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [matmul.mcast_2d(rows, k, math.prod(w.shape[1:]), pass_rows=pass_rows, chip=machine.chip, **options)]
 
 
-@op
+@op(like=0)
 def sdpa(
     q: Array,
     keys: Array,
@@ -155,7 +161,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [flash.flash_attention_masked(heads, keys.shape[0], rows, keys.shape[1], head_dim, **options)]
 
 
-@op(caches=(1, 2), in_l1=True)
+@op(caches=(1, 2), in_l1=True, like=0)
 def sdpa_decode_masked(
     q: Array,
     keys: Array,
@@ -233,7 +239,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [small(name, CONCAT_HEADS_TIME) for name in steps]
 
 
-@op
+@op(like=0)
 def gather_sum(x: Array, *, axis: str, format: str, scattered: bool = False) -> Array:
     """Sums partial sums over the devices: all are gathered, then each device adds them up. Shape unchanged.
 
@@ -275,7 +281,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [links.all_gather(gathered, call.num_devices, "dram", on_a_line(machine))]
 
 
-@op(weights=(1,))
+@op(weights=(1,), like=0)
 def gate(x: Array, strength: Array, *, out_format: str, memory: Memory = "dram") -> Array:
     """x tanh(strength): strength [1] is a parameter of the model. `memory`: where x lies, "dram" or "l1"."""
     del memory
@@ -292,7 +298,7 @@ def _(call: OpCall, machine: Machine) -> list[Kernel]:
     return [small("tanh", ADD_TIME), stream("mul", moved, machine.chip)]
 
 
-@op
+@op(like=0)
 def mask_rows(x: Array, keep: Array, *, out_format: str, memory: Memory = "dram") -> Array:
     """Zeroes rows: x [rows, ...] times keep [rows], which is one or zero. `memory`: where x lies, "dram" or "l1"."""
     del memory

@@ -2,8 +2,8 @@
 
 A program's ops and shapes do not depend on formats and compute settings, which are only attributes of its ops. The
 simulator therefore traces a model once with a precision whose every field is a `Slot`, and fills in the values of each
-precision afterwards (`ttsim.pricing.program.Program.fill`). An op that meets a slot computes without rounding; its
-shapes are all that such a trace is for.
+precision afterwards (`ttsim.pricing.program.Program.fill`). A call that meets a slot is an equation without a body, for
+shapes are all that such a trace is for; an op that has no rule for them computes them without rounding.
 """
 
 from __future__ import annotations
@@ -12,15 +12,47 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from ttsim.numerics.fidelity import SETTINGS
 from ttsim.precision.text import LAYER_GROUPS, MODEL_GROUPS
 from ttsim.precision.values import LayerPrecision, Precision
 
+Formats = TypeVar("Formats", bound=Any)
 _SETTINGS = frozenset(group for group in (*LAYER_GROUPS, *MODEL_GROUPS) if group.startswith(("li_", "sdpa_")))
 
 
-class Slot(str):
+class Placeholder(str):
+    """A string that stands where a format or a setting goes, in a trace that leaves the numerics out."""
+
+    @property
+    def neutral(self) -> str:
+        """What an op computes with in its place where it must: an exact product, no rounding."""
+        raise NotImplementedError
+
+
+class Held(Placeholder):
+    """A format or a setting that is known, put out of sight of the trace.
+
+    Attributes:
+      value: what it is.
+    """
+
+    value: str
+
+    def __new__(cls, value: str) -> Held:
+        held = super().__new__(
+            cls, f"<{value}>"
+        )  # not equal to the value: programs that compute share no trace with it
+        held.value = value
+        return held
+
+    @property
+    def neutral(self) -> str:
+        return "exact" if self.value in SETTINGS else "fp32"
+
+
+class Slot(Placeholder):
     """A format or a setting that is not chosen yet; a string, because it stands where a format's name goes.
 
     Attributes:
@@ -38,7 +70,6 @@ class Slot(str):
 
     @property
     def neutral(self) -> str:
-        """What an op computes with in its place: an exact product, no rounding."""
         return "exact" if self.group in _SETTINGS else "fp32"
 
 
@@ -93,12 +124,17 @@ def abstract_precision(precision: Precision, num_layers: int) -> tuple[Precision
 
     def value(attribute: Any) -> Any:
         if not isinstance(attribute, Slot):
-            return attribute
+            return attribute.value if isinstance(attribute, Held) else attribute
         return getattr(precision if attribute.layer is None else distinct[attribute.layer], attribute.group)
 
     return PrecisionSlots(tuple(distinct.index(layer) for layer in layers)), value
 
 
+def held(formats: Formats) -> Formats:
+    """A dataclass of formats and settings with each of them held."""
+    return dataclasses.replace(formats, **{name: Held(value) for name, value in vars(formats).items()})
+
+
 def neutral(attribute: Any) -> Any:
-    """What an op computes with: in place of a slot no rounding, other attributes as they are."""
-    return attribute.neutral if isinstance(attribute, Slot) else attribute
+    """What an op computes with: in place of a placeholder no rounding, other attributes as they are."""
+    return attribute.neutral if isinstance(attribute, Placeholder) else attribute

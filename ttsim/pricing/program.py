@@ -21,7 +21,7 @@ from jax.extend import core, source_info_util
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
-from ttsim.ops.core import Op, OpCall, marked
+from ttsim.ops.core import ABSTRACT_CALL, Op, OpCall, marked
 from ttsim.precision.slots import Slot
 
 # Primitives that move no data on the device: views, casts that the next op's unpacker does, and bookkeeping of JAX.
@@ -259,6 +259,10 @@ class _Reader:
 
     def _equation(self, equation: Any, axes: Mapping[str, int], under: frozenset[str]) -> _Body:
         name, params = equation.primitive.name, equation.params
+        if equation.primitive is ABSTRACT_CALL:
+            leaves, results = map(_shapes, (equation.invars, equation.outvars))
+            inputs = jax.tree.unflatten(params["structure"], leaves)
+            return _Body((OpCall(params["op"], dict(params["attributes"]), inputs, tuple(results), axes),))
         if name in ("jit", "pjit"):
             found = marked(params["name"])
             call = found and _op_call(found, equation, axes, under)
@@ -302,12 +306,14 @@ def _where(equation: Any) -> str:
     return source_info_util.summarize(equation.source_info) or "an unknown line"
 
 
+def _shapes(variables: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in variables]
+
+
 def _op_call(found: Any, equation: Any, axes: Mapping[str, int], under: frozenset[str]) -> OpCall | None:
     """The op call behind a marked equation, or None where a transformation has made something else of it."""
     op, attributes, structure = found
-    leaves, outputs = (
-        [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in side] for side in (equation.invars, equation.outvars)
-    )
+    leaves, outputs = map(_shapes, (equation.invars, equation.outvars))
     if "transpose(" in under or len(leaves) != structure.num_leaves:
         return None
     inputs = jax.tree.unflatten(structure, leaves)

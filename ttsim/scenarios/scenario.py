@@ -28,7 +28,7 @@ from ttsim.models.config import ModelConfig
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.placement import meshed, place_parts
-from ttsim.models.run import decode_program, prefill_program
+from ttsim.models.run import TRACE_LENGTH, decode_program, prefill_program
 from ttsim.models.vision.config import VisionConfig
 from ttsim.precision.presets import resolve
 from ttsim.precision.values import Precision
@@ -42,7 +42,6 @@ _FEW_CHUNKS, _MOST_CHUNKS = 64, 1024  # of a prompt; a chunk takes some 10 ms to
 # What a box can't run: the model can't be cut over its chips, it needs more DRAM, or a kernel more of a core's memory.
 REFUSALS = (ShardingError, DoesNotFitError, UnpricedError)
 MAX_BATCH = 32  # users of one replica: the rows of one tile
-_TRACE_LENGTH = 131_072  # longest sequence of the traced programs; prices don't depend on it
 
 
 def software_for(
@@ -175,7 +174,7 @@ class Scenario:
 
     @functools.cached_property
     def layout(self) -> Layout:
-        longest = max(_TRACE_LENGTH, self.sequence_length)
+        longest = max(TRACE_LENGTH, self.sequence_length)
         # Only code with routed experts pads the vocabulary in the LM head; others pad what top-k is given.
         padded = self.config.experts is None or bool(self.software.fact("topk_padded"))
         own = self.software.galaxy
