@@ -221,3 +221,35 @@ def test_a_model_s_name_without_what_stands_beside_it():
 )
 def test_whether_the_prefetcher_was_asked_for(cell, note, asked):
     assert words.read_prefetcher(cell, note) is asked
+
+
+@pytest.mark.parametrize(
+    ("note", "before"),
+    [
+        ("main (before)", True),
+        ("before", True),
+        ("MEASURED; baseline of PR", True),
+        ('MEASURED; commit message "before" column = unoptimised software', True),
+        ("reduce-scatter: 1 worker a link", True),  # four since the commit
+        ("force-argmax on (before: 22, after #31046)", False),
+        ("MEASURED; TTFT before prefill fix", False),
+        ("", False),
+    ],
+)
+def test_a_row_of_the_state_before_a_change(note, before):
+    assert words.is_before(note) is before
+
+
+@pytest.mark.parametrize(
+    ("note", "settings"),
+    [
+        ("MEASURED; all-LoFi final", {"li_ff2", "li_qkv_decode", "li_o_decode", "li_lm_head"}),
+        ("FF2 and QKV LoFi", {"li_ff2", "li_qkv_decode"}),
+        ("before LoFi", set()),
+        ("traced", set()),
+    ],
+)
+def test_fidelities_that_a_note_gives(note, settings):
+    text = words.precision_of_note(note)
+    assert {name for name in ("li_ff2", "li_qkv_decode", "li_o_decode", "li_lm_head") if name in text} == settings
+    assert words.precision_of_note("MEASURED; accuracy") == "accuracy"

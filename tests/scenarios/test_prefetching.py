@@ -75,6 +75,7 @@ def test_it_leaves_no_room_for_sampling_on_the_device():
         ("Qwen2.5-72B", "P150x8", "2026-09-01", "tt_transformers"),
         ("Qwen3-32B", "P150x8", "2026-02-10", "tt_transformers"),  # 8B alone until 02-25
         ("8b", "P150x8", "2026-09-01", "tttv2"),
+        ("8b", "P150x8", "2026-09-01", "vllm"),
     ],
 )
 def test_where_there_is_none_the_line_says_so(model, device, date, stack):

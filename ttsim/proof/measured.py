@@ -1,8 +1,9 @@
 """Speeds and times to the first token that others measured: the rows that ship with the project, and any CSV like them.
 
 A row says what ran in the words that people publish: `device` as a box is called, `parallel` like "TP=8" or
-"DP=4,TP=8", `date` a day, month or year. An empty cell is unknown. A column `prefetcher` (yes, no), or
-else a note, says whether the DRAM prefetcher was asked for.
+"DP=4,TP=8", `date` a day, month or year. An empty cell is unknown. A column `prefetcher` (yes, no), or else a note,
+says whether the DRAM prefetcher was asked for; a note also says that a row is of the state before the change that its
+date is of ("main (before)"), or of another fidelity ("all-LoFi").
 
 Which of the shipped rows a constant may be fitted on was decided before any was fitted: those of sources whose
 SHA-256 begins with a hexadecimal digit below 8 (`fitted`). The rows of the other sources only check. Targets of
@@ -123,14 +124,16 @@ class Measured:
         """The box, cut as the row says, and what was assumed."""
         box, note = box_words.read_box(self.device, self.parallel)
         users, box_chips = self.batch or 1, box.num_chips
-        if self.each or self.client or box.data_parallel > 1 or users <= ROWS or not words.is_unknown(self.parallel):
+        cut = box_words.read_parallel(self.parallel)
+        told = (cut.chips is not None or cut.replicas > 1) and "ep" not in self.parallel.casefold()  # experts over all
+        if self.each or self.client or box.data_parallel > 1 or users <= ROWS or told:
             return box, note
         # More users than a replica has rows: there were several.
         fits = (n for n in range(2, box_chips + 1) if box_chips % n == 0 and users <= n * ROWS)
         if (replicas := next(fits, None)) is None:
             return box, note
-        told = f"DP={replicas} assumed: {users} users are at most {ROWS} a replica"
-        return part_of(box, replicas), "; ".join(filter(None, (note, told)))
+        assumed = f"DP={replicas} assumed: {users} users are at most {ROWS} a replica"
+        return part_of(box, replicas), "; ".join(filter(None, (note, assumed)))
 
     def system(self) -> System:
         """The box, cut as the row says.
@@ -244,6 +247,11 @@ def _row(cells: Mapping[str, str], line: int) -> Measured:
     notes.extend(filter(None, [users.note, date[1] if date else "", stacks[1] if stacks else ""]))
     isl, osl = number("isl", words.read_tokens), number("osl", words.read_tokens)
     ttft_ms = number("ttft_ms", words.read_figure, figure=True)
+    when, told = date[0] if date else None, text.get("note", "")
+    if when and when.first == when.last and words.is_before(told):
+        day = when.first - datetime.timedelta(days=1)
+        when = Period(day, day)
+        notes.append("software of the day before: the row is of the state before a change")
     return Measured(
         row=text.get("row") or f"line {line}",
         model=box_words.read_model(text.get("model", "")),
@@ -255,14 +263,14 @@ def _row(cells: Mapping[str, str], line: int) -> Measured:
         osl=None if osl is None else int(osl),
         ttft=None if ttft_ms is None else 1e-3 * ttft_ms,
         speed=number("decode_tsu", words.read_figure, figure=True),
-        date=date[0] if date else None,
+        date=when,
         stack=text.get("stack", ""),
         stacks=stacks[0] if stacks else (),
-        precision=text.get("precision", ""),
+        precision=text.get("precision") or words.precision_of_note(told),
         source=text.get("source", ""),
         kind=text.get("kind") or "measured",
         left_out=text.get("left_out", ""),
-        prefetcher=bool(read("prefetcher", lambda cell: words.read_prefetcher(cell, text.get("note", "")))),
+        prefetcher=bool(read("prefetcher", lambda cell: words.read_prefetcher(cell, told))),
         problems=tuple(problems),
         notes=tuple(notes),
     )
