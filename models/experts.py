@@ -49,15 +49,7 @@ class Router(nnx.Module):
                 x_td, self.scale_d[...], eps=c.rms_norm_eps, factor=factor, out_format=p.residual, memory=stage.memory
             )
         fused = stage.phase == "decode" and stage.layout.fused_router(x_td.shape[0])
-        logits = tt.router_linear(
-            x_td,
-            self.router_de[...],
-            weight_format=p.router,
-            setting=p.li_router,
-            in_format=p.residual,
-            out_format=p.residual,
-            memory=stage.memory,
-        )
+        logits = _scores(x_td, self.router_de, stage)
         if self.bias_e is not None:
             logits = tt.add_bias(logits, self.bias_e[...], out_format=p.residual, memory=stage.memory)
         weights = tt.route(
@@ -75,6 +67,20 @@ class Router(nnx.Module):
         if self.expert_scale_e is not None:
             weights = tt.scale_experts(weights, self.expert_scale_e[...], out_format=p.residual)
         return weights
+
+
+def _scores(x_td: Array, w_dn: Parameter, stage: OneAxis) -> Array:
+    """x w in the router's format and setting: logits of experts, or of a gate."""
+    p = stage.precision
+    return tt.router_linear(
+        x_td,
+        w_dn[...],
+        weight_format=p.router,
+        setting=p.li_router,
+        in_format=p.residual,
+        out_format=p.residual,
+        memory=stage.memory,
+    )
 
 
 class SharedMLP(nnx.Module):
@@ -95,15 +101,7 @@ class SharedMLP(nnx.Module):
         y = stage.plain_linear(y, self.shared_w2_fd, p.shared, p.li_shared, in_format=p.mlp_product)
         if self.shared_gate_d1 is None:
             return y
-        logit = tt.router_linear(
-            x_td,
-            self.shared_gate_d1[...],
-            weight_format=p.router,
-            setting=p.li_router,
-            in_format=p.residual,
-            out_format=p.residual,
-            memory=stage.memory,
-        )
+        logit = _scores(x_td, self.shared_gate_d1, stage)
         return tt.sigmoid_scale(y, logit, out_format=p.linear_out)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ttsim.models.features import RopeConfig
 from ttsim.models.hf.family import PARALLEL, POST, SANDWICH, Family, Features, Layers
 from ttsim.models.hf.gemma import gemma, gemma2, gemma3_layers, gemma4, gemma4_layers
 from ttsim.models.hf.keys import Keys
@@ -25,7 +26,7 @@ from ttsim.models.hf.layers import (
     uniform,
     windowed,
 )
-from ttsim.models.hf.rotary import rotary
+from ttsim.models.hf.rotary import by_layer_type, rotary
 
 
 def _smollm3(keys: Keys, family: Family) -> Layers:
@@ -57,6 +58,14 @@ def _cohere2(keys: Keys, family: Family) -> Features:
 
 def _even_heads(keys: Keys) -> int:
     return keys.size("hidden_size") // keys.size("num_attention_heads")
+
+
+def _olmo3_layers(keys: Keys, family: Family) -> Layers:
+    """Sliding layers have the family's base whatever the older key says, and no scaling."""
+    theta = 5e5
+    local = rotary(keys, family, SLIDING, theta=theta) if by_layer_type(keys) else RopeConfig(theta=theta)
+    ropes = {FULL: rotary(keys, family, FULL, theta=theta), SLIDING: local}
+    return of_types(keys, pattern(keys, family), ropes, keys.size("sliding_window"))
 
 
 def _exaone4(keys: Keys, family: Family) -> Layers:
@@ -212,6 +221,14 @@ DENSE: dict[str, Family] = {
         absent={"rms_norm_eps": 1e-5, "eos_token_id": 50279},
         features={"block": "post", "qk_norm": "width"},
         layers=uniform,
+        bias="qkvo",
+        norms=POST,
+    ),
+    "olmo3": Family(
+        absent={"rms_norm_eps": 1e-5, "eos_token_id": 50279, "sliding_window": 4096},
+        features={"block": "post", "qk_norm": "width"},
+        layers=_olmo3_layers,
+        pattern=4,
         bias="qkvo",
         norms=POST,
     ),

@@ -13,7 +13,17 @@ from typing import Any
 from ttsim.models.features import DeltaConfig, ExpertsConfig, LatentConfig, LayerKind, RopeConfig
 from ttsim.models.hf.family import Family, Features, Layers
 from ttsim.models.hf.keys import Keys
-from ttsim.models.hf.layers import FULL, attention, count, layer_types, one_window, periodic, qwen, with_experts
+from ttsim.models.hf.layers import (
+    FULL,
+    attention,
+    count,
+    layer_types,
+    one_window,
+    periodic,
+    qwen,
+    uniform,
+    with_experts,
+)
 from ttsim.models.hf.rotary import rotary
 
 
@@ -70,24 +80,38 @@ def _deepseek_v3(keys: Keys, family: Family) -> Features:
     for key, value in (("scoring_func", "sigmoid"), ("topk_method", "noaux_tc"), ("moe_layer_freq", 1)):
         keys.only(key, value)
     keys.only("rope_interleave", True)
-    width, latent = keys.size("moe_intermediate_size"), _latent(keys)
+    latent = _latent(keys)
     growth = _latent_growth(rotary(keys, family))
-    return {
-        "experts": ExpertsConfig(
-            count=keys.size("n_routed_experts"),
-            active=keys.size("num_experts_per_tok"),
-            intermediate_size=width,
-            shared_intermediate_size=width * keys.whole("n_shared_experts", 1),
-            scoring="sigmoid",
-            renormalise=keys.flag("norm_topk_prob", True),
-            scale=keys.number("routed_scaling_factor", 2.5),
-            groups=keys.size("n_group", 1),
-            active_groups=keys.size("topk_group", 1),
-            selection_bias=True,
-        ),
-        "latent": latent,
-        "query_scale": (latent.nope_dim + latent.rope_dim) ** -0.5 * growth**2,
-    }
+    scale = (latent.nope_dim + latent.rope_dim) ** -0.5 * growth**2
+    return {"experts": _grouped(keys, scale=2.5), "latent": latent, "query_scale": scale}
+
+
+def _grouped(keys: Keys, scale: float) -> ExpertsConfig:
+    """Experts with a shared one, chosen by biased sigmoids in groups. `scale`: what an absent one means."""
+    width = keys.size("moe_intermediate_size")
+    return ExpertsConfig(
+        count=keys.size("n_routed_experts", keys.optional_size("num_local_experts")),
+        active=keys.size("num_experts_per_tok"),
+        intermediate_size=width,
+        shared_intermediate_size=width * keys.whole("n_shared_experts", 1),
+        scoring="sigmoid",
+        renormalise=keys.flag("norm_topk_prob", True),
+        scale=keys.number("routed_scaling_factor", scale),
+        groups=keys.size("n_group", 1),
+        active_groups=keys.size("topk_group", 1),
+        selection_bias=True,
+    )
+
+
+def _glm4_moe(keys: Keys, family: Family) -> Features:
+    """Heads are normalised where the file says so."""
+    return {"experts": _grouped(keys, scale=1.0), "qk_norm": "head" if keys.flag("use_qk_norm") else None}
+
+
+def _glm4_moe_layers(keys: Keys, family: Family) -> Layers:
+    """The first layers have a dense MLP."""
+    layers, dense = uniform(keys, family), keys.whole("first_k_dense_replace", 0)
+    return with_experts(layers, [i >= dense for i in range(len(layers))])
 
 
 def _deepseek_v3_layers(keys: Keys, family: Family) -> Layers:
@@ -205,6 +229,17 @@ MIXTURES: dict[str, Family] = {
         pattern=2,
         derived=_gpt_oss,
         bias="qkvo",
+    ),
+    "glm4_moe": Family(
+        absent={
+            **{"rms_norm_eps": 1e-5, "num_key_value_heads": 8, "vocab_size": 151552, "partial_rotary_factor": 0.5},
+            **{"num_experts_per_tok": 8, "n_routed_experts": 128, "first_k_dense_replace": 1},
+            **{"moe_intermediate_size": 1408, "max_position_embeddings": 131072},
+        },
+        layers=_glm4_moe_layers,
+        derived=_glm4_moe,
+        bias="qkv",
+        partial=True,
     ),
     "deepseek_v3": _DEEPSEEK,
     "kimi_k2": _DEEPSEEK,

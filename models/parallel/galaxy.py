@@ -9,6 +9,8 @@ Source: the TG branches of tt-metal models/tt_transformers tt/{attention,mlp,dis
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from jax import Array
 
 from ttsim import ops as tt
@@ -21,6 +23,8 @@ from ttsim.precision.values import Precision
 class Galaxy(Stage):
     """The program of one device of a Galaxy."""
 
+    kernel: ClassVar[Literal["dram_sharded", "mcast_1d"]] = "mcast_1d"
+
     @property
     def sum_format(self) -> str:
         """Format of partial sums and of what travels between the chips."""
@@ -30,21 +34,6 @@ class Galaxy(Stage):
         """Normalises this column's slice: [rows, d / columns] -> [rows, d / columns]."""
         cores = self.layout.norm_cores(cores)
         return self.norm_apply(x, self.norm_stats(x, cores), weight, cores)
-
-    def partial(
-        self,
-        x: Array,
-        w: Parameter,
-        weight_format: str,
-        setting: str,
-        *,
-        in_format: str,
-        cores: int | None = None,
-        pass_rows: int = 1024,
-    ) -> Array:
-        """x w over this device's slice of the hidden size or of the intermediate size."""
-        formats = {"out_format": self.sum_format, "in_format": in_format}
-        return self.linear(x, w, weight_format, setting, kernel="mcast_1d", cores=cores, pass_rows=pass_rows, **formats)
 
     def column(
         self,
@@ -57,17 +46,16 @@ class Galaxy(Stage):
         pass_rows: int = 1024,
     ) -> Array:
         """A column-parallel matmul, summed over the columns of chips."""
-        p = self.precision
-        y = self.partial(x, w, weight_format, setting, in_format=p.residual, cores=cores, pass_rows=pass_rows)
+        given = self.precision.residual
+        y = self.linear(x, w, weight_format, setting, in_format=given, cores=cores, pass_rows=pass_rows)
         return tt.all_reduce(y, axis=COLUMN_AXIS, format=self.sum_format, memory=self.memory)
 
     def gate_up(self, x: Array, w1: Parameter, w3: Parameter, *, cores: int | None = None) -> tuple[Array, Array]:
         """x w1 and x w3; with hidden size 8192 each column keeps its slice of the sums."""
         p = self.precision
         if not self.layout.composite_reduce:
-            gate, up = (self.column(x, w, p.ff1_3, p.li_ff1_3, cores=cores) for w in (w1, w3))
-            return gate, up
-        sums = [self.partial(x, w, p.ff1_3, p.li_ff1_3, in_format=p.residual, cores=cores) for w in (w1, w3)]
+            return super().gate_up(x, w1, w3, cores=cores)
+        sums = [self.linear(x, w, p.ff1_3, p.li_ff1_3, in_format=p.residual, cores=cores) for w in (w1, w3)]
         gate, up = (
             tt.reduce_scatter(y, axis=COLUMN_AXIS, dim=y.ndim - 1, format=self.sum_format, memory=self.memory)
             for y in sums
@@ -91,7 +79,7 @@ class Galaxy(Stage):
     ) -> Array:
         """A row-parallel matmul whose partial sums are summed over the rows of chips."""
         layout = self.layout
-        y = self.partial(x, w, weight_format, setting, in_format=in_format, cores=cores)
+        y = self.linear(x, w, weight_format, setting, in_format=in_format, cores=cores)
         y = tt.all_reduce(
             y, axis=ROW_AXIS, format=self.sum_format, memory=self.memory, composite=layout.composite_reduce
         )
@@ -113,9 +101,6 @@ class Galaxy(Stage):
 
     def logits(self, x: Array, norm: Parameter, lm_head: Parameter, precision: Precision, *, gather: bool) -> Array:
         """The last norm and the LM head. [rows, d / columns] -> [rows, V], or [rows, V / rows of chips]."""
-        layout = self.layout
         y = self.tail_logits(x, norm, lm_head, precision)
         y = tt.all_reduce(y, axis=COLUMN_AXIS, format=precision.logits, memory="l1", composite=True)
-        if gather and layout.ways > 1:
-            y = tt.all_gather(y, axis=layout.axis, dim=y.ndim - 1, format=precision.logits, memory="l1")
-        return y
+        return self.gathered_logits(y, precision) if gather else y

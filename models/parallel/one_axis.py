@@ -47,17 +47,8 @@ class OneAxis(Stage):
         pass_rows: int = 1024,
     ) -> Array:
         """A column-parallel matmul: each device has whole sums of its columns."""
-        p = self.precision
-        formats = {"out_format": self.sum_format, "in_format": p.residual}
-        return self.linear(
-            x, w, weight_format, setting, kernel="dram_sharded", cores=cores, pass_rows=pass_rows, **formats
-        )
-
-    def gate_up(self, x: Array, w1: Parameter, w3: Parameter, *, cores: int | None = None) -> tuple[Array, Array]:
-        """x w1 and x w3."""
-        p = self.precision
-        gate, up = (self.column(x, w, p.ff1_3, p.li_ff1_3, cores=cores) for w in (w1, w3))
-        return gate, up
+        given = self.precision.residual
+        return self.linear(x, w, weight_format, setting, in_format=given, cores=cores, pass_rows=pass_rows)
 
     def gathered_product(self, y: Array) -> Array:
         """The product of gate and up as w2 wants it: as it is."""
@@ -76,9 +67,7 @@ class OneAxis(Stage):
     ) -> Array:
         """A row-parallel matmul whose partial sums are reduce-scattered into the residual stream."""
         layout, out = self.layout, out_format or self.sum_format
-        y = self.linear(
-            x, w, weight_format, setting, kernel="dram_sharded", cores=cores, out_format=out, in_format=in_format
-        )
+        y = self.linear(x, w, weight_format, setting, cores=cores, out_format=out, in_format=in_format)
         return self.reshard(self.reduce(y, out), out, layout.residual_cores)
 
     def reduce(self, partial: Array, fmt: str) -> Array:
@@ -106,8 +95,7 @@ class OneAxis(Stage):
                 out_format=p.linear_out,
             )
         x = self.all_gather(x, layout.axis, in_format)
-        out = self.wo_format
-        return self.linear(x, w, weight_format, setting, kernel="dram_sharded", out_format=out, in_format=in_format)
+        return self.linear(x, w, weight_format, setting, out_format=self.wo_format, in_format=in_format)
 
     def my_users(self, x: Array) -> Array:
         """The rows of the users whose cache this device holds: all."""
@@ -119,8 +107,5 @@ class OneAxis(Stage):
 
     def logits(self, x: Array, norm: Parameter, lm_head: Parameter, precision: Precision, *, gather: bool) -> Array:
         """The last norm and the LM head. [rows, d / devices] -> [rows, V], or [rows, V / devices] without `gather`."""
-        layout = self.layout
         y = self.tail_logits(x, norm, lm_head, precision)
-        if gather and layout.ways > 1:
-            y = tt.all_gather(y, axis=layout.axis, dim=y.ndim - 1, format=precision.logits, memory="l1")
-        return y
+        return self.gathered_logits(y, precision) if gather else y

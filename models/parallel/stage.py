@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jax import Array
 
@@ -38,6 +38,9 @@ class Stage(abc.ABC):
     def phase(self) -> Literal["decode", "prefill"]:
         """Whether rows are users or the tokens of a prompt."""
         return "decode" if self.memory == "l1" else "prefill"
+
+    # The kernel of a matmul on one row of tiles.
+    kernel: ClassVar[Literal["dram_sharded", "mcast_1d"]] = "dram_sharded"
 
     # Formats and settings.
 
@@ -103,14 +106,13 @@ class Stage(abc.ABC):
         weight_format: str,
         setting: str,
         *,
-        kernel: Literal["dram_sharded", "mcast_1d"],
-        out_format: str,
         in_format: str,
+        out_format: str | None = None,
         cores: int | None = None,
         pass_rows: int = 1024,
     ) -> Array:
-        """x w: with decode's kernel on one row of tiles in L1, on the whole grid for rows in DRAM."""
-        rows: dict[str, Any] = {"kernel": kernel, "cores": cores}
+        """x w over this device's slices: with decode's kernel on one row of tiles in L1, on the whole grid in DRAM."""
+        rows: dict[str, Any] = {"kernel": self.kernel, "cores": cores}
         placement = self.layout.placement
         if self.memory == "dram":
             # A prompt that computes decode's numbers sums K in the blocks of decode's kernel.
@@ -128,7 +130,7 @@ class Stage(abc.ABC):
             setting=setting,
             weight_format=weight_format,
             in_format=in_format,
-            out_format=out_format,
+            out_format=out_format or self.sum_format,
             **rows,
         )
 
@@ -137,7 +139,20 @@ class Stage(abc.ABC):
     ) -> Array:
         """A matmul without communication, in the formats of the residual stream."""
         out, given = self.precision.linear_out, in_format or self.precision.residual
-        return self.linear(x, w, weight_format, setting, kernel="dram_sharded", out_format=out, in_format=given)
+        return self.linear(x, w, weight_format, setting, out_format=out, in_format=given)
+
+    def gate_up(self, x: Array, w1: Parameter, w3: Parameter, *, cores: int | None = None) -> tuple[Array, Array]:
+        """x w1 and x w3."""
+        p = self.precision
+        gate, up = (self.column(x, w, p.ff1_3, p.li_ff1_3, cores=cores) for w in (w1, w3))
+        return gate, up
+
+    def gathered_logits(self, y: Array, precision: Precision) -> Array:
+        """The columns of all devices: [rows, V / devices] -> [rows, V]."""
+        layout = self.layout
+        if layout.ways == 1:
+            return y
+        return tt.all_gather(y, axis=layout.axis, dim=y.ndim - 1, format=precision.logits, memory="l1")
 
     def reshard(self, x: Array, fmt: str, cores: int | None) -> Array:
         """The same values on other cores' L1; rows in DRAM stay where they are."""
@@ -172,3 +187,16 @@ class Stage(abc.ABC):
     @abc.abstractmethod
     def norm(self, x: Array, weight: Parameter, *, cores: int | None = None, move: bool = True) -> Array:
         """From the residual stream to what a column-parallel weight multiplies."""
+
+    @abc.abstractmethod
+    def column(
+        self,
+        x: Array,
+        w: Parameter,
+        weight_format: str,
+        setting: str,
+        *,
+        cores: int | None = None,
+        pass_rows: int = 1024,
+    ) -> Array:
+        """A column-parallel matmul, in whole sums."""

@@ -232,6 +232,23 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         ),
     ),
     "olmo-2": ("Olmo2ForCausalLM", text(model_type="olmo2", rope_theta=5e5)),
+    "olmo-3": (
+        "Olmo3ForCausalLM",
+        text(
+            model_type="olmo3",
+            num_hidden_layers=4,
+            sliding_window=8,
+            rope_theta=5e5,
+            rope_scaling={
+                "rope_type": "yarn",
+                "factor": 8.0,
+                "original_max_position_embeddings": 16,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "attention_factor": 1.2,
+            },
+        ),
+    ),
     "smollm3": (
         "SmolLM3ForCausalLM",
         text(model_type="smollm3", rope_theta=5e6, pad_token_id=0, no_rope_layer_interval=2),

@@ -78,6 +78,7 @@ class Runner:
         ("gemma-4-moe", "N150"),
         ("deepseek-v3", "N300 DP=2"),  # experts over both replicas: tokens travel
         ("kimi-k2", "N150"),
+        ("glm-4-moe", "N300"),  # a dense layer, then experts whose width is cut
         ("qwen3.5", "N300"),  # KV heads, delta heads and states cut
     ],
 )

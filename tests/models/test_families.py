@@ -42,6 +42,7 @@ SHORT = {
     "gemma-4": ("decode", "T3K"),
     "gemma-4-e": ("decode", "N300"),
     "olmo-2": ("decode", "N300"),
+    "olmo-3": ("prefill", "N150"),
     "smollm3": ("prefill", "N150"),
     "granite": ("prefill", "N150"),
     "afm": ("decode", "N150"),

@@ -184,3 +184,24 @@ def test_tt_perf_report_reads_it(profile, tmp_path):
     report = list(csv.DictReader(io.StringIO(out.read_text())))
     assert len(report) == 724
     assert {row["Bound"] for row in report} >= {"DRAM", "SLOW"}
+
+
+@pytest.mark.parametrize(
+    ("signposts", "found"),
+    [
+        (("decode_start", "decode_end"), ["first"]),  # as tt-metal's tests write them: the window between them
+        (("prefill", "decode"), ["second"]),
+        (("Decode start", "decode-stop"), ["first"]),
+        (("warm-up", "measured"), ["second"]),
+        (("run", "end"), ["second"]),
+    ],
+)
+def test_the_phase_lies_behind_the_signpost_that_names_it(tmp_path, signposts, found):
+    lines = ["OP CODE,OP TYPE,DEVICE KERNEL DURATION [ns]"]
+    for name, op in zip(signposts, ("first", "second"), strict=True):
+        lines += [f"{name},signpost,", f"{op},tt_dnn_device,1000"]
+    file = tmp_path / "ops.csv"
+    file.write_text("\n".join(lines))
+    assert [op.code for op in read_profile(str(file), "decode")] == found
+    file.write_text("\n".join([lines[0], "decode_start,signpost,", "first,tt_dnn_device,1000", "decode_end,signpost,"]))
+    assert [op.code for op in read_profile(str(file), "decode")] == ["first"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,9 @@ class ProfiledOp:
 
 
 def read_profile(path: str, phase: str) -> list[ProfiledOp]:
-    """The device ops of a profiler's CSV, those after the last signpost or after the one named like the phase.
+    """The device ops of a profiler's CSV: those of the signpost named like the phase ("decode", "decode_start").
+
+    Without such a name: those after the last signpost that has any.
 
     Of several devices, collectives take the mean of their times and other ops the longest, as tt-perf-report does.
 
@@ -63,12 +66,18 @@ def read_profile(path: str, phase: str) -> list[ProfiledOp]:
 
 def _window(rows: Sequence[dict[str, str]], phase: str) -> Sequence[dict[str, str]]:
     signposts = [i for i, row in enumerate(rows) if row["OP TYPE"] == "signpost"]
-    named = [i for i in signposts if rows[i]["OP CODE"] == phase]
     if not signposts:
         return rows
-    first = named[0] if named else signposts[-1]
-    last = next((i for i in signposts if i > first), len(rows))
-    return rows[first + 1 : last]
+    windows = [rows[first + 1 : last] for first, last in itertools.pairwise([*signposts, len(rows)])]
+    named = (window for i, window in zip(signposts, windows, strict=True) if _opens(rows[i]["OP CODE"], phase))
+    filled = (window for window in reversed(windows) if any(row["OP TYPE"] == "tt_dnn_device" for row in window))
+    return next(named, None) or next(filled, windows[-1])
+
+
+def _opens(signpost: str, phase: str) -> bool:
+    """Whether a signpost's name says that this phase begins: "decode", "Decode_start", not "decode-end"."""
+    words = set(re.split(r"[^a-z0-9]+", signpost.casefold()))
+    return phase in words and words.isdisjoint(("end", "stop", "finish", "done"))
 
 
 def _number(value: str | None) -> float | None:
