@@ -443,5 +443,5 @@ def test_energy_is_bounded_by_the_boards_limit(item):
 
 
 def test_sizes_beyond_the_published_ones_are_written_out():
-    (note,) = [n for n in outside(Scenario.of("Kimi-K2", "Quad Galaxy")) if n.startswith("model size")]
+    (note,) = [n for n in outside(Scenario.of("Kimi-K2", "Quad Galaxy", data_parallel=4)) if n.startswith("model size")]
     assert re.search(r"model size 1,0\d\d\.\de9 parameters: .* span 1\.2e9 parameters to 7\d\.\de9 parameters", note)
