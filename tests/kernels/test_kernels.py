@@ -9,8 +9,19 @@ import numpy as np
 import pytest
 
 from ttsim import ops as tt
-from ttsim.hardware import activation_constants, constants, host_constants, link_constants, matmul_constants
+from ttsim.hardware import constants
 from ttsim.hardware.chips import BLACKHOLE_P150, WORMHOLE
+from ttsim.hardware.constants.activations import ADD_TIME, CORE_BANDWIDTH, SMALL_KERNEL_SCALE
+from ttsim.hardware.constants.host import HOST_OP
+from ttsim.hardware.constants.links import HOP_LATENCY, LINK_BANDWIDTH
+from ttsim.hardware.constants.matmul import (
+    BLOCK_LATENCY,
+    DRAM_SHARDED_BANDWIDTH,
+    INTERLEAVED_BANDWIDTH,
+    MCAST_2D_WEIGHT_BANDWIDTH,
+    PHASE_OVERHEAD,
+    TILE_OVERHEAD,
+)
 from ttsim.hardware.quantities import Terms, UnitError, seconds
 from ttsim.hardware.software import software_of
 from ttsim.kernels import activations, delta, flash, links, matmul
@@ -38,7 +49,7 @@ def on(system):
 
 
 def test_a_kernel_takes_its_start_and_the_largest_limit():
-    limits = {"dram": 10 / link_constants.LINK_BANDWIDTH, "compute": 2 * matmul_constants.BLOCK_LATENCY}
+    limits = {"dram": 10 / LINK_BANDWIDTH, "compute": 2 * BLOCK_LATENCY}
     kernel = Kernel("k", start=seconds(1.0), limits=limits)
     assert kernel.time({"link_bandwidth": 5.0, "block_latency": 0.5}) == 3.0
     assert kernel.binding({"link_bandwidth": 5.0, "block_latency": 0.5}) == "dram"
@@ -219,17 +230,17 @@ def test_l1_holds_what_it_holds():
 
 def test_blackhole_s_factors():
     cases = [
-        (1 * matmul_constants.TILE_OVERHEAD, 60.9 * 1.35 / 30),
-        (1 * activation_constants.ADD_TIME * activation_constants.SMALL_KERNEL_SCALE, 1.35),
-        (1 / activation_constants.CORE_BANDWIDTH, 1.35),
-        (1 / matmul_constants.DRAM_SHARDED_BANDWIDTH, 512 / 288),
-        (1 / matmul_constants.INTERLEAVED_BANDWIDTH, 512 / 288),
-        (1 * matmul_constants.BLOCK_LATENCY, 60.9 * 1.35 / 30),
-        (1 / matmul_constants.MCAST_2D_WEIGHT_BANDWIDTH, 60.9 * 1.35 / 30),
-        (1 / link_constants.LINK_BANDWIDTH, 2.0),
-        (1 * link_constants.HOP_LATENCY, 711 / 515),
-        (1 * host_constants.HOST_OP, 1.0),
-        (seconds(1.0) * matmul_constants.PHASE_OVERHEAD, 1.0),
+        (1 * TILE_OVERHEAD, 60.9 * 1.35 / 30),
+        (1 * ADD_TIME * SMALL_KERNEL_SCALE, 1.35),
+        (1 / CORE_BANDWIDTH, 1.35),
+        (1 / DRAM_SHARDED_BANDWIDTH, 512 / 288),
+        (1 / INTERLEAVED_BANDWIDTH, 512 / 288),
+        (1 * BLOCK_LATENCY, 60.9 * 1.35 / 30),
+        (1 / MCAST_2D_WEIGHT_BANDWIDTH, 60.9 * 1.35 / 30),
+        (1 / LINK_BANDWIDTH, 2.0),
+        (1 * HOP_LATENCY, 711 / 515),
+        (1 * HOST_OP, 1.0),
+        (seconds(1.0) * PHASE_OVERHEAD, 1.0),
     ]
     for terms, faster in cases:
         (kernel,) = scaled([Kernel("k", start=terms)], BLACKHOLE_P150)

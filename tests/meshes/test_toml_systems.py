@@ -6,11 +6,11 @@ import pytest
 
 import ttsim
 from ttsim.errors import SystemFileError
-from ttsim.hardware.attention_constants import SDPA_MERGE
 from ttsim.hardware.chips import BLACKHOLE_P150, CHIPS, WORMHOLE
 from ttsim.hardware.constants import CONSTANTS
-from ttsim.hardware.link_constants import HOP_LATENCY
-from ttsim.hardware.matmul_constants import DRAM_SHARDED_BANDWIDTH
+from ttsim.hardware.constants.attention import SDPA_MERGE
+from ttsim.hardware.constants.links import HOP_LATENCY
+from ttsim.hardware.constants.matmul import DRAM_SHARDED_BANDWIDTH
 from ttsim.hardware.quantities import seconds
 from ttsim.kernels.kernel import Kernel
 from ttsim.meshes.lookup import get_system, print_systems

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ttsim.hardware.constants import load_constants
-from ttsim.hardware.matmul_constants import BLACKHOLE_SHARDED_BANDWIDTH
+from ttsim.hardware.constants.matmul import BLACKHOLE_SHARDED_BANDWIDTH
 from ttsim.meshes.lookup import get_system
 from ttsim.models.identity import get_config
 from ttsim.pricing.scaling import speedups

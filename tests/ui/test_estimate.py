@@ -187,7 +187,7 @@ def test_intervals_of_later_rows_are_wider():
 def test_every_constant_has_a_source_a_unit_and_a_value():
     for record in records(CONSTANTS_NOW):
         assert len(record["source"]) > 20, record["name"]
-        assert record["unit"] in ("s", "B/s", "1")
+        assert record["unit"] in ("s", "B/s", "FLOP/s", "1")
         assert record["value"] > 0
         assert (record["prior"] is None) == (record["kind"] != "fitted")
 

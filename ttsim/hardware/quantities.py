@@ -14,9 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
-Unit = Literal["s", "B/s", "1"]
+Unit = Literal["s", "B/s", "FLOP/s", "1"]
+# What a rate in a unit divides, which gives a time.
+_RATES: Mapping[Unit, str] = MappingProxyType({"B/s": "bytes", "FLOP/s": "operations"})
 Kind = Literal["sourced", "fitted", "calibrated"]
 # What of a chip a constant measured on Wormhole follows on another one (see `ttsim.pricing.scaling`).
 ScalesWith = Literal["clock", "dram", "noc", "link", "hop", "nothing"]
@@ -37,7 +40,7 @@ class Constant:
     Attributes:
       name: what files and reports call it.
       value: a sourced constant's value; the centre of a fitted one's prior.
-      unit: "s" (a time), "B/s" (a rate) or "1" (a ratio).
+      unit: "s" (a time), "B/s" or "FLOP/s" (a rate) or "1" (a ratio).
       kind: "sourced" (a measurement or a specification), "fitted" to the published tables, or "calibrated" on
         measurements of its own, which its source names.
       source: where the value (a fitted constant's prior) comes from.
@@ -62,8 +65,8 @@ class Constant:
 
     def __mul__(self, other: Any) -> Terms:
         """amount x constant, or constant x constant where one of the two is a ratio."""
-        if self.unit == "B/s":
-            raise UnitError(f"{self.name} is a rate in B/s: divide bytes by it")
+        if self.unit in _RATES:
+            raise UnitError(f"{self.name} is a rate in {self.unit}: divide {_RATES[self.unit]} by it")
         if isinstance(other, Constant | Terms):
             return _product(_terms(self), _terms(other))
         return Terms({((self.name, 1),): other}, self.unit)
@@ -77,9 +80,12 @@ class Constant:
         if isinstance(amount, Constant | Terms):
             amount = _terms(amount)
             if self.unit != "1":
-                raise UnitError(f"{self.name} is a rate in B/s: only bytes, a plain number, can be divided by it")
+                amounts = _RATES[self.unit]
+                raise UnitError(
+                    f"{self.name} is a rate in {self.unit}: only {amounts}, a plain number, can be divided by it"
+                )
             return _product(amount, Terms({((self.name, -1),): 1.0}, "1"))
-        return Terms({((self.name, -1),): amount}, "s" if self.unit == "B/s" else "1")
+        return Terms({((self.name, -1),): amount}, "s" if self.unit in _RATES else "1")
 
     def __add__(self, other: Any) -> Terms:
         total: Terms = _terms(self) + other

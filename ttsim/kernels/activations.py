@@ -1,6 +1,6 @@
 """Kernels that work on activations: fixed times in L1, streaming in DRAM.
 
-Times in L1 are those of two op profiles of 2024-11 (`ttsim.hardware.activation_constants`), under one fitted scale
+Times in L1 are those of two op profiles of 2024-11 (`ttsim.hardware.constants.activations`), under one fitted scale
 where the kernels have become faster since; a time that grows with the shape goes through both profiles.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from ttsim.hardware.activation_constants import CORE_BANDWIDTH, FUSED_PAIR, SMALL_KERNEL_SCALE, STREAM_START
 from ttsim.hardware.chips import Chip
-from ttsim.hardware.matmul_constants import INTERLEAVED_BANDWIDTH
+from ttsim.hardware.constants.activations import CORE_BANDWIDTH, FUSED_PAIR, SMALL_KERNEL_SCALE, STREAM_START
+from ttsim.hardware.constants.matmul import INTERLEAVED_BANDWIDTH
 from ttsim.hardware.quantities import Constant, Terms
 from ttsim.hardware.software import Software
 from ttsim.kernels.kernel import Kernel, UnpricedError

@@ -9,7 +9,7 @@ configuration (`TILE_OVERHEAD`), at four fidelity phases for float32 operands.
 from __future__ import annotations
 
 from ttsim.hardware.chips import Chip
-from ttsim.hardware.matmul_constants import PHASE_OVERHEAD, TILE_OVERHEAD
+from ttsim.hardware.constants.matmul import PHASE_OVERHEAD, TILE_OVERHEAD
 from ttsim.kernels.activations import stream
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine

@@ -1,14 +1,14 @@
 """What routed experts launch: sparse matmuls, routing, and the exchange of tokens between rows of chips.
 
-Sources: tt-metal models/demos/{gpt_oss,deepseek_v3,gemma4}/tt for the sequences; `ttsim.hardware.expert_constants`
+Sources: tt-metal models/demos/{gpt_oss,deepseek_v3,gemma4}/tt for the sequences; `ttsim.hardware.constants.experts`
 for the times.
 """
 
 from __future__ import annotations
 
-from ttsim.hardware.activation_constants import ADD_TIME, CORE_BANDWIDTH, SMALL_KERNEL_SCALE
 from ttsim.hardware.chips import Chip
-from ttsim.hardware.expert_constants import (
+from ttsim.hardware.constants.activations import ADD_TIME, CORE_BANDWIDTH, SMALL_KERNEL_SCALE
+from ttsim.hardware.constants.experts import (
     COMBINE_BANDWIDTH,
     COMBINE_LINK_BANDWIDTH,
     FILL_PAD,
@@ -19,10 +19,10 @@ from ttsim.hardware.expert_constants import (
     SPARSE_TILE,
     TILED_RESHAPE,
 )
-from ttsim.hardware.link_constants import HOP_LATENCY
-from ttsim.hardware.matmul_constants import BLOCK_LATENCY, INTERLEAVED_BANDWIDTH
+from ttsim.hardware.constants.links import HOP_LATENCY
+from ttsim.hardware.constants.matmul import BLOCK_LATENCY, INTERLEAVED_BANDWIDTH
+from ttsim.hardware.constants.sampling import TOPK_COLUMN
 from ttsim.hardware.quantities import Terms
-from ttsim.hardware.sampling_constants import TOPK_COLUMN
 from ttsim.kernels import matmul
 from ttsim.kernels.activations import small
 from ttsim.kernels.kernel import Kernel

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ttsim.hardware.attention_constants import (
+from ttsim.hardware.chips import Chip
+from ttsim.hardware.constants.attention import (
     SDPA_DECODE_CHUNK,
     SDPA_DECODE_START,
     SDPA_EFFICIENCY,
@@ -18,8 +19,7 @@ from ttsim.hardware.attention_constants import (
     SOFTMAX_BLOCK,
     STATIC_CHUNKS,
 )
-from ttsim.hardware.chips import Chip
-from ttsim.hardware.matmul_constants import INTERLEAVED_BANDWIDTH
+from ttsim.hardware.constants.matmul import INTERLEAVED_BANDWIDTH
 from ttsim.hardware.quantities import seconds
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine

@@ -8,8 +8,8 @@ rules of their own (`cost_on("galaxy")`); an op that runs inside another's kerne
     fused collective   start + received bytes / (sides x links x rate of a link)
     ring matmul        start + tiles of a core x cycles of the fidelity
 
-Times of single ops are the vendor's targets (`galaxy_constants.GALAXY_TARGETS`); prefill is a law of the rows, fitted
-on published rows.
+Times of single ops are the vendor's targets (`ttsim.hardware.constants.galaxy.GALAXY_TARGETS`); prefill is a law of
+the rows, fitted on published rows.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttsim.hardware.attention_constants import SDPA_DECODE_CHUNK
-from ttsim.hardware.galaxy_constants import (
+from ttsim.hardware.constants.attention import SDPA_DECODE_CHUNK
+from ttsim.hardware.constants.galaxy import (
     GALAXY_ATTENTION,
     GALAXY_COLLECTIVE_START,
     GALAXY_GATHER_BANDWIDTH,
@@ -40,7 +40,7 @@ from ttsim.hardware.galaxy_constants import (
     GALAXY_SMALL_OPS_ROW,
     GALAXY_TARGETS,
 )
-from ttsim.hardware.matmul_constants import MCAST_2D_START, MCAST_2D_WEIGHT_BANDWIDTH
+from ttsim.hardware.constants.matmul import MCAST_2D_START, MCAST_2D_WEIGHT_BANDWIDTH
 from ttsim.hardware.quantities import Constant, seconds
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine

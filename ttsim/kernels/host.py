@@ -5,7 +5,7 @@ Source: tt-metal models/tt_transformers demo/simple_text_demo.py and tt/generato
 
 from __future__ import annotations
 
-from ttsim.hardware.host_constants import BLACKHOLE_OP_CHIP, HOST_OP, HOST_OP_CHIP
+from ttsim.hardware.constants.host import BLACKHOLE_OP_CHIP, HOST_OP, HOST_OP_CHIP
 from ttsim.hardware.quantities import Terms
 from ttsim.meshes.systems import System
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from ttsim.hardware.link_constants import (
+from ttsim.hardware.constants.links import (
     BLACKHOLE_COLLECTIVE,
     BLACKHOLE_PREFILL_COLLECTIVE,
     GRID_COLLECTIVE,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Literal
 
 from ttsim.hardware.chips import Chip
-from ttsim.hardware.galaxy_constants import GALAXY_RING_START
-from ttsim.hardware.matmul_constants import (
+from ttsim.hardware.constants.galaxy import GALAXY_RING_START
+from ttsim.hardware.constants.matmul import (
     BLACKHOLE_SHARDED_BANDWIDTH,
     BLOCK_LATENCY,
     DRAM_SHARDED_BANDWIDTH,

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from ttsim.hardware.galaxy_constants import GALAXY_GATHER_BANDWIDTH
-from ttsim.hardware.matmul_constants import INTERLEAVED_BANDWIDTH
+from ttsim.hardware.constants.galaxy import GALAXY_GATHER_BANDWIDTH
+from ttsim.hardware.constants.matmul import INTERLEAVED_BANDWIDTH
 from ttsim.kernels import galaxy, links
 from ttsim.kernels.activations import stream
 from ttsim.kernels.kernel import Kernel

@@ -15,7 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.activation_constants import ADD_TIME
+from ttsim.hardware.constants.activations import ADD_TIME
 from ttsim.kernels import delta, matmul
 from ttsim.kernels.activations import small, stream, stream_rows
 from ttsim.kernels.kernel import Kernel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.activation_constants import ADD_TIME, SILU_MUL_TILE_TIME, TYPECAST_TIME
+from ttsim.hardware.constants.activations import ADD_TIME, SILU_MUL_TILE_TIME, TYPECAST_TIME
 from ttsim.kernels import galaxy
 from ttsim.kernels.activations import check_l1, small, stream
 from ttsim.kernels.kernel import Kernel
@@ -78,13 +78,7 @@ silu_mul.noise(packed_once)
 
 @silu_mul.cost
 def _(call: OpCall, machine: Machine) -> list[Kernel]:
-    rows, columns = rows_and_columns(call.inputs[0])
-    if call["memory"] == "l1":
-        check_l1("silu_mul", rows, columns, "bf16", 3, machine.chip)
-        cores = call["cores"] or machine.chip.cores
-        return [small("silu_mul", -(-tiles(columns) // cores) * SILU_MUL_TILE_TIME, cores=cores)]
-    moved = 2 * tensor_bytes(rows, columns, "bf16") + tensor_bytes(rows, columns, call["out_format"])
-    return [stream("silu_mul", moved, machine.chip)]
+    return _elementwise("silu_mul", call, machine, operands=2)
 
 
 @silu_mul.cost_on("galaxy")
@@ -174,7 +168,8 @@ def _elementwise(name: str, call: OpCall, machine: Machine, operands: int = 1) -
     """The kernel of an op on tensors of the first input's shape; a fused activation costs what SiLU's does."""
     rows, columns = rows_and_columns(call.inputs[0])
     if call["memory"] == "l1":
-        check_l1(call.name, min(rows, 32), columns, "bf16", operands + 1, machine.chip)
+        # A tensor of heads has a row for each of a user's heads, spread over the cores: a row of tiles on each.
+        check_l1(call.name, rows if operands == 2 else min(rows, TILE), columns, "bf16", operands + 1, machine.chip)
         cores = call.attributes.get("cores") or machine.chip.cores
         if operands == 1:
             return [small(name, ADD_TIME, cores=cores)]

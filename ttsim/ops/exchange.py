@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import jax
 
-from ttsim.hardware.expert_constants import REDUCE_SLICE
+from ttsim.hardware.constants.experts import REDUCE_SLICE
 from ttsim.kernels import experts as kernels
 from ttsim.kernels import links
 from ttsim.kernels.kernel import Kernel

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.matmul_constants import DRAM_SHARDED_BANDWIDTH
+from ttsim.hardware.constants.matmul import DRAM_SHARDED_BANDWIDTH
 from ttsim.kernels import experts as kernels
 from ttsim.kernels import matmul
 from ttsim.kernels.kernel import Kernel

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import jax
 
-from ttsim.hardware.activation_constants import (
+from ttsim.hardware.constants.activations import (
     CONCAT_HEADS_TIME,
     CREATE_HEADS_TILE_TIME,
     CREATE_HEADS_TIME,

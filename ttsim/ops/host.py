@@ -11,8 +11,8 @@ from typing import ParamSpec, TypeVar
 
 import jax
 
-from ttsim.hardware.galaxy_constants import GALAXY_EAGER_PROMPT, GALAXY_SERVER_STEP, GALAXY_SERVER_STEP_SLOW
-from ttsim.hardware.host_constants import (
+from ttsim.hardware.constants.galaxy import GALAXY_EAGER_PROMPT, GALAXY_SERVER_STEP, GALAXY_SERVER_STEP_SLOW
+from ttsim.hardware.constants.host import (
     BLACKHOLE_REPLICAS,
     HOST_CHIP,
     HOST_PROMPT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.image_constants import HOST_CONVERT, HOST_JOIN, HOST_MULTIPLY, HOST_TILIZE, HOST_WRITE
+from ttsim.hardware.constants.images import HOST_CONVERT, HOST_JOIN, HOST_MULTIPLY, HOST_TILIZE, HOST_WRITE
 from ttsim.kernels.kernel import Kernel, host_work
 from ttsim.kernels.machine import Machine
 from ttsim.numerics.packer import pack

@@ -9,7 +9,7 @@ import math
 
 import jax.numpy as jnp
 
-from ttsim.hardware.image_constants import (
+from ttsim.hardware.constants.images import (
     HOST_CONVERT,
     HOST_IMAGE,
     HOST_JOIN,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.activation_constants import ADD_TIME
+from ttsim.hardware.constants.activations import ADD_TIME
 from ttsim.kernels.activations import small, stream
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine

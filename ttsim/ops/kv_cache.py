@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.activation_constants import UPDATE_CACHE_TILE_TIME, UPDATE_CACHE_TIME
+from ttsim.hardware.constants.activations import UPDATE_CACHE_TILE_TIME, UPDATE_CACHE_TIME
 from ttsim.kernels import galaxy
 from ttsim.kernels.activations import Pair, fixed, one_of_pair, stream
 from ttsim.kernels.kernel import Kernel

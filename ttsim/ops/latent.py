@@ -15,7 +15,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.activation_constants import ADD_TIME, UPDATE_CACHE_TILE_TIME, UPDATE_CACHE_TIME
+from ttsim.hardware.constants.activations import ADD_TIME, UPDATE_CACHE_TILE_TIME, UPDATE_CACHE_TIME
 from ttsim.kernels import flash, links, matmul
 from ttsim.kernels.activations import fixed, small, stream
 from ttsim.kernels.kernel import Kernel

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.activation_constants import EMBEDDING_BANDWIDTH, LOGITS_MOVE_COLUMN_TIME
-from ttsim.hardware.matmul_constants import INTERLEAVED_BANDWIDTH
+from ttsim.hardware.constants.activations import EMBEDDING_BANDWIDTH, LOGITS_MOVE_COLUMN_TIME
+from ttsim.hardware.constants.matmul import INTERLEAVED_BANDWIDTH
 from ttsim.kernels import galaxy, links, matmul
 from ttsim.kernels.activations import fixed, stream_rows
 from ttsim.kernels.kernel import Kernel

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.activation_constants import (
+from ttsim.hardware.constants.activations import (
     NORM_BANDWIDTH,
     NORM_HALF_TIME,
     NORM_SHARD_TIME,
@@ -15,7 +15,7 @@ from ttsim.hardware.activation_constants import (
     NORM_TIME,
     TO_INTERLEAVED_TIME,
 )
-from ttsim.hardware.galaxy_constants import GALAXY_COLLECTIVE_START, GALAXY_TARGETS
+from ttsim.hardware.constants.galaxy import GALAXY_COLLECTIVE_START, GALAXY_TARGETS
 from ttsim.kernels import galaxy
 from ttsim.kernels.activations import check_l1, small, stream_rows
 from ttsim.kernels.kernel import Kernel

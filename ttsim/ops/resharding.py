@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.activation_constants import RESHARD_TIME, TO_INTERLEAVED_TIME
-from ttsim.hardware.host_constants import HOST_ARGMAX, HOST_SAMPLING, HOST_UNTILIZE, TUNNEL_READ_BANDWIDTH
-from ttsim.hardware.image_constants import HOST_UNTILIZE_SLOW
+from ttsim.hardware.constants.activations import RESHARD_TIME, TO_INTERLEAVED_TIME
+from ttsim.hardware.constants.host import HOST_ARGMAX, HOST_SAMPLING, HOST_UNTILIZE, TUNNEL_READ_BANDWIDTH
+from ttsim.hardware.constants.images import HOST_UNTILIZE_SLOW
 from ttsim.hardware.quantities import Terms, seconds
 from ttsim.kernels import links, matmul
 from ttsim.kernels.activations import small, stream

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.activation_constants import ROTARY_STREAM_START, ROTARY_TIME, TABLE_LOOKUP_TIME
+from ttsim.hardware.constants.activations import ROTARY_STREAM_START, ROTARY_TIME, TABLE_LOOKUP_TIME
 from ttsim.hardware.quantities import Terms
 from ttsim.kernels import galaxy
 from ttsim.kernels.activations import Pair, one_of_pair, small, stream_rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.activation_constants import ADD_TIME
+from ttsim.hardware.constants.activations import ADD_TIME
 from ttsim.kernels import experts as kernels
 from ttsim.kernels import matmul
 from ttsim.kernels.activations import small, stream, stream_rows

@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttsim.hardware.activation_constants import SMALL_KERNEL_SCALE, TYPECAST_TIME
-from ttsim.hardware.galaxy_constants import GALAXY_TARGETS
-from ttsim.hardware.quantities import seconds
-from ttsim.hardware.sampling_constants import (
+from ttsim.hardware.constants.activations import SMALL_KERNEL_SCALE, TYPECAST_TIME
+from ttsim.hardware.constants.galaxy import GALAXY_TARGETS
+from ttsim.hardware.constants.sampling import (
     BLACKHOLE_TOPK_COLUMN,
     TOPK_COLUMN,
     TOPK_MANY_CORES,
     TOPK_SAMPLING,
     TOPK_USER,
 )
+from ttsim.hardware.quantities import seconds
 from ttsim.kernels import galaxy
 from ttsim.kernels.activations import stream
 from ttsim.kernels.kernel import Kernel

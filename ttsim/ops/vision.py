@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ttsim.hardware.activation_constants import ADD_TIME, CONCAT_HEADS_TIME, RETILE_TIME
+from ttsim.hardware.constants.activations import ADD_TIME, CONCAT_HEADS_TIME, RETILE_TIME
 from ttsim.kernels import flash, links, matmul
 from ttsim.kernels.activations import check_l1, small, stream, stream_rows
 from ttsim.kernels.kernel import Kernel

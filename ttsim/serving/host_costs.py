@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from ttsim.hardware.galaxy_constants import GALAXY_SERVER_STEP, GALAXY_SERVER_STEP_SLOW
-from ttsim.hardware.host_constants import SERVER_STEP
+from ttsim.hardware.constants.galaxy import GALAXY_SERVER_STEP, GALAXY_SERVER_STEP_SLOW
+from ttsim.hardware.constants.host import SERVER_STEP
 from ttsim.hardware.software import Software
 from ttsim.scenarios.scenario import Scenario
 from ttsim.serving.policy import scheduler

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ttsim.hardware.constants.sources import LAYER_8B_N150
 from ttsim.hardware.quantities import calibrated, fitted, sourced
 
-_LAYER_8B_N150 = "op profile of a Llama-3.1-8B decode layer on N150, tt-perf-report example_perf_report.png (2024-11)"
 _FLASH_DECODE = "tt-metal tech_reports/FlashAttention/FlashDecode.md, figure 5"
 
 # Decode
@@ -13,7 +13,7 @@ SDPA_DECODE_START = sourced(
     11e-6,
     "s",
     "clock",
-    f"{_LAYER_8B_N150}: 42 us, less one chunk, one merge and the static chunks",
+    f"{LAYER_8B_N150}: 42 us, less one chunk, one merge and the static chunks",
 )
 SDPA_DECODE_CHUNK = sourced(
     "sdpa_decode_chunk", 10e-6, "s", "clock", f"{_FLASH_DECODE}: slope of T3K, 256 positions of one core"

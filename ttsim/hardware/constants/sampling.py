@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ttsim.hardware.constants.sources import TARGETS
 from ttsim.hardware.quantities import calibrated, sourced
 
-_TARGETS = "tt-metal models/demos/llama3_70b_galaxy decoder_perf_targets_6u.json"
 TOPK_COLUMN = sourced(
     "topk_column",
     0.56e-6,
@@ -21,7 +21,7 @@ BLACKHOLE_TOPK_COLUMN = sourced(
     "the same on Blackhole: 8B on P150 takes 1/22 s a step with top-k of two halves, 1/38.5 s with argmax: PR #48886",
 )
 TOPK_MANY_CORES = sourced("topk_many_cores", 0.35e-3, "s", "clock", "top-k of up to 16,384 columns: tt-metal #38487")
-TOPK_SAMPLING = sourced("topk_sampling", 0.123e-3, "s", "clock", f"sampling kernel 68 us and its gap: {_TARGETS}")
+TOPK_SAMPLING = sourced("topk_sampling", 0.123e-3, "s", "clock", f"sampling kernel 68 us and its gap: {TARGETS}")
 TOPK_USER = calibrated(
     "topk_user",
     0.128e-3,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+from ttsim.hardware.constants.sources import LAYER_1B_T3K, LAYER_8B_N150, PREFILL_70B
 from ttsim.hardware.quantities import fitted, sourced
-
-_LAYER_1B_T3K = "op profile of a Llama-3.2-1B decode layer on T3K, tt-metal tech_reports/LLMs, op-to-op gap (2024-11)"
-_LAYER_8B_N150 = "op profile of a Llama-3.1-8B decode layer on N150, tt-perf-report example_perf_report.png (2024-11)"
-_PREFILL_70B = "tt-metal models/demos/llama3_subdevices/tests/perf_targets/prefill_128.json (Galaxy 70B, 2025-05)"
 
 # Decode
 DRAM_SHARDED_START = sourced(
@@ -14,10 +11,10 @@ DRAM_SHARDED_START = sourced(
     6.2e-6,
     "s",
     "clock",
-    f"{_LAYER_8B_N150}: five matmuls of 18.4 to 140.4 MB are 6.2 us + bytes / 259.6 GB/s within 1.6 %",
+    f"{LAYER_8B_N150}: five matmuls of 18.4 to 140.4 MB are 6.2 us + bytes / 259.6 GB/s within 1.6 %",
 )
 DRAM_SHARDED_BANDWIDTH = sourced(
-    "dram_sharded_bandwidth", 259.6e9, "B/s", "dram", f"{_LAYER_8B_N150}: see dram_sharded_start"
+    "dram_sharded_bandwidth", 259.6e9, "B/s", "dram", f"{LAYER_8B_N150}: see dram_sharded_start"
 )
 BLACKHOLE_SHARDED_BANDWIDTH = sourced(
     "blackhole_sharded_bandwidth",
@@ -31,7 +28,7 @@ BLOCK_LATENCY = fitted(
     0.6e-6,
     "s",
     "noc",
-    f"one block of K of a DRAM-sharded matmul (multicast, semaphores): {_LAYER_1B_T3K}, 29 to 31 us for 32 blocks",
+    f"one block of K of a DRAM-sharded matmul (multicast, semaphores): {LAYER_1B_T3K}, 29 to 31 us for 32 blocks",
     log_width=0.3,
 )
 TILE_PACK = fitted(
@@ -51,7 +48,7 @@ INTERLEAVED_BANDWIDTH = sourced(
     "DRAM interleaved over 12 banks: tt-metal tech_reports/LLMs/llms.md 4.6",
 )
 MCAST_1D_FLOOR = sourced(
-    "mcast_1d_floor", 30e-6, "s", "clock", f"{_LAYER_1B_T3K}: 1-D multicast matmuls take 29 to 31 us whatever N"
+    "mcast_1d_floor", 30e-6, "s", "clock", f"{LAYER_1B_T3K}: 1-D multicast matmuls take 29 to 31 us whatever N"
 )
 MCAST_1D_START = sourced(
     "mcast_1d_start",
@@ -64,14 +61,14 @@ MCAST_1D_START = sourced(
 
 # Prefill
 MCAST_2D_START = sourced(
-    "mcast_2d_start", 5e-6, "s", "clock", f"2-D multicast matmuls: see mcast_2d_weight_bandwidth, {_PREFILL_70B}"
+    "mcast_2d_start", 5e-6, "s", "clock", f"2-D multicast matmuls: see mcast_2d_weight_bandwidth, {PREFILL_70B}"
 )
 MCAST_2D_WEIGHT_BANDWIDTH = sourced(
     "mcast_2d_weight_bandwidth",
     70.5e9,
     "B/s",
     "noc",
-    f"weights read by the eight cores of one row: QKV, WO, FF1, FF2 of {_PREFILL_70B} are 5 us + bytes / 70.5 GB/s",
+    f"weights read by the eight cores of one row: QKV, WO, FF1, FF2 of {PREFILL_70B} are 5 us + bytes / 70.5 GB/s",
 )
 PHASE_OVERHEAD = sourced(
     "phase_overhead",

@@ -6,7 +6,7 @@ rows measured by others since), which write `data/constants.json`. A *calibrated
 its source names. Cost rules import the values from the module of their kernels and compute with them
 (`ttsim.hardware.quantities`); no number with a unit stands in a rule.
 
-To add one: give it a line in `ttsim.hardware.<kernels>_constants`. Its name is its variable in lower case.
+To add one: give it a line in the module of its kernels in this folder. Its name is its variable in lower case.
 """
 
 from __future__ import annotations
@@ -22,30 +22,10 @@ from typing import Any
 
 from ttsim.errors import UnknownConstantError
 from ttsim.files.reading import number, printable, read_json, shown
-from ttsim.hardware import (
-    activation_constants,
-    attention_constants,
-    expert_constants,
-    galaxy_constants,
-    host_constants,
-    image_constants,
-    link_constants,
-    matmul_constants,
-    sampling_constants,
-)
+from ttsim.hardware.constants import activations, attention, experts, galaxy, host, images, links, matmul, sampling
 from ttsim.hardware.quantities import Constant
 
-MODULES = (
-    matmul_constants,
-    activation_constants,
-    link_constants,
-    attention_constants,
-    host_constants,
-    sampling_constants,
-    image_constants,
-    expert_constants,
-    galaxy_constants,
-)
+MODULES = (matmul, activations, links, attention, host, sampling, images, experts, galaxy)
 
 
 def _constants(values: Mapping[Any, Any]) -> Iterator[Constant]:

@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from ttsim.hardware.constants.sources import TARGETS
 from ttsim.hardware.quantities import Constant, calibrated, fitted, sourced
 
-_TARGETS = "tt-metal models/demos/llama3_70b_galaxy decoder_perf_targets_6u.json"
 GALAXY_COLLECTIVE_START = sourced(
-    "galaxy_collective_start", 6.3e-6, "s", "nothing", f"fused collectives, three shapes, two boxes: {_TARGETS}"
+    "galaxy_collective_start", 6.3e-6, "s", "nothing", f"fused collectives, three shapes, two boxes: {TARGETS}"
 )
 GALAXY_RING_LINK = sourced(
-    "galaxy_ring_link", 8.75e9, "B/s", "nothing", f"one link of a ring: {_TARGETS}; fabric goldens 8.0 to 9.0 GB/s"
+    "galaxy_ring_link",
+    8.75e9,
+    "B/s",
+    "nothing",
+    f"one link of a ring: {TARGETS}; fabric goldens 8.0 to 9.0 GB/s",
 )
 GALAXY_LINE_LINK = sourced(
     "galaxy_line_link", 10.8e9, "B/s", "nothing", "one link of a line: decoder_perf_targets_4u.json"
 )
-GALAXY_RING_START = sourced("galaxy_ring_start", 2.4e-6, "s", "nothing", f"ring matmul beyond its tiles: {_TARGETS}")
+GALAXY_RING_START = sourced("galaxy_ring_start", 2.4e-6, "s", "nothing", f"ring matmul beyond its tiles: {TARGETS}")
 GALAXY_PREFETCH = sourced(
     "galaxy_prefetch", 240e9, "B/s", "nothing", "DRAM prefetcher in performance mode: tt-metal 5d50b410ee, 8ae8aec47e"
 )
-GALAXY_RING_DRAM = sourced("galaxy_ring_dram", 253e9, "B/s", "nothing", f"LM head, 35.6 MB in 143 us: {_TARGETS}")
+GALAXY_RING_DRAM = sourced("galaxy_ring_dram", 253e9, "B/s", "nothing", f"LM head, 35.6 MB in 143 us: {TARGETS}")
 GALAXY_LINE_DRAM = sourced(
     "galaxy_line_dram", 187e9, "B/s", "nothing", "LM head, 35.6 MB in 196 us: decoder_perf_targets_4u.json"
 )
@@ -87,9 +91,9 @@ GALAXY_REDUCE_BANDWIDTH = sourced(
 GALAXY_ATTENTION = sourced(
     "galaxy_attention",
     40.8e12,
-    "B/s",  # FLOP/s: a rate, whatever is divided by it
+    "FLOP/s",
     "nothing",
-    "flash attention on 70 cores, HiFi4, in FLOP/s: 37.3e12 on N150's 64, tech_reports/FlashAttention",
+    "flash attention on 70 cores, HiFi4: 37.3e12 on N150's 64, tech_reports/FlashAttention",
 )
 GALAXY_EAGER_PROMPT = calibrated(
     "galaxy_eager_prompt",
@@ -109,7 +113,7 @@ GALAXY_SERVER_STEP_SLOW = sourced(
 # Small kernels of its decode at 32 users, position 127: GALAXY_TARGETS["norm"]
 GALAXY_TARGETS: Mapping[str, Constant] = MappingProxyType(
     {
-        name: sourced(f"galaxy_{name}_time", time, "s", "nothing", f"{what}: {_TARGETS}")
+        name: sourced(f"galaxy_{name}_time", time, "s", "nothing", f"{what}: {TARGETS}")
         for name, time, what in (
             ("norm", 10.2e-6, "RMSAllGather without its collective"),
             ("rotary", 2.2e-6, "RotaryEmbeddingLlamaFusedQK"),

@@ -20,18 +20,18 @@ SPARSE_TILE = sourced(
 )
 SPARSE_SLOT = sourced(
     "sparse_slot",
-    1.07e-06,
+    1.07e-6,
     "s",
     "clock",
     "an expert's slot where the number of active ones is inferred: 158.0 against 107.7 us for two "
     "matmuls over 32 slots on a P300 (tt-metal models/demos/blackhole/qwen3_coder_30b_a3b), 1.35 GHz",
 )
 ROUTER_FUSED = sourced(
-    "router_fused", 6.7e-05, "s", "clock", "topk_router_gpt: 32 tokens, 2880 x 128, top 4 (tt-metal PR #38529, #40174)"
+    "router_fused", 67e-6, "s", "clock", "topk_router_gpt: 32 tokens, 2880 x 128, top 4 (tt-metal PR #38529, #40174)"
 )
 GATE_SIGMOID = sourced(
     "gate_sigmoid",
-    0.000765,
+    765e-6,
     "s",
     "clock",
     "DeepSeek's gate as about 25 ops, 128 decode tokens over 256 experts: 807 us (tt-metal PR "
@@ -39,7 +39,7 @@ GATE_SIGMOID = sourced(
 )
 TILED_RESHAPE = sourced(
     "tiled_reshape",
-    1.2e-05,
+    12e-6,
     "s",
     "clock",
     "a reshape, transpose or permute of a tiled [experts, 32, width] tensor: an estimate between a "
@@ -47,32 +47,32 @@ TILED_RESHAPE = sourced(
 )
 FILL_PAD = sourced(
     "fill_pad",
-    0.000155,
+    155e-6,
     "s",
     "clock",
     "FillPad of gathered rows whose shards are no whole tiles, 2880 columns on Wormhole (tt-mlir #7718)",
 )
 FILL_PAD_BLACKHOLE = sourced(
     "fill_pad_blackhole",
-    5.9e-06,
+    5.9e-6,
     "s",
     "nothing",
     "the same, 2048 columns on a P300 (tt-metal models/demos/blackhole/qwen3_coder_30b_a3b); the "
     "sources differ more than the chips do",
 )
 REDUCE_SLICE = sourced(
-    "reduce_slice", 1.3e-05, "s", "clock", "FastReduceNC and Slice after the gather of an all-reduce (tt-mlir #7718)"
+    "reduce_slice", 13e-6, "s", "clock", "FastReduceNC and Slice after the gather of an all-reduce (tt-mlir #7718)"
 )
 COMBINE_BANDWIDTH = sourced(
     "combine_bandwidth",
-    34000000000.0,
+    34e9,
     "B/s",
     "link",
     "selective_reduce_combine: 108 us for 32 rows of 7168 bf16 values from 8 experts (tt-metal PR #36858)",
 )
 COMBINE_LINK_BANDWIDTH = sourced(
     "combine_link_bandwidth",
-    1220000000.0,
+    1.22e9,
     "B/s",
     "link",
     "the unfused all_to_all_combine, about 3 ms for the same rows on one link (tt-metal PR #36858); "
