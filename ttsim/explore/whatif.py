@@ -23,8 +23,9 @@ from ttsim.models.run import prefill_program
 from ttsim.precision.presets import resolve
 from ttsim.precision.values import Precision
 from ttsim.pricing.matrices import Programs
+from ttsim.scenarios.given import whole
 from ttsim.scenarios.memory import CACHE_BLOCK, activation_bytes, kept_bytes, kv_cache_bytes, weight_bytes
-from ttsim.scenarios.scenario import Scenario, whole
+from ttsim.scenarios.scenario import Scenario
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from ttsim.meshes.systems import System
 from ttsim.models.config import ModelConfig
 from ttsim.precision.values import Precision
 from ttsim.pricing.program import Program
+from ttsim.scenarios.given import software_for
 from ttsim.scenarios.question import Question
 from ttsim.scenarios.report import Report
-from ttsim.scenarios.scenario import Scenario, software_for
+from ttsim.scenarios.scenario import Scenario
 from ttsim.scenarios.timing import Breakdown, time_decode, time_prefill, time_program
 
 
