@@ -2,200 +2,123 @@
 
 Each op's numerics and its cost rule stand side by side. They are plain functions of arrays; keyword arguments are
 static attributes (formats, compute settings, core counts). `op` makes new ones.
+
+A name that is imported as itself is public: one line is all that a new op needs here.
 """
 
-from ttsim.ops.attention import sdpa_decode, sdpa_prefill
-from ttsim.ops.collectives import all_gather, all_reduce, reduce_scatter
-from ttsim.ops.core import OPS, Op, OpCall, OpNoise, op
-from ttsim.ops.deltanet import (
-    conv_decode,
-    conv_prefill,
-    delta_decode,
-    delta_prefill,
-    delta_projections,
-    gated_norm,
-    read_state,
-    write_state,
-)
-from ttsim.ops.eltwise import activate, add, add_bias, gated_mul, multiply, scale, silu_mul, softcap, typecast
-from ttsim.ops.exchange import all_reduce_residual, combine, dispatch
-from ttsim.ops.experts import expert_bias, expert_gate, expert_linear, expert_sum, sigmoid_scale
-from ttsim.ops.heads import (
-    concat_heads_decode,
-    concat_heads_prefill,
-    create_heads_decode,
-    create_heads_prefill,
-    query_heads,
-)
-from ttsim.ops.host import copy_to_device, read_back, traced
-from ttsim.ops.host_tokens import token_inputs
-from ttsim.ops.host_vision import from_torch, host_image, host_inputs, host_logits, image_mask, to_torch, tower_mask
-from ttsim.ops.image_rows import (
-    add_positions,
-    add_rows,
-    add_spread,
-    average_pool,
-    interpolated_rows,
-    join_rows,
-    join_tiles,
-    pad_rows,
-    prepend_class,
-    put_rows,
-    reorder_rows,
-    slice_rows,
-    stack_images,
-    take_aspect,
-    take_columns,
-)
-from ttsim.ops.kv_cache import fill_cache, read_cache, update_cache
-from ttsim.ops.latent import (
-    concat_columns,
-    fill_latent_cache,
-    head_linear,
-    heads_to_users,
-    local_heads,
-    mla_decode,
-    mla_prefill,
-    my_rows,
-    read_latent_cache,
-    split_columns,
-    update_latent_cache,
-)
-from ttsim.ops.matrix import all_gather_matmul, embedding, linear
-from ttsim.ops.norm import center, rms_norm, rms_norm_apply, rms_norm_stats
-from ttsim.ops.resharding import argmax, mesh_partition, reshard, select_rows, select_users, take_rows, untilize
-from ttsim.ops.rotary_embedding import query_growth, rotary, rotary_tables
-from ttsim.ops.routing import local_experts, route, router_input, router_linear, scale_experts
-from ttsim.ops.sampling import TOPK, choose, topk
-from ttsim.ops.vision import (
-    gate,
-    gather_sum,
-    join_heads_decode,
-    layer_norm,
-    line_gather,
-    linear_bias,
-    mask_rows,
-    sdpa,
-    sdpa_decode_masked,
-    split_heads,
-    split_heads_decode,
-)
-
-__all__ = [
-    "OPS",
-    "TOPK",
-    "Op",
-    "OpCall",
-    "OpNoise",
-    "activate",
-    "add",
-    "add_bias",
-    "add_positions",
-    "add_rows",
-    "add_spread",
-    "all_gather",
-    "all_gather_matmul",
-    "all_reduce",
-    "all_reduce_residual",
-    "argmax",
-    "average_pool",
-    "center",
-    "choose",
-    "combine",
-    "concat_columns",
-    "concat_heads_decode",
-    "concat_heads_prefill",
-    "conv_decode",
-    "conv_prefill",
-    "copy_to_device",
-    "create_heads_decode",
-    "create_heads_prefill",
-    "delta_decode",
-    "delta_prefill",
-    "delta_projections",
-    "dispatch",
-    "embedding",
-    "expert_bias",
-    "expert_gate",
-    "expert_linear",
-    "expert_sum",
-    "fill_cache",
-    "fill_latent_cache",
-    "from_torch",
-    "gate",
-    "gated_mul",
-    "gated_norm",
-    "gather_sum",
-    "head_linear",
-    "heads_to_users",
-    "host_image",
-    "host_inputs",
-    "host_logits",
-    "image_mask",
-    "interpolated_rows",
-    "join_heads_decode",
-    "join_rows",
-    "join_tiles",
-    "layer_norm",
-    "line_gather",
-    "linear",
-    "linear_bias",
-    "local_experts",
-    "local_heads",
-    "mask_rows",
-    "mesh_partition",
-    "mla_decode",
-    "mla_prefill",
-    "multiply",
-    "my_rows",
-    "op",
-    "pad_rows",
-    "prepend_class",
-    "put_rows",
-    "query_growth",
-    "query_heads",
-    "read_back",
-    "read_cache",
-    "read_latent_cache",
-    "read_state",
-    "reduce_scatter",
-    "reorder_rows",
-    "reshard",
-    "rms_norm",
-    "rms_norm_apply",
-    "rms_norm_stats",
-    "rotary",
-    "rotary_tables",
-    "route",
-    "router_input",
-    "router_linear",
-    "scale",
-    "scale_experts",
-    "sdpa",
-    "sdpa_decode",
-    "sdpa_decode_masked",
-    "sdpa_prefill",
-    "select_rows",
-    "select_users",
-    "sigmoid_scale",
-    "silu_mul",
-    "slice_rows",
-    "softcap",
-    "split_columns",
-    "split_heads",
-    "split_heads_decode",
-    "stack_images",
-    "take_aspect",
-    "take_columns",
-    "take_rows",
-    "to_torch",
-    "token_inputs",
-    "topk",
-    "tower_mask",
-    "traced",
-    "typecast",
-    "untilize",
-    "update_cache",
-    "update_latent_cache",
-    "write_state",
-]
+from ttsim.ops.attention import sdpa_decode as sdpa_decode
+from ttsim.ops.attention import sdpa_prefill as sdpa_prefill
+from ttsim.ops.collectives import all_gather as all_gather
+from ttsim.ops.collectives import all_reduce as all_reduce
+from ttsim.ops.collectives import reduce_scatter as reduce_scatter
+from ttsim.ops.core import OPS as OPS
+from ttsim.ops.core import Op as Op
+from ttsim.ops.core import OpCall as OpCall
+from ttsim.ops.core import OpNoise as OpNoise
+from ttsim.ops.core import op as op
+from ttsim.ops.deltanet import conv_decode as conv_decode
+from ttsim.ops.deltanet import conv_prefill as conv_prefill
+from ttsim.ops.deltanet import delta_decode as delta_decode
+from ttsim.ops.deltanet import delta_prefill as delta_prefill
+from ttsim.ops.deltanet import delta_projections as delta_projections
+from ttsim.ops.deltanet import gated_norm as gated_norm
+from ttsim.ops.deltanet import read_state as read_state
+from ttsim.ops.deltanet import write_state as write_state
+from ttsim.ops.eltwise import activate as activate
+from ttsim.ops.eltwise import add as add
+from ttsim.ops.eltwise import add_bias as add_bias
+from ttsim.ops.eltwise import gated_mul as gated_mul
+from ttsim.ops.eltwise import multiply as multiply
+from ttsim.ops.eltwise import scale as scale
+from ttsim.ops.eltwise import silu_mul as silu_mul
+from ttsim.ops.eltwise import softcap as softcap
+from ttsim.ops.eltwise import typecast as typecast
+from ttsim.ops.exchange import all_reduce_residual as all_reduce_residual
+from ttsim.ops.exchange import combine as combine
+from ttsim.ops.exchange import dispatch as dispatch
+from ttsim.ops.experts import expert_bias as expert_bias
+from ttsim.ops.experts import expert_gate as expert_gate
+from ttsim.ops.experts import expert_linear as expert_linear
+from ttsim.ops.experts import expert_sum as expert_sum
+from ttsim.ops.experts import sigmoid_scale as sigmoid_scale
+from ttsim.ops.heads import concat_heads_decode as concat_heads_decode
+from ttsim.ops.heads import concat_heads_prefill as concat_heads_prefill
+from ttsim.ops.heads import create_heads_decode as create_heads_decode
+from ttsim.ops.heads import create_heads_prefill as create_heads_prefill
+from ttsim.ops.heads import query_heads as query_heads
+from ttsim.ops.host import copy_to_device as copy_to_device
+from ttsim.ops.host import read_back as read_back
+from ttsim.ops.host import traced as traced
+from ttsim.ops.host_tokens import token_inputs as token_inputs
+from ttsim.ops.host_vision import from_torch as from_torch
+from ttsim.ops.host_vision import host_image as host_image
+from ttsim.ops.host_vision import host_inputs as host_inputs
+from ttsim.ops.host_vision import host_logits as host_logits
+from ttsim.ops.host_vision import image_mask as image_mask
+from ttsim.ops.host_vision import to_torch as to_torch
+from ttsim.ops.host_vision import tower_mask as tower_mask
+from ttsim.ops.image_rows import add_positions as add_positions
+from ttsim.ops.image_rows import add_rows as add_rows
+from ttsim.ops.image_rows import add_spread as add_spread
+from ttsim.ops.image_rows import average_pool as average_pool
+from ttsim.ops.image_rows import interpolated_rows as interpolated_rows
+from ttsim.ops.image_rows import join_rows as join_rows
+from ttsim.ops.image_rows import join_tiles as join_tiles
+from ttsim.ops.image_rows import pad_rows as pad_rows
+from ttsim.ops.image_rows import prepend_class as prepend_class
+from ttsim.ops.image_rows import put_rows as put_rows
+from ttsim.ops.image_rows import reorder_rows as reorder_rows
+from ttsim.ops.image_rows import slice_rows as slice_rows
+from ttsim.ops.image_rows import stack_images as stack_images
+from ttsim.ops.image_rows import take_aspect as take_aspect
+from ttsim.ops.image_rows import take_columns as take_columns
+from ttsim.ops.kv_cache import fill_cache as fill_cache
+from ttsim.ops.kv_cache import read_cache as read_cache
+from ttsim.ops.kv_cache import update_cache as update_cache
+from ttsim.ops.latent import concat_columns as concat_columns
+from ttsim.ops.latent import fill_latent_cache as fill_latent_cache
+from ttsim.ops.latent import head_linear as head_linear
+from ttsim.ops.latent import heads_to_users as heads_to_users
+from ttsim.ops.latent import local_heads as local_heads
+from ttsim.ops.latent import mla_decode as mla_decode
+from ttsim.ops.latent import mla_prefill as mla_prefill
+from ttsim.ops.latent import my_rows as my_rows
+from ttsim.ops.latent import read_latent_cache as read_latent_cache
+from ttsim.ops.latent import split_columns as split_columns
+from ttsim.ops.latent import update_latent_cache as update_latent_cache
+from ttsim.ops.matrix import all_gather_matmul as all_gather_matmul
+from ttsim.ops.matrix import embedding as embedding
+from ttsim.ops.matrix import linear as linear
+from ttsim.ops.norm import center as center
+from ttsim.ops.norm import rms_norm as rms_norm
+from ttsim.ops.norm import rms_norm_apply as rms_norm_apply
+from ttsim.ops.norm import rms_norm_stats as rms_norm_stats
+from ttsim.ops.resharding import argmax as argmax
+from ttsim.ops.resharding import mesh_partition as mesh_partition
+from ttsim.ops.resharding import reshard as reshard
+from ttsim.ops.resharding import select_rows as select_rows
+from ttsim.ops.resharding import select_users as select_users
+from ttsim.ops.resharding import take_rows as take_rows
+from ttsim.ops.resharding import untilize as untilize
+from ttsim.ops.rotary_embedding import query_growth as query_growth
+from ttsim.ops.rotary_embedding import rotary as rotary
+from ttsim.ops.rotary_embedding import rotary_tables as rotary_tables
+from ttsim.ops.routing import local_experts as local_experts
+from ttsim.ops.routing import route as route
+from ttsim.ops.routing import router_input as router_input
+from ttsim.ops.routing import router_linear as router_linear
+from ttsim.ops.routing import scale_experts as scale_experts
+from ttsim.ops.sampling import TOPK as TOPK
+from ttsim.ops.sampling import choose as choose
+from ttsim.ops.sampling import topk as topk
+from ttsim.ops.vision import gate as gate
+from ttsim.ops.vision import gather_sum as gather_sum
+from ttsim.ops.vision import join_heads_decode as join_heads_decode
+from ttsim.ops.vision import layer_norm as layer_norm
+from ttsim.ops.vision import line_gather as line_gather
+from ttsim.ops.vision import linear_bias as linear_bias
+from ttsim.ops.vision import mask_rows as mask_rows
+from ttsim.ops.vision import sdpa as sdpa
+from ttsim.ops.vision import sdpa_decode_masked as sdpa_decode_masked
+from ttsim.ops.vision import split_heads as split_heads
+from ttsim.ops.vision import split_heads_decode as split_heads_decode
