@@ -126,7 +126,20 @@ def _model_specs(layout: Layout) -> Transformer:
 def decode_program(layout: Layout, precision: Precision, batch: int, *, sample: Sample = "none") -> Program:
     """What one device and its host run for one token of each user."""
     slots, value = abstract_precision(precision, len(layout.config.self_attention_layers))
-    return _trace_decode(_nameless(layout), slots, batch, sample).fill(value)
+    return _decode(_nameless(layout), slots, batch, sample).fill(value)
+
+
+# How many users a decode step is traced with: a prime, so that no other size is taken for it (see `_MARK`).
+_USERS = 63_949
+
+
+@functools.lru_cache(maxsize=512)
+def _decode(layout: Layout, precision: PrecisionSlots, batch: int, sample: Sample) -> Program:
+    """The decode step of a batch: where users are rows alone, one trace serves all batches."""
+    kinds = layout.config.text_kinds
+    if layout.two_d or layout.config.experts or any(kind.mixer != "attention" for kind in kinds):
+        return _trace_decode(layout, precision, batch, sample)
+    return _trace_decode(layout, precision, _USERS, sample).renumber({_USERS: batch})
 
 
 def prefill_program(

@@ -20,9 +20,10 @@ from ttsim.models.hf.reading import read_config
 from ttsim.models.identity import get_config
 from ttsim.models.layout import Layout
 from ttsim.models.parameters import is_replicated, partition_specs
-from ttsim.models.run import decode_program, decode_step, place, place_cache, prefill_step
+from ttsim.models.run import _nameless, _trace_decode, decode_program, decode_step, place, place_cache, prefill_step
 from ttsim.numerics.conversion import round_to
 from ttsim.precision.presets import preset
+from ttsim.precision.slots import abstract_precision
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hf"
 EXACT = preset("fp32", "Llama3.2-1B")
@@ -205,3 +206,13 @@ def test_boxes_share_traces_only_within_a_family_of_chips():
         (head,) = [call for call, _ in program.ops() if call.name == "linear" and call["columns"]]
         columns[device] = head["columns"]
     assert columns == {"N150": 32_064, "P150": 16_032, "N300": 32_064, "P300": 16_032}
+
+
+@pytest.mark.parametrize("name", ["Llama3.1-8B", "gemma-3-4b", "Qwen3-8B", "Phi-4"])
+@pytest.mark.parametrize("batch", [1, 31, 32])
+def test_a_batch_renumbered_is_the_batch_traced(name, batch):
+    """One trace with a mark for the users serves all batches: it must hold nothing that another batch would not."""
+    layout, precision = Layout(get_config(name), get_system("N300")), preset("performance", name)
+    slots, value = abstract_precision(precision, len(layout.config.self_attention_layers))
+    traced = _trace_decode(_nameless(layout), slots, batch, "host").fill(value)
+    assert decode_program(layout, precision, batch, sample="host") == traced

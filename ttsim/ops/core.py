@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
@@ -105,6 +106,18 @@ class OpCall:
         """The inputs that are neither parameters nor caches, and are given."""
         known = (*self.op.weights, *self.op.caches)
         return tuple(x for i, x in enumerate(self.inputs) if i not in known and x is not None)
+
+    @functools.cached_property
+    def numbers(self) -> frozenset[int]:
+        """All numbers among its static attributes, and all sizes of its arrays."""
+        sizes = (size for x in jax.tree.leaves((self.inputs, self.outputs)) for size in x.shape)
+        return frozenset((*sizes, *(value for value in self.attributes.values() if isinstance(value, int))))
+
+    @functools.cached_property
+    def working_set(self) -> int:
+        """Values of its activations in and out; the result of an op that updates or reads a cache lies in the cache."""
+        results = () if self.op.caches else self.outputs
+        return sum(math.prod(x.shape) for x in (*jax.tree.leaves(self.activations), *results))
 
     @property
     def format(self) -> str:

@@ -11,7 +11,6 @@ accepts the new shapes; otherwise, and in the backward half, the trace looks ins
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -137,10 +136,13 @@ def _fill(block: Block, value: Callable[[Any], Any], done: dict[int, tuple[Block
         done[id(block.body)] = tuple(
             _fill(item, value, done)
             if isinstance(item, Block)
-            else dataclasses.replace(
-                item,
-                attributes={key: value(v) for key, v in item.attributes.items()},
-                groups={key: v.group for key, v in item.attributes.items() if isinstance(v, Slot)},
+            else OpCall(
+                item.op,
+                {key: value(v) for key, v in item.attributes.items()},
+                item.inputs,
+                item.outputs,
+                item.axis_sizes,
+                {key: v.group for key, v in item.attributes.items() if isinstance(v, Slot)},
             )
             for item in block.body
         )
@@ -157,12 +159,11 @@ def _renumber(block: Block, numbers: Mapping[int, int], done: dict[int, tuple[Bl
         return jax.ShapeDtypeStruct(tuple(map(number, value.shape)), value.dtype)
 
     def call(old: OpCall) -> OpCall:
-        sizes = {size for each in jax.tree.leaves((old.inputs, old.outputs)) for size in each.shape}
-        if numbers.keys().isdisjoint(sizes.union(value for value in old.attributes.values() if isinstance(value, int))):
+        if numbers.keys().isdisjoint(old.numbers):
             return old
         attributes = {key: number(value) for key, value in old.attributes.items()}
         inputs, outputs = jax.tree.map(array, (old.inputs, old.outputs))
-        return dataclasses.replace(old, attributes=attributes, inputs=inputs, outputs=outputs)
+        return OpCall(old.op, attributes, inputs, outputs, old.axis_sizes, old.groups)
 
     if id(block.body) not in done:
         done[id(block.body)] = tuple(

@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
-
 from ttsim.errors import DoesNotFitError as DoesNotFitError
 from ttsim.hardware.chips import Chip
 from ttsim.models.cache import local_states, users_axis
@@ -121,8 +119,7 @@ def activation_bytes(program: Program) -> int:
     """Bytes of the largest working set of one op: its activations in and out, and the residual stream beside it.
 
     An upper bound for the device, which keeps small activations in L1. Ops say which of their inputs are weights and
-    caches; the result of an op that updates or reads a cache lies in the cache. The residual stream is what the first
-    op on the device makes.
+    caches. The residual stream is what the first op on the device makes.
     """
     largest, residual = 0, None
     for call, _ in program.ops():
@@ -132,9 +129,7 @@ def activation_bytes(program: Program) -> int:
         if residual is None:
             residual = int(call.outputs[0].size * size)
             continue
-        results = () if call.op.caches else call.outputs
-        values = sum(x.size for x in (*jax.tree.leaves(call.activations), *results))
-        largest = max(largest, int(values * size))
+        largest = max(largest, int(call.working_set * size))
     return largest + (residual or 0)
 
 
