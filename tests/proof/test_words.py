@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from ttsim.proof import box_words, words
+from ttsim.proof import box_words, remarks, words
 from ttsim.proof.measured import parse_measured
 
 
@@ -221,7 +221,7 @@ def test_a_model_s_name_without_what_stands_beside_it():
     ],
 )
 def test_whether_the_prefetcher_was_asked_for(cell, note, asked):
-    assert words.read_prefetcher(cell, note) is asked
+    assert remarks.read_prefetcher(cell, note) is asked
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_whether_the_prefetcher_was_asked_for(cell, note, asked):
     ],
 )
 def test_a_row_of_the_state_before_a_change(note, before):
-    assert words.is_before(note) is before
+    assert remarks.is_before(note) is before
 
 
 @pytest.mark.parametrize(
@@ -251,9 +251,9 @@ def test_a_row_of_the_state_before_a_change(note, before):
     ],
 )
 def test_fidelities_that_a_note_gives(note, settings):
-    text = words.precision_of_note(note)
+    text = remarks.precision_of_note(note)
     assert {name for name in ("li_ff2", "li_qkv_decode", "li_o_decode", "li_lm_head") if name in text} == settings
-    assert words.precision_of_note("MEASURED; accuracy") == "accuracy"
+    assert remarks.precision_of_note("MEASURED; accuracy") == "accuracy"
 
 
 @pytest.mark.parametrize("cell", ["8,16", "1,5", "32.5", "1,0240"])

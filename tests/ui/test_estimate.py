@@ -118,6 +118,16 @@ def test_half_width_is_the_conformal_quantile():
     assert nine.half_width(0.95) == math.inf  # nine rows can't tell
 
 
+def test_sources_that_weigh_the_same_are_not_outvoted_by_one_with_many_rows():
+    sizes = np.array([0.01] * 12 + [0.3, 0.4, 0.5, 0.6])
+    groups = ("many",) * 12 + ("a", "b", "c", "d")
+    assert Residuals(sizes, groups).half_width(0.8) == 0.4  # the 14th of 16
+    # Five sources: four fifths of their weight, and a fifth more for the next one, are reached by the last but none.
+    assert Residuals(sizes, groups, alike=True).half_width(0.6) == 0.5
+    alone = Residuals(sizes[:12], groups[:12])
+    assert dataclasses.replace(alone, alike=True).half_width(0.8) == alone.half_width(0.8)
+
+
 def test_coverage_leaves_out_the_group_that_it_judges():
     easy, hard = np.full(9, 0.01), np.full(9, 0.5)
     found = Residuals(np.concatenate([easy, hard]), ("easy",) * 9 + ("hard",) * 9)
@@ -443,5 +453,5 @@ def test_energy_is_bounded_by_the_boards_limit(item):
 
 
 def test_sizes_beyond_the_published_ones_are_written_out():
-    (note,) = [n for n in outside(Scenario.of("Kimi-K2", "Quad Galaxy")) if n.startswith("model size")]
+    (note,) = [n for n in outside(Scenario.of("Kimi-K2", "Quad Galaxy", data_parallel=4)) if n.startswith("model size")]
     assert re.search(r"model size 1,0\d\d\.\de9 parameters: .* span 1\.2e9 parameters to 7\d\.\de9 parameters", note)

@@ -8,7 +8,7 @@ decode's formats and settings computes all of them: what runs is the program tha
 
 Source: tt-metal models/tt_transformers/tests/test_accuracy.py, May 2025.
 
-The device's numerics are those of `ttsim.numerics.switches`, whose `LEFT_OUT` says what is not modelled.
+The device's numerics are those of `ttsim.numerics.switches`; `ttsim.numerics.left_out` says what is not modelled.
 """
 
 from __future__ import annotations

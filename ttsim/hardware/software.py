@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ttsim.hardware import facts
 from ttsim.hardware.facts import Place
-from ttsim.numerics.switches import LEFT_OUT, RELOADS_LEFT_OUT, SPILLS_LEFT_OUT
+from ttsim.numerics.left_out import LEFT_OUT, RELOADS_LEFT_OUT, SPILLS_LEFT_OUT
 
 Sampler = Literal["device", "topk", "host"]
 TOPK_COLUMNS = 65_536  # most that one top-k takes

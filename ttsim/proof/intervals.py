@@ -9,7 +9,13 @@ it),
 (split conformal prediction). The coverage is measured the same way: each model's (device's) figures against the q of
 the residuals of all others.
 
-Source: Lei et al., Distribution-Free Predictive Inference for Regression, 2018.
+Families with a program of their own err family by family, so that a source with many rows of one must not speak for
+all: each source weighs the same there, w = 1 / (its rows), and with n = (sum w)^2 / sum w^2 rows' worth of them
+
+    q = the smallest |r| at or below which lies the share coverage (n + 1) / n of the weights.
+
+Sources: Lei et al., Distribution-Free Predictive Inference for Regression, 2018; Lee, Barber and Willett,
+Distribution-Free Inference with Hierarchical Data, 2023.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import datetime
 import functools
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -72,20 +79,31 @@ class Residuals:
 
     Attributes:
       log_ratios: log(published / predicted) of each row.
-      groups: the model (or device) of each row.
+      groups: the model (or device, or source) of each row.
+      alike: whether every group weighs the same, however many rows it has.
     """
 
     log_ratios: np.ndarray
     groups: tuple[str, ...]
+    alike: bool = False
+
+    @property
+    def weights(self) -> np.ndarray:
+        """What each row weighs."""
+        rows = Counter(self.groups)
+        return np.array([1 / rows[group] if self.alike else 1.0 for group in self.groups])
 
     def half_width(self, coverage: float = COVERAGE) -> float:
         """q: the log of the factor between an estimate and its high."""
-        return _quantile(np.abs(self.log_ratios), coverage)
+        return _quantile(np.abs(self.log_ratios), self.weights, coverage)
 
     def measured_coverage(self, coverage: float = COVERAGE) -> float:
         """Share of the rows that an interval from the other groups' residuals holds."""
-        size, groups = np.abs(self.log_ratios), np.array(self.groups)
-        held = [size[groups == g] <= _quantile(size[groups != g], coverage) for g in dict.fromkeys(self.groups)]
+        size, weights, groups = np.abs(self.log_ratios), self.weights, np.array(self.groups)
+        held = [
+            size[groups == g] <= _quantile(size[groups != g], weights[groups != g], coverage)
+            for g in dict.fromkeys(self.groups)
+        ]
         return float(np.mean(np.concatenate(held)))
 
 
@@ -112,9 +130,14 @@ class Interval:
         return dataclasses.replace(self, low=self.low * least, high=self.high * most)
 
 
-def _quantile(sizes: np.ndarray, coverage: float) -> float:
-    rank = math.ceil((len(sizes) + 1) * coverage)
-    return float(np.sort(sizes)[rank - 1]) if rank <= len(sizes) else math.inf
+def _quantile(sizes: np.ndarray, weights: np.ndarray, coverage: float) -> float:
+    if not len(sizes):
+        return math.inf
+    order, total = np.argsort(sizes), weights.sum()
+    number = total**2 / np.square(weights).sum()
+    needed = coverage * (number + 1) / number * total
+    reached = np.cumsum(weights[order]) >= needed * (1 - 1e-12)
+    return float(sizes[order][np.argmax(reached)]) if reached.any() else math.inf
 
 
 @functools.cache
@@ -134,7 +157,8 @@ def residuals(figure: Figure, fold: Fold) -> Residuals:
     same = [row for row in family if row["served"] == str(fold.served) or fold.family == OWN_CODE]
     enough = (rows for rows in (same, family) if len(rows) >= LEAST or fold.family == OWN_CODE)
     found = next(enough, every)
-    return Residuals(np.array([float(row["log_ratio"]) for row in found]), tuple(row["source"] for row in found))
+    ratios = np.array([float(row["log_ratio"]) for row in found])
+    return Residuals(ratios, tuple(row["source"] for row in found), alike=fold.family == OWN_CODE)
 
 
 @functools.cache

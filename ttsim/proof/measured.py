@@ -28,7 +28,7 @@ from ttsim.dates import Period
 from ttsim.files.reading import InputError, csv_delimiter, csv_lines, read_text
 from ttsim.hardware.facts import SERVER
 from ttsim.meshes.systems import System, Topology, part_of
-from ttsim.proof import box_words, words
+from ttsim.proof import box_words, remarks, words
 from ttsim.scenarios.scenario import MAX_BATCH
 
 COLUMNS = (
@@ -251,7 +251,7 @@ def _row(cells: Mapping[str, str], line: int, beyond: Sequence[str] = ()) -> Mea
     isl, osl = number("isl", words.read_tokens), number("osl", words.read_tokens)
     ttft_ms = number("ttft_ms", words.read_figure, figure=True)
     when, told = date[0] if date else None, text.get("note", "")
-    if when and when.first == when.last and words.is_before(told):
+    if when and when.first == when.last and remarks.is_before(told):
         day = when.first - datetime.timedelta(days=1)
         when = Period(day, day)
         notes.append("software of the day before: the row is of the state before a change")
@@ -269,11 +269,11 @@ def _row(cells: Mapping[str, str], line: int, beyond: Sequence[str] = ()) -> Mea
         date=when,
         stack=text.get("stack", ""),
         stacks=stacks[0] if stacks else (),
-        precision=text.get("precision") or words.precision_of_note(told),
+        precision=text.get("precision") or remarks.precision_of_note(told),
         source=text.get("source", ""),
         kind=text.get("kind") or "measured",
         left_out=text.get("left_out", ""),
-        prefetcher=bool(read("prefetcher", lambda cell: words.read_prefetcher(cell, told))),
+        prefetcher=bool(read("prefetcher", lambda cell: remarks.read_prefetcher(cell, told))),
         problems=tuple(problems),
         notes=tuple(notes),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ttsim.accuracy.results import AccuracyReport, spread
-from ttsim.numerics.switches import LEFT_OUT, RELOADS_LEFT_OUT, SPILLS_LEFT_OUT
+from ttsim.numerics.left_out import LEFT_OUT, RELOADS_LEFT_OUT, SPILLS_LEFT_OUT
 from ttsim.ui.document import Document
 from ttsim.ui.table import Block, Column, Figure, Paragraph, Table
 
