@@ -5,6 +5,7 @@ import datetime
 import pytest
 
 from ttsim.proof import box_words, remarks, words
+from ttsim.proof.measured import parse_measured
 
 
 @pytest.mark.parametrize(
@@ -253,3 +254,45 @@ def test_fidelities_that_a_note_gives(note, settings):
     text = remarks.precision_of_note(note)
     assert {name for name in ("li_ff2", "li_qkv_decode", "li_o_decode", "li_lm_head") if name in text} == settings
     assert remarks.precision_of_note("MEASURED; accuracy") == "accuracy"
+
+
+@pytest.mark.parametrize("cell", ["8,16", "1,5", "32.5", "1,0240"])
+def test_several_numbers_of_users_are_none(cell):
+    with pytest.raises(ValueError, match="no number of users"):
+        words.read_users(cell)
+    assert words.read_users("1,024").number == 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "unit"),
+    [("decode_tsu", "30 ms", "t/s/u"), ("decode_tsu", "0.9 s", "t/s/u"), ("ttft_ms", "30 t/s/u", "ms or s")],
+)
+def test_a_figure_of_another_unit_is_refused(name, cell, unit):
+    with pytest.raises(ValueError, match=f"is no number of {unit}"):
+        words.read_figure(cell, name)
+    assert words.read_figure("30 tok/s/u", "decode_tsu").value == 30
+    assert words.read_figure("900 µs", "ttft_ms").value == pytest.approx(0.9)
+
+
+def test_degrees_may_be_joined_by_a_times_sign():
+    for cell in ("tp8xdp4", "DP4xTP8", "TP=8×DP=4", "dp4tp8"):
+        cut = box_words.read_parallel(cell)
+        assert (cut.replicas, cut.chips) == (4, 8), cell
+
+
+HEAD = "model,device,batch,note,ttft_ms,decode_tsu"
+
+
+def test_a_comma_too_many_costs_the_row():
+    (row,) = parse_measured(f"{HEAD}\n8b,N150,1,,1,113.0,23\n")
+    assert "more cells than columns" in row.problems[0]
+    (row,) = parse_measured(f"{HEAD}\n8b,N150,1,,1113.0,23,,\n")  # a spreadsheet's empty cells
+    assert not row.problems
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_spreadsheets_write_other_delimiters_and_lines_within_quotes(delimiter):
+    cells = ['"8b"', "N150", "1", '"two\nlines\u2028"', "104", "23"]
+    text = "\r".join(("# a comment", HEAD.replace(",", delimiter), delimiter.join(cells), delimiter.join(cells)))
+    rows = parse_measured(text)
+    assert [(row.model, row.batch, row.speed) for row in rows] == [("8b", 1, 23)] * 2

@@ -23,10 +23,10 @@ _FLAGS = (
 
 def _is_load_file(path: str) -> bool:
     """Whether a CSV's rows are of servers under load: they say how many users there were."""
-    from ttsim.files.reading import read_text
+    from ttsim.files.reading import csv_delimiter, csv_lines, read_text
 
-    header = next((line for line in read_text(path).splitlines() if not line.startswith("#")), "")
-    return "concurrency" in [name.strip().lower() for name in header.split(",")]
+    header = next((line for _, line in csv_lines(read_text(path))), "")
+    return "concurrency" in [name.strip().lower() for name in header.split(csv_delimiter(header))]
 
 
 def _run(values: Any) -> None:

@@ -165,11 +165,23 @@ def read_csv(path: Source, columns: Sequence[str], limit: int = MAX_BYTES) -> li
     return parse_csv(io.StringIO(read_text(path, limit), newline=""), os.fspath(path), columns)
 
 
+def csv_delimiter(header: str) -> str:
+    """What separates the cells below a header: commas, or the semicolons or tabs that a spreadsheet writes."""
+    return max(",;\t", key=header.count)
+
+
+def csv_lines(text: str) -> list[tuple[int, str]]:
+    """The lines of a CSV text with their numbers and ends, which quotes may span, without comments (#)."""
+    lines = enumerate(io.StringIO(text, newline=None), start=1)
+    return [(number, line) for number, line in lines if not line.startswith("#")]
+
+
 def parse_csv(lines: Iterable[str], origin: str, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of CSV lines, the first of which is the header (see `read_csv`)."""
     origin = printable(origin)
     try:
-        reader = csv.DictReader(lines, restval="")
+        kept = list(lines)
+        reader = csv.DictReader(kept, restval="", delimiter=csv_delimiter(kept[0] if kept else ""))
         header = list(reader.fieldnames or [])
         if missing := [name for name in columns if name not in header]:
             raise InputError(f"{origin} lacks the columns {', '.join(missing)}")

@@ -22,7 +22,7 @@ class Parallel:
     note: str = ""
 
 
-_BEFORE = re.compile(r"(?<![a-z])(dp|tp|ep|sp|pp)\s*(?:degree|size)?\s*[=:_-]?\s*(\d{1,6})")
+_BEFORE = re.compile(r"(?:(?<![a-z])|(?<=\dx))(dp|tp|ep|sp|pp)\s*(?:degree|size)?\s*[=:_-]?\s*(\d{1,6})")
 _AFTER = re.compile(r"\b(\d{1,6})\s*-?\s*(?:way)?\s*-?\s*(dp|tp|ep|sp|pp)\b")
 _LONG = {"tensor": "tp", "data": "dp", "expert": "ep", "pipeline": "pp", "sequence": "sp"}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TypeVar
 
-from ttsim.files.reading import InputError, parse_csv, read_text
+from ttsim.files.reading import InputError, csv_lines, parse_csv, read_text
 from ttsim.hardware import facts
 from ttsim.models.grids import padded_prefill_length
 from ttsim.proof import box_words, words
@@ -136,7 +136,7 @@ def read_load_rows(path: str) -> list[LoadRow]:
 
 def _read(text: str, path: str) -> list[LoadRow]:
     try:
-        table = parse_csv((line for line in text.splitlines() if not line.startswith("#")), path, COLUMNS)
+        table = parse_csv((line for _, line in csv_lines(text)), path, COLUMNS)
     except InputError as error:
         raise MeasuredFileError(f"{error}; a row under load has {', '.join(COLUMNS)}") from None
     return [_row(cells, number) for number, cells in enumerate(table, 1) if any(cells.get(name) for name in COLUMNS)]

@@ -18,14 +18,14 @@ import datetime
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
 from ttsim.dates import Period
-from ttsim.files.reading import InputError, read_text
+from ttsim.files.reading import InputError, csv_delimiter, csv_lines, read_text
 from ttsim.hardware.facts import SERVER
 from ttsim.meshes.systems import System, Topology, part_of
 from ttsim.proof import box_words, remarks, words
@@ -201,9 +201,10 @@ def parse_measured(text: str, origin: str = "measurements") -> tuple[Measured, .
     Args:
       origin: what an error calls it.
     """
-    numbered = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if not line.startswith("#")]
+    numbered = csv_lines(text)
     try:
-        reader = csv.reader([line for _, line in numbered], strict=True)
+        delimiter = csv_delimiter(numbered[0][1] if numbered else "")
+        reader = csv.reader([line for _, line in numbered], delimiter=delimiter, strict=True)
         table = [(numbered[min(reader.line_num, len(numbered)) - 1][0], cells) for cells in reader if cells]
     except csv.Error as error:
         raise MeasuredFileError(f"{origin}: no CSV: {error}") from None
@@ -217,12 +218,14 @@ def parse_measured(text: str, origin: str = "measurements") -> tuple[Measured, .
     twice = [name for name in COLUMNS if head.count(name) > 1]
     if twice:
         raise MeasuredFileError(f"{origin} has the column {twice[0]} twice")
-    return tuple(_row(dict(zip(head, cells, strict=False)), line) for line, cells in table[1:])
+    return tuple(_row(dict(zip(head, cells, strict=False)), line, cells[len(head) :]) for line, cells in table[1:])
 
 
-def _row(cells: Mapping[str, str], line: int) -> Measured:
+def _row(cells: Mapping[str, str], line: int, beyond: Sequence[str] = ()) -> Measured:
     text = {name: value.strip() for name, value in cells.items()}
     problems: list[str] = []
+    if any(cell.strip() for cell in beyond):  # which cell had a comma too many isn't known
+        problems.append("more cells than columns: a cell with a comma in it stands in quotes")
     notes: list[str] = []
 
     def read(name: str, reader: Callable[[str], _T]) -> _T | None:

@@ -103,7 +103,7 @@ def read_users(cell: str) -> Users:
     plain = _ABOUT.sub(
         "", re.sub(r"batch(?:[ _]size)?|bs|users?|requests?|concurrency|conc|b(?=\d)|[=:]", " ", plain).strip()
     )
-    whole = re.fullmatch(r"([\d,_]{1,12})(?:\.0*)?", plain)
+    whole = re.fullmatch(r"(\d{1,3}(?:[,_]\d{3}){1,3}|\d{1,12})(?:\.0*)?", plain)  # "8,16" is two numbers
     times = re.fullmatch(r"(\d{1,6})\s*[x×*]\s*(\d{1,6})", plain)
     spread = re.fullmatch(r"(\d{1,6})\s*(?:-|–|to|\.\.+)\s*(\d{1,6})", plain)
     if not re.search(r"\d", plain):
@@ -124,33 +124,22 @@ def read_users(cell: str) -> Users:
     return Users(number, each, note)
 
 
-_UNITS = {
-    "": 1.0,
-    "ms": 1.0,
-    "msec": 1.0,
-    "s": 1e3,
-    "sec": 1e3,
-    "seconds": 1e3,
-    "us": 1e-3,
-    "t/s/u": 1.0,
-    "tok/s/u": 1.0,
-}
-_UNITS |= {
-    "t/s/user": 1.0,
-    "tok/s/user": 1.0,
-    "tokens/s/user": 1.0,
-    "tps/user": 1.0,
-    "tps": 1.0,
-    "t/s": 1.0,
-    "tok/s": 1.0,
-}
+_TIMES = {"ms": 1.0, "msec": 1.0, "s": 1e3, "sec": 1e3, "seconds": 1e3, "us": 1e-3, "µs": 1e-3, "μs": 1e-3}
+_SPEED = re.compile(r"(?:t|tok|tokens?)/s(?:ec)?(?:/u|/user)?|tps(?:/user)?")
+
+
+def _scale(unit: str, name: str) -> float | None:
+    """What a unit of a column's figure is in the column's own, None if it is no unit of that figure."""
+    if name.endswith("_ms"):
+        return _TIMES.get(unit or "ms")
+    return 1.0 if not unit or _SPEED.fullmatch(unit) else None
 
 
 def read_figure(cell: str, name: str) -> Read:
     """A measured time or speed: "85", "1,113.0", "~85 ms", "0.9 s", "79.7-82" (its middle), "85 ± 3".
 
     Raises:
-      ValueError: it is no positive number; a bound ("<100") is none either.
+      ValueError: it is no positive number, or of another unit; a bound ("<100") is none either.
     """
     text = cell.strip()
     if is_unknown(text):
@@ -158,11 +147,13 @@ def read_figure(cell: str, name: str) -> Read:
     plain = re.sub(r"^(~|≈|about|approx\.?|ca\.?)\s*", "", text.casefold())
     plain = re.sub(r"\s*(±|\+/-|\+-).*$", "", plain)
     number = rf"(?:{_NUMBER})(?:e[+-]?\d{{1,3}})?"
-    match = re.fullmatch(rf"({number})(?:\s*(?:-|–|to)\s*({number}))?\s*([a-z/]*)\.?", plain)
+    match = re.fullmatch(rf"({number})(?:\s*(?:-|–|to)\s*({number}))?\s*([a-zµμ/]*)\.?", plain)
     values = [float(re.sub("[ ,_]", "", part)) for part in match.groups()[:2] if part] if match else []
-    if match is None or match[3] not in _UNITS or any(not 1e-3 <= value < 1e12 for value in values):
+    if match is None or any(not 1e-3 <= value < 1e12 for value in values):
         raise ValueError(f"{name} {text[:SHOWN]!r} is no number of at least 0.001")
-    value = _UNITS[match[3]] * sum(values) / len(values)
+    if (scale := _scale(match[3], name)) is None:
+        raise ValueError(f"{name} {text[:SHOWN]!r} is no number of {'ms or s' if name.endswith('_ms') else 't/s/u'}")
+    value = scale * sum(values) / len(values)
     return Read(value, f"{name} {value:g} for {text[:SHOWN]!r}" if len(values) > 1 else "")
 
 
