@@ -315,3 +315,9 @@ def test_a_part_of_a_year_is_its_months(cell, first, last):
 
 def test_a_million_tokens_are_those_of_a_power_of_two():
     assert words.read_tokens("1m", "isl").value == words.read_tokens("1Mi", "isl").value == 2**20
+
+
+def test_replicas_before_a_degree_and_experts_alone_cut_a_box():
+    cut = box_words.read_parallel("4x TP8")
+    assert (cut.replicas, cut.chips) == (4, 8)
+    assert box_words.read_parallel("EP=8").chips == 8
