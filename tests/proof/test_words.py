@@ -296,3 +296,28 @@ def test_spreadsheets_write_other_delimiters_and_lines_within_quotes(delimiter):
     text = "\r".join(("# a comment", HEAD.replace(",", delimiter), delimiter.join(cells), delimiter.join(cells)))
     rows = parse_measured(text)
     assert [(row.model, row.batch, row.speed) for row in rows] == [("8b", 1, 23)] * 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "first", "last"),
+    [
+        ("beginning of 2025", 1, 4),
+        ("mid 2025", 5, 8),
+        ("end of 2025", 9, 12),
+        ("summer 2025", 6, 8),
+        ("fall 2025", 9, 11),
+    ],
+)
+def test_a_part_of_a_year_is_its_months(cell, first, last):
+    period, _ = words.read_date(cell)
+    assert (period.first.year, period.first.month, period.last.month) == (2025, first, last)
+
+
+def test_a_million_tokens_are_those_of_a_power_of_two():
+    assert words.read_tokens("1m", "isl").value == words.read_tokens("1Mi", "isl").value == 2**20
+
+
+def test_replicas_before_a_degree_and_experts_alone_cut_a_box():
+    cut = box_words.read_parallel("4x TP8")
+    assert (cut.replicas, cut.chips) == (4, 8)
+    assert box_words.read_parallel("EP=8").chips == 8
