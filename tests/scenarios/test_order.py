@@ -118,3 +118,24 @@ def test_an_unlucky_length_is_told_what_to_pad_to():
     ((longer, why),) = longer_prompts(asked("N150", prompt=14_000))  # 14,336 = 7 x 2,048
     assert (longer.prompt_length, why) == (16_384, "4 chunks of 4,096 tokens, not 7")
     assert not list(longer_prompts(asked("N150", prompt=16_384)))
+
+
+@pytest.mark.parametrize(("hit", "said"), [(1024, False), (512, True)])
+def test_a_prefix_that_leaves_as_many_rows_is_said_to_be_no_gain(hit, said):
+    """Of 2,048 tokens: 1,024 are left, or 1,536, which are padded to 2,048."""
+    scenario = Scenario.of("Llama3.2-1B", "T3K", prompt_length=2048, prefix_hit=hit, date="2026-06-01")
+    notes = order_notes(report_of(scenario, load_constants()), load_constants())
+    whole = dataclasses.replace(scenario, prefix_hit=0)
+    assert any(note.startswith("prefix hit") for note in notes) is said
+    assert (scenario.ttft(load_constants()) > whole.ttft(load_constants())) is said
+
+
+@settings(max_examples=6)
+@given(accepted=st.floats(0, 3), device=DEVICES)
+def test_more_accepted_tokens_are_faster_and_none_is_no_faster_than_not_drafting(accepted, device):
+    speeds = [
+        Scenario.of(MODEL, device, speculate=text, date="2026-06-01").speed(load_constants())
+        for text in ("", "3:0", f"3:{accepted:.3f}")
+    ]
+    assert speeds[1] <= speeds[0]
+    assert speeds[2] >= speeds[1]

@@ -22,12 +22,12 @@ _LONGER = 1.25  # of a prompt, as far as padding is looked for
 
 
 def order_notes(report: Report, constants: Mapping[str, Any]) -> tuple[str, ...]:
-    """What of a question is slower than more would be: a longer prompt, more users.
+    """What of a question is slower than more would be: a longer prompt, more users, a prompt that finds no prefix.
 
     Args:
       report: the answer. constants: of the cost model, those that it was made with.
     """
-    return *_prompt_note(report, constants), *_users_note(report, constants)
+    return *_prompt_note(report, constants), *_hit_note(report, constants), *_users_note(report, constants)
 
 
 def longer_prompts(scenario: Scenario) -> Iterator[tuple[Scenario, str]]:
@@ -58,6 +58,19 @@ def _prompt_note(report: Report, constants: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"prompt: {longer.prompt_length:,} tokens come sooner than {report.scenario.prompt_length:,}, after "
             f"{1e3 * time:,.0f} ms: {why}"
+        )
+
+
+def _hit_note(report: Report, constants: Mapping[str, Any]) -> Iterator[str]:
+    scenario = report.scenario
+    if not scenario.prefix_hit:
+        return
+    time = dataclasses.replace(scenario, prefix_hit=0).ttft(constants)
+    if time < _SOONER * report.ttft:
+        left = scenario.prompt_length - scenario.prefix_hit
+        yield (
+            f"prefix hit: the whole prompt comes sooner, after {1e3 * time:,.0f} ms: the {left:,} tokens left are "
+            f"{scenario.padded_prompt:,} rows that attend to {scenario.prefix_hit:,} more"
         )
 
 
