@@ -11,7 +11,7 @@ from ttsim.hardware import constants
 from ttsim.hardware.constants.activations import SMALL_KERNEL_SCALE
 from ttsim.hardware.constants.links import LINK_BANDWIDTH
 from ttsim.hardware.constants.matmul import BLOCK_LATENCY
-from ttsim.hardware.quantities import Terms, UnitError, seconds
+from ttsim.hardware.quantities import Terms, UnitError, average, seconds
 
 VALUES = constants.load_constants()
 PACKAGE = Path(constants.__file__).parents[2]
@@ -116,3 +116,9 @@ def test_constants_are_read_back_and_checked(tmp_path):
     path.write_text(json.dumps({"host_op": -1.0}))
     with pytest.raises(ValueError, match="host_op must be a number of"):
         constants.load_constants(path)
+
+
+@pytest.mark.parametrize("value", [3, 3.0, np.float64(3), np.int64(3), np.array(3.0), np.array([2.0, 4.0])])
+def test_an_average_is_the_mean_over_positions_or_the_value_itself(value):
+    assert average(value) == 3
+    assert type(average(value)) is float

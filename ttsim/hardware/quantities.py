@@ -235,3 +235,8 @@ def _product(first: Terms, second: Terms) -> Terms:
 
 def _names(terms: Terms) -> str:
     return " + ".join(" x ".join(name for name, _ in factor) or "a number" for factor in terms)
+
+
+def average(value: Any) -> float:
+    """A value, or its mean over the positions of a decode step: most values are the same at all of them."""
+    return float(value) if isinstance(value, float | int) else float(value.mean())

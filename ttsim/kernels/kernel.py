@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ttsim.errors import UnpricedError as UnpricedError
-from ttsim.hardware.quantities import Terms, UnitError
+from ttsim.hardware.quantities import Terms, UnitError, average
 
 # tt-metal's C++ names, where they are not the kernel's name in CamelCase with "DeviceOperation" behind it.
 _BINARY = "BinaryNgDeviceOperation"
@@ -107,8 +107,8 @@ class Kernel:
 
     def binding(self, constants: Mapping[str, Any]) -> str:
         """The limit that binds ("latency" when the start is longer than every limit)."""
-        values = {name: float(np.mean(terms.value(constants))) for name, terms in self.limits.items()}
-        values["latency"] = float(np.mean(self.start.value(constants)))
+        values = {name: average(terms.value(constants)) for name, terms in self.limits.items()}
+        values["latency"] = average(self.start.value(constants))
         return max(values, key=lambda name: values[name])
 
 

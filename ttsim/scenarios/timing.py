@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ttsim.hardware.constants import CONSTANTS
-from ttsim.hardware.quantities import NUMBER, Terms, factor_value
+from ttsim.hardware.quantities import NUMBER, Terms, average, factor_value
 from ttsim.kernels.host import dispatch
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
@@ -122,7 +122,7 @@ def time_decode(scenario: Scenario, constants: Mapping[str, Any]) -> Breakdown:
     """One decode step, the mean over the generated tokens: every replica's host work in turn, and the device."""
     costs, replicas = [scenario.decode_cost], scenario.system.data_parallel
     times = kernel_seconds(costs, constants)
-    step = float(np.mean(totals(costs, constants, times).round(replicas)))
+    step = average(totals(costs, constants, times).round(replicas))
     return _breakdown(costs, constants, times, step, replicas)
 
 
@@ -204,7 +204,7 @@ def time_program(program: Program, machine: Machine, constants: Mapping[str, Any
     """Any program on the device, without the host: its kernels and the gaps between them."""
     cost = price(program, machine)
     times = kernel_seconds([cost], constants)
-    return _breakdown([cost], constants, times, float(np.mean(cost.device_time(constants))), 0)
+    return _breakdown([cost], constants, times, average(cost.device_time(constants)), 0)
 
 
 def _breakdown(
@@ -219,8 +219,8 @@ def _breakdown(
             for item in (item for segment in stretch.segments for item in segment.kernels):
                 if stretch.kind == "host" and not rounds:
                     continue
-                kernel, seconds = item.kernel, float(np.mean(times[id(item.kernel)]))
-                work = (float(np.mean(kernel.bytes)), float(np.mean(kernel.flops)))
+                kernel, seconds = item.kernel, average(times[id(item.kernel)])
+                work = (average(kernel.bytes), average(kernel.flops))
                 key = (item.call.label, item.where, kernel.name, round(seconds, 12), *work)
                 merged.setdefault(key, [item, 0, seconds])[1] += item.count * (rounds if stretch.kind == "host" else 1)
                 eager += item.count if stretch.kind == "eager" else 0
@@ -244,8 +244,8 @@ def _op_time(
         count=count,
         time=seconds * count,
         share=seconds * count / total,
-        bytes=float(np.mean(kernel.bytes)),
-        flops=float(np.mean(kernel.flops)),
+        bytes=average(kernel.bytes),
+        flops=average(kernel.flops),
         cores=kernel.cores,
         fidelity=kernel.fidelity,
         limit="host" if on_host else kernel.binding(constants),
@@ -321,13 +321,13 @@ def _part(
 def _paid(kernel: Kernel, constants: Mapping[str, Any]) -> Terms:
     """The terms that a kernel's time is the sum of: its start and its longest limit."""
     limits = list(kernel.limits.values())
-    longest = max(limits, key=lambda terms: float(np.mean(terms.value(constants))), default=Terms())
+    longest = max(limits, key=lambda terms: average(terms.value(constants)), default=Terms())
     return kernel.start + longest
 
 
 def _provenance(terms: Terms, constants: Mapping[str, Any]) -> tuple[tuple[str, ...], float]:
     """Names of the constants in a time, and the share of it that rests on fitted ones."""
-    parts = {factor: float(np.mean(amount * factor_value(factor, constants))) for factor, amount in terms.items()}
+    parts = {factor: average(amount * factor_value(factor, constants)) for factor, amount in terms.items()}
     total = sum(parts.values())
     names = {factor: [name for name, _ in factor] for factor, seconds in parts.items() if factor != NUMBER and seconds}
     fitted = sum(parts[f] for f, each in names.items() if any(CONSTANTS[name].kind == "fitted" for name in each))
