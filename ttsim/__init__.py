@@ -12,7 +12,6 @@ used, so that `import ttsim` costs nothing.
 from __future__ import annotations
 
 __version__ = "0.2.0"
-PAGES = ("ttsim.ui.render",)  # modules that say how answers are drawn; imported when the first one is shown
 
 TYPE_CHECKING = False  # as `typing` has it, which takes longer to import than all else before a program can be stopped
 if TYPE_CHECKING:

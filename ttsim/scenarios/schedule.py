@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from ttsim.hardware.quantities import average
 from ttsim.kernels.host import dispatch
 from ttsim.kernels.kernel import Kernel
 from ttsim.kernels.machine import Machine
@@ -81,7 +80,7 @@ def _phase(name: str, costs: tuple[Cost, ...], constants: Mapping[str, Any], sta
     for stretch in (stretch for cost in costs for stretch in cost.stretches):
         began = host
         for item, where in (each for segment in stretch.segments for each in _unrolled(segment, numbers)):
-            time = float(np.mean(item.kernel.time(constants)))
+            time = average(item.kernel.time(constants))
             if stretch.kind == "host":
                 host = max(host, device) if item.kernel.waits else host
                 if time:

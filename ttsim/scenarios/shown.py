@@ -1,7 +1,7 @@
 """How an answer shows itself. What is known does not import how it is drawn: pages register themselves for an answer.
 
 @page.register
-def _(answer: Report) -> Document: ...      # in ttsim.ui, whose place `ttsim.PAGES` tells
+def _(answer: Report) -> Document: ...      # in ttsim.ui.render
 """
 
 from __future__ import annotations
@@ -42,11 +42,8 @@ def page(answer: object) -> Page:
 
 
 def page_of(answer: object) -> Page:
-    """As `page`, after the modules that register pages are imported."""
-    import ttsim
-
-    for module in ttsim.PAGES:
-        importlib.import_module(module)
+    """As `page`, after the module that registers pages is imported: by its name, since it stands above this one."""
+    importlib.import_module("ttsim.ui.render")
     return page(answer)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ttsim.hardware.quantities import average
 from ttsim.models.decoder import PREFILL_LAYER
 from ttsim.models.grids import padded_prefill_length
 from ttsim.scenarios.memory import CACHE_BLOCK
@@ -89,7 +90,7 @@ class SimulatedPrices:
             for item in cost.kernels:
                 if not item.where.startswith(PREFILL_LAYER):
                     continue
-                time = item.count * (float(np.mean(item.kernel.time(self._constants))) + gap)
+                time = item.count * (average(item.kernel.time(self._constants)) + gap)
                 if item.op == "sdpa_prefill":
                     attention += time
                 else:

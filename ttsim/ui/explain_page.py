@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from ttsim.errors import unknown
 from ttsim.hardware.constants import CONSTANTS
-from ttsim.hardware.quantities import Factor, Terms, factor_value
+from ttsim.hardware.quantities import Factor, Terms, average, factor_value
 from ttsim.pricing.price import PricedKernel
 from ttsim.scenarios.scenario import Scenario
 from ttsim.ui import text
@@ -45,7 +43,7 @@ def document(scenario: Scenario, name: str, constants: Mapping[str, Any]) -> Doc
         for item in (item for cost in each for item in cost.kernels):
             labels[item.call.label.replace(" ", ".")] = None
             if wanted in (item.call.label, item.op):
-                seconds = round(float(np.mean(item.kernel.time(constants))), 12)
+                seconds = round(average(item.kernel.time(constants)), 12)
                 key = (phase, item.kernel.name, seconds)
                 count = found[key][2] if key in found else 0
                 found[key] = (phase, item, count + item.count)
@@ -69,12 +67,12 @@ def document(scenario: Scenario, name: str, constants: Mapping[str, Any]) -> Doc
 def _kernel(phase: str, item: PricedKernel, count: int, constants: Mapping[str, Any]) -> Table:
     kernel = item.kernel
     binding = kernel.binding(constants)
-    values = {name: float(np.mean(terms.value(constants))) for name, terms in kernel.limits.items()}
+    values = {name: average(terms.value(constants)) for name, terms in kernel.limits.items()}
     longest = max(values, key=lambda name: values[name], default="")
     rows = _terms("start", kernel.start, constants, True)
     for name, terms in kernel.limits.items():
         rows += _terms(name, terms, constants, name == longest)
-    each = float(np.mean(kernel.time(constants)))
+    each = average(kernel.time(constants))
     title = f"{phase}: {kernel.name}, {count} x {text.duration(each)}, bound by {binding}"
     return Table(title, _COLUMNS, rows, notes=[f"rule: {kernel.source}"] if kernel.source else ())
 
@@ -82,8 +80,8 @@ def _kernel(phase: str, item: PricedKernel, count: int, constants: Mapping[str, 
 def _terms(part: str, terms: Terms, constants: Mapping[str, Any], paid: bool) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for factor, amount in terms.items():
-        seconds = float(np.mean(amount * factor_value(factor, constants)))
-        shown = text.duration(seconds) if not factor else f"{float(np.mean(amount)):.4g}"
+        seconds = average(amount * factor_value(factor, constants))
+        shown = text.duration(seconds) if not factor else f"{average(amount):.4g}"
         rows.append((part, shown, _product(factor), Cell(seconds, text.duration(seconds)), "paid" if paid else ""))
     return rows
 
